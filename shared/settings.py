@@ -1,0 +1,65 @@
+"""Every option of every process, in one place, each with its environment variable.
+
+A value comes from the environment or from its default; nothing else is read. Durations are seconds.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The options, read from the environment once per process. The field's alias is the variable."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    # Servers. Without them `./payments up` starts its own.
+    database_url: str = Field("", alias="DATABASE_URL", description="Postgres, 15 or newer")
+    broker_url: str = Field("", alias="BROKER_URL", description="Redis or Valkey, redis://")
+
+    # `./payments up`
+    host: str = Field("127.0.0.1", alias="PAYMENTS_HOST", description="address that web listens on")
+    port: int = Field(8000, ge=0, le=65535, alias="PAYMENTS_PORT", description="port of web; 0: a free one")
+    flower_port: int = Field(
+        5555, ge=0, le=65535, alias="PAYMENTS_FLOWER_PORT", description="port of Flower; 0: a free one"
+    )
+    data: Path = Field(Path(".payments"), alias="PAYMENTS_DATA", description="folder of the embedded servers")
+    workers: int = Field(2, ge=1, le=16, alias="PAYMENTS_WORKERS", description="settling processes")
+
+    # Each process
+    process: str = Field("payments", alias="PAYMENTS_PROCESS", description="`process` in the logs")
+    log_level: str = Field("info", alias="PAYMENTS_LOG_LEVEL", description="debug, info, warning or error")
+    metrics_dir: str = Field(
+        "", alias="PROMETHEUS_MULTIPROC_DIR", description="folder where processes share their metrics"
+    )
+    heartbeat_file: str = Field(
+        "", alias="PAYMENTS_HEARTBEAT_FILE", description="touched by the worker while it consumes"
+    )
+
+    # Limits of web
+    backlog_limit: int = Field(
+        1_000_000, ge=1, alias="PAYMENTS_BACKLOG_LIMIT", description="unparked PENDING rows; above it: 429"
+    )
+    web_threads: int = Field(
+        128, ge=80, le=1024, alias="PAYMENTS_WEB_THREADS", description="requests at work at once, per process"
+    )
+    web_connections: int = Field(
+        16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, per web process"
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _name_the_driver(cls, url: str) -> str:
+        """SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3; ours is psycopg2."""
+        scheme, separator, rest = url.partition("://")
+        if separator and scheme.split("+")[0] in ("postgres", "postgresql"):
+            return f"postgresql+psycopg2://{rest}"
+        return url
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings. Raises pydantic.ValidationError, which names the variable that is wrong."""
+    return Settings()  # type: ignore[call-arg]
