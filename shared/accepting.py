@@ -1,0 +1,90 @@
+"""Accept a list of requests: one statement, one commit, an answer for each. A single PUT is a list of one.
+
+What this returns as new or known may be answered with a 2xx: the rows are committed, with synchronous_commit on.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from shared.database import transaction
+from shared.errors import PaymentsError, Unavailable, invalid_field, uid_reused, user_not_found
+from shared.queries import transactions
+from shared.queries.transactions import Request, Transaction
+
+
+class Accepted(NamedTuple):
+    """A transaction that stands in the books; `replayed` where an earlier request had put it there."""
+
+    transaction: Transaction
+    replayed: bool
+
+
+Judgement = Accepted | PaymentsError
+
+
+def accept(requests: Sequence[Request]) -> list[Judgement]:
+    """Accept what is new, recognise what is known, refuse the rest: one judgement per request, in order.
+
+    Raises what SQLAlchemy raises where the database does not answer: then it is not known what was accepted,
+    and sending the same list again is right.
+    """
+    with transaction() as connection:
+        new = transactions.insert_pending(connection, requests)
+        missing = [request for request in requests if request.uid not in new]
+        # A statement of its own, with a snapshot of its own: the first one cannot see a repeat that was
+        # uncommitted when it began.
+        known = {**new, **_find(connection, missing)}
+        ahead = _find_ahead(connection, [request for request in missing if request.uid not in known])
+    fresh = set(new)
+    return [_judge(request, known, fresh, ahead) for request in requests]
+
+
+def recognise(requests: Sequence[Request]) -> list[Judgement]:
+    """As `accept` while nothing new is taken in: known ones are judged, any other is told to come back."""
+    with transaction() as connection:
+        known = _find(connection, requests)
+    busy = Unavailable("backlog_full", "Too many transactions wait to be settled. Send it again later.")
+    return [_judge(r, known, set(), set()) if r.uid in known else busy for r in requests]
+
+
+def _find(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Transaction]:
+    return transactions.find_transactions(connection, [r.uid for r in requests]) if requests else {}
+
+
+def _find_ahead(connection: Connection, requests: Sequence[Request]) -> set[UUID]:
+    dated = [request for request in requests if request.requested_at is not None]
+    if not dated:
+        return set()
+    positions = transactions.find_ahead(connection, [request.requested_at for request in dated])
+    return {dated[position].uid for position in positions}
+
+
+def _judge(
+    request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[UUID]
+) -> Judgement:
+    """The order is part of the contract: a known uid is judged before the user is."""
+    stored = known.get(request.uid)
+    if stored is None:
+        if request.uid in ahead:
+            return invalid_field("timestamp", "must not be more than 60 seconds ahead")
+        return user_not_found(request.user_id)
+    differing = differing_fields(request, stored)
+    if differing:
+        return uid_reused(request.uid, differing)
+    replayed = request.uid not in fresh
+    fresh.discard(request.uid)  # a second one in the same list is a repeat of the first
+    return Accepted(stored, replayed)
+
+
+def differing_fields(request: Request, stored: Transaction) -> list[str]:
+    """The fields, by their names in the request, in which the two differ in value."""
+    pairs = {
+        "user_id": (request.user_id, stored.user_id),
+        "type": (request.type, stored.type),
+        "amount": (request.amount, stored.amount),
+        "timestamp": (request.requested_at, stored.requested_at),
+    }
+    return [name for name, (asked, stands) in pairs.items() if asked != stands]

@@ -1,0 +1,109 @@
+"""The doorbell: tells a worker that a lane has work. It carries no money, so it may be lost or rung twice.
+
+`SET lane NX EX 2` makes hundreds of payments ride on one Celery message. Whatever fails here is counted and
+left: the sweep settles. After a failure the bell rests for a second, so that an outage does not cost every
+payment its time-out.
+"""
+
+import time
+from functools import cache
+from typing import Any, Final
+
+from celery import Celery
+from kombu.exceptions import KombuError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from shared import metrics
+from shared.logs import get_logger
+from shared.settings import settings
+
+QUEUE: Final = "settle"
+TASK: Final = "settle"
+REST_SECONDS: Final = 1.0
+HELD_SECONDS: Final = 2
+TIMEOUT_SECONDS: Final = 0.5
+
+log = get_logger("doorbell")
+_rests_until = 0.0
+
+
+@cache
+def _redis() -> Redis:
+    return Redis.from_url(
+        settings().broker_url,
+        socket_timeout=TIMEOUT_SECONDS,
+        socket_connect_timeout=TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+@cache
+def _sender() -> Celery:
+    """A Celery that only sends, with time-outs that a worker's connection could not live with."""
+    sender = Celery("payments-doorbell", broker=settings().broker_url, set_as_current=False)
+    sender.conf.update(
+        broker_connection_timeout=TIMEOUT_SECONDS,
+        broker_connection_retry=False,
+        broker_transport_options={
+            "socket_timeout": TIMEOUT_SECONDS,
+            "socket_connect_timeout": TIMEOUT_SECONDS,
+            "retry_on_timeout": False,
+            "max_retries": 0,
+        },
+        task_ignore_result=True,
+        task_publish_retry=False,
+    )
+    return sender
+
+
+def _key(lane: int) -> str:
+    return f"payments:lane:{lane}"
+
+
+def ring(lane: int, uid: str, request_id: str | None) -> bool:
+    """Ring for a lane with PENDING rows, unless it has been rung for. The task's id is the uid that rang.
+
+    False where the broker did not take it; never raises for a broker's fault, never takes longer than its
+    time-outs.
+    """
+
+    def send(redis: Redis) -> bool:
+        if not redis.set(_key(lane), uid, nx=True, ex=HELD_SECONDS):
+            return True
+        try:
+            _sender().send_task(
+                TASK, args=[lane], task_id=uid, queue=QUEUE, headers={"request_id": request_id}, retry=False
+            )
+        except Exception:
+            redis.delete(_key(lane))
+            raise
+        return True
+
+    return bool(_with_bell(send))
+
+
+def hush(lane: int) -> None:
+    """Delete the lane's key: who commits after this rings again. Called before the lane is read."""
+    _with_bell(lambda redis: redis.delete(_key(lane)))
+
+
+def rung(lane: int) -> bool:
+    """Whether somebody rang for the lane since it was hushed."""
+    return bool(_with_bell(lambda redis: redis.exists(_key(lane))))
+
+
+def _with_bell(act: Any) -> Any:
+    """What the act returns, or None where the broker fails or the bell rests from a failure."""
+    global _rests_until
+    if time.monotonic() < _rests_until:
+        return None
+    try:
+        return act(_redis())
+    except (RedisError, KombuError, OSError) as error:
+        _rests_until = time.monotonic() + REST_SECONDS
+        metrics.RING_FAILURES.inc()
+        log.warning("the broker did not answer; the sweep settles", error=repr(error))
+        return None

@@ -1,0 +1,36 @@
+"""Instants: aware datetimes in UTC to the microsecond inside, RFC 3339 outside, ISO 8601 accepted."""
+
+import re
+from datetime import UTC, datetime
+
+# The calendar forms of ISO 8601. `datetime.fromisoformat` would take any character between date and time.
+_WRITTEN = re.compile(
+    r"(?P<date>\d{4}-?\d\d-?\d\d)"
+    r"(?:[Tt ](?P<time>\d\d(?::?\d\d(?::?\d\d(?:[.,](?P<fraction>\d{1,100}))?)?)?)"
+    r"(?P<zone>[Zz]|[-+ ]\d\d(?::?\d\d)?)?)?",
+    re.ASCII,
+)
+
+
+def parse_instant(text: object) -> datetime:
+    """The instant that an ISO 8601 text names, cut to the microsecond.
+
+    A text without a zone is UTC, a bare date its midnight, and a space where an unescaped `+` of a URL stood
+    is understood. Raises ValueError, with a sentence for the client.
+    """
+    written = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    if not written:
+        raise ValueError("must be an ISO 8601 instant, such as 2023-01-30T12:00:00Z")
+    date, time, fraction, zone = written.group("date", "time", "fraction", "zone")
+    if fraction:
+        time = time[: -len(fraction)].replace(",", ".") + fraction[:6].ljust(6, "0")
+    zone = (zone or "Z").upper().replace(" ", "+")
+    try:
+        return datetime.fromisoformat(f"{date}T{time or '00:00'}{zone}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("must be an instant from year 1 to 9999 that exists") from None
+
+
+def format_instant(instant: datetime) -> str:
+    """RFC 3339 in UTC with six digits of fraction, so that texts sort as instants do."""
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,42 @@
+"""The metrics, by the names that dashboards and alerts use. Processes share them through a folder.
+
+Gauges of the database's state are read by whoever is asked (see web/health); these count what happened here.
+"""
+
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess
+from prometheus_client.registry import Collector
+
+from shared.settings import settings
+
+SETTLED = Counter(
+    "payments_settled", "Transactions made final, by status", ["status"]
+)  # exposed as payments_settled_total
+TIME_TO_FINAL = Histogram(
+    "payments_time_to_final_seconds",
+    "From acceptance to the final state",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+HTTP_DURATION = Histogram(
+    "http_request_duration_seconds",
+    "Time to answer a request",
+    ["method", "route", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+PARKED = Counter("payments_parked", "Transactions parked because our code could not settle them")
+BATCH_FAILURES = Counter("payments_batch_failures", "Batches rolled back, by kind of cause", ["cause"])
+RING_FAILURES = Counter("payments_ring_failures", "Rings that the broker did not take")
+
+
+def registry(*more: Collector) -> CollectorRegistry:
+    """All processes' metrics where they share a folder, else this one's, plus the given collectors."""
+    gathered = CollectorRegistry()
+    if settings().metrics_dir and Path(settings().metrics_dir).is_dir():
+        multiprocess.MultiProcessCollector(gathered)  # type: ignore[no-untyped-call]
+    else:
+        for collector in (SETTLED, TIME_TO_FINAL, HTTP_DURATION, PARKED, BATCH_FAILURES, RING_FAILURES):
+            gathered.register(collector)
+    for collector in more:
+        gathered.register(collector)
+    return gathered

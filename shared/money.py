@@ -1,0 +1,39 @@
+"""Amounts: bigint minor units inside, decimal strings with two digits outside, never a float between."""
+
+import re
+from decimal import Decimal
+from typing import Final
+
+MAX_AMOUNT: Final = 9_999_999_999_99  # 9999999999.99
+MAX_BALANCE: Final = 90_000_000_000_000_000_00  # 90000000000000000.00, under 2**63 - 1
+
+# `[0-9]`, not `\d`: the latter takes every script's digits. Bounded, so that no input costs more than a glance.
+_WRITTEN = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,2}))?", re.ASCII)
+AMOUNT_PATTERN: Final = r"^[0-9]{1,40}(\.[0-9]{1,2})?$"
+
+
+def parse_amount(value: object) -> int:
+    """Minor units of an amount as a client wrote it: a str, an int, or a Decimal from a JSON number.
+
+    Raises ValueError, with a sentence for the client, unless it is a positive amount of at most two digits
+    after the point, no more than 9999999999.99. A float is refused: it cannot be read exactly.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
+        raise ValueError("must be a decimal string or a number")
+    written = _WRITTEN.fullmatch(str(value))
+    if not written:
+        raise ValueError("must be a positive decimal with at most two digits after the point")
+    whole, fraction = written.groups()
+    minor = int(whole) * 100 + int((fraction or "").ljust(2, "0"))
+    if minor == 0:
+        raise ValueError("must be greater than zero")
+    if minor > MAX_AMOUNT:
+        raise ValueError(f"must be at most {format_amount(MAX_AMOUNT)}")
+    return minor
+
+
+def format_amount(minor: int) -> str:
+    """Minor units as a decimal string with exactly two digits: 10050 -> "100.50"."""
+    sign = "-" if minor < 0 else ""
+    whole, fraction = divmod(abs(minor), 100)
+    return f"{sign}{whole}.{fraction:02d}"

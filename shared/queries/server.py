@@ -1,0 +1,24 @@
+"""Statements on the server itself."""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+
+class ServerState(NamedTuple):
+    """The newest applied migration (None: none), and the settings that a durable commit stands on."""
+
+    migration: str | None
+    fsync: str
+    full_page_writes: str
+
+
+_HAS_MIGRATIONS = text("SELECT to_regclass('alembic_version') IS NOT NULL")
+_STATE = "SELECT {migration}, current_setting('fsync'), current_setting('full_page_writes')"
+_STATE_WITHOUT = text(_STATE.format(migration="NULL"))
+_STATE_WITH = text(_STATE.format(migration="(SELECT max(version_num) FROM alembic_version)"))
+
+
+def read_state(connection: Connection) -> ServerState:
+    migrated = connection.scalar(_HAS_MIGRATIONS)
+    return ServerState(*connection.execute(_STATE_WITH if migrated else _STATE_WITHOUT).one())

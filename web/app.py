@@ -1,0 +1,59 @@
+"""The Flask application: its routes, and what every request gets whatever it asks: an id, a log line, a metric."""
+
+import re
+import time
+import uuid
+from typing import Final
+
+from flask import Flask, Response, g, request
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from shared import metrics
+from shared.logs import get_logger
+from web import docs, health, problems, transactions, users
+
+MOST_BODY_BYTES: Final = 64 * 1024
+# What may stand in a log line and a header without harm.
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
+
+log = get_logger("web")
+
+
+def create_app() -> Flask:
+    """The application. Touches neither database nor broker until the first request."""
+    app = Flask("web", static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=MOST_BODY_BYTES, PROPAGATE_EXCEPTIONS=False)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.strict_slashes = False  # each path is answered with and without the trailing slash
+    app.url_map.merge_slashes = False
+    app.before_request(_begin)
+    app.after_request(_finish)
+    for module in (users, transactions, health, docs):
+        app.register_blueprint(module.blueprint)
+    problems.register(app)
+    return app
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    clear_contextvars()
+    bind_contextvars(request_id=g.request_id)
+
+
+def _finish(response: Response) -> Response:
+    seconds = time.perf_counter() - g.began
+    route = request.url_rule.rule if request.url_rule else "unknown"
+    response.headers["X-Request-ID"] = g.request_id
+    if route.startswith("/api/"):
+        response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
+    metrics.HTTP_DURATION.labels(request.method, route, response.status_code).observe(seconds)
+    log.info(
+        "answered",
+        method=request.method,
+        path=request.path[:500],
+        status=response.status_code,
+        milliseconds=round(seconds * 1000, 2),
+    )
+    return response

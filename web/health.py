@@ -1,0 +1,59 @@
+"""Is the process alive, can it serve, and what do its numbers say."""
+
+from collections.abc import Iterator
+
+from flask import Blueprint, Response, json, request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from shared import history, metrics
+from shared.database import is_machinery
+from shared.logs import get_logger
+from web.backlog import reader
+from web.requests import check_names
+
+blueprint = Blueprint("health", __name__)
+log = get_logger("health")
+
+
+@blueprint.get("/livez")
+def livez() -> Response:
+    check_names(request, ())
+    return Response(json.dumps({"status": "alive"}), mimetype="application/json")
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    check_names(request, ())
+    history.check_server()
+    return Response(json.dumps({"status": "ready"}), mimetype="application/json")
+
+
+@blueprint.get("/metrics")
+def get_metrics() -> Response:
+    return Response(generate_latest(metrics.registry(BacklogCollector())), content_type=CONTENT_TYPE_LATEST)
+
+
+class BacklogCollector(Collector):
+    """Gauges of what waits in the database, read when somebody asks. Missing while it does not answer."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            backlog = reader.read()
+        except Exception as error:
+            if not is_machinery(error):
+                raise
+            log.warning("the backlog cannot be read", error=str(error).splitlines()[0])
+            return
+        yield GaugeMetricFamily(
+            "payments_pending_transactions", "Accepted, not final, not parked", value=backlog.pending
+        )
+        yield GaugeMetricFamily(
+            "payments_oldest_pending_seconds", "Age of the oldest of them", value=backlog.oldest_seconds
+        )
+        yield GaugeMetricFamily(
+            "payments_parked_transactions",
+            "What our code cannot settle, and what waits behind it",
+            value=backlog.parked,
+        )

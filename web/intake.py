@@ -1,0 +1,133 @@
+"""Group commit: the requests that wait while one commit is under way are accepted together by the next.
+
+No timer: a lone request is committed at once. The thread that commits does nothing else; another one rings,
+after the waiters are released, so that a slow broker delays nobody.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from typing import Final, NamedTuple
+
+from shared import doorbell
+from shared.accepting import Accepted, Judgement, accept, recognise
+from shared.database import is_machinery
+from shared.errors import Unavailable
+from shared.logs import get_logger
+from shared.queries.transactions import Request
+from shared.status import Status
+from web.backlog import reader
+
+MOST_ROWS: Final = 1000  # in one commit
+MOST_WAITING: Final = 5000  # requests
+PATIENCE_SECONDS: Final = 4.5
+
+log = get_logger("intake")
+
+
+class _Waiting(NamedTuple):
+    requests: Sequence[Request]
+    judged: Future[list[Judgement]]
+
+
+class Intake:
+    """One per process. Its threads start with the first request: after the server has forked."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Waiting] = deque()
+        self._arrival = threading.Condition()
+        self._bells: dict[int, tuple[str, str | None]] = {}
+        self._bell_arrival = threading.Condition()
+        self._threads: dict[str, threading.Thread] = {}
+
+    def submit(self, requests: Sequence[Request]) -> list[Judgement]:
+        """Accept the requests: one judgement each, in order, once they are committed.
+
+        Raises Unavailable where that is not known in time (send it again), and what SQLAlchemy raises.
+        """
+        waiting = _Waiting(requests, Future())
+        with self._arrival:
+            if len(self._waiting) >= MOST_WAITING:
+                raise Unavailable(
+                    "overloaded", "More requests wait than this process takes. Nothing was accepted."
+                )
+            self._keep_alive("commit", self._commit_for_ever)
+            self._waiting.append(waiting)
+            self._arrival.notify()
+        try:
+            return waiting.judged.result(PATIENCE_SECONDS)
+        except NotInTime:
+            waiting.judged.cancel()
+            raise Unavailable(
+                "database_unavailable",
+                "The database did not answer in time. Whether the request was accepted is not known: send it again.",
+            ) from None
+
+    def _keep_alive(self, name: str, work: Callable[[], None]) -> None:
+        thread = self._threads.get(name)
+        if thread is None or not thread.is_alive():
+            self._threads[name] = threading.Thread(target=work, name=name, daemon=True)
+            self._threads[name].start()
+
+    def _commit_for_ever(self) -> None:
+        while True:
+            with self._arrival:
+                while not self._waiting:
+                    self._arrival.wait()
+                batch = self._take()
+            self._commit(batch)
+
+    def _take(self) -> list[_Waiting]:
+        """What has gathered, whole requests in their order, about MOST_ROWS rows of it."""
+        batch: list[_Waiting] = []
+        rows = 0
+        while self._waiting and rows < MOST_ROWS:
+            waiting = self._waiting.popleft()
+            if waiting.judged.set_running_or_notify_cancel():  # else nobody waits for it any more
+                batch.append(waiting)
+                rows += len(waiting.requests)
+        return batch
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        requests = [request for waiting in batch for request in waiting.requests]
+        if not requests:
+            return
+        try:
+            judgements = recognise(requests) if reader.is_full() else accept(requests)
+        except Exception as error:
+            if len(batch) > 1 and not is_machinery(error):
+                for waiting in batch:  # one of them spoils the statement: it alone shall hear of it
+                    self._commit([waiting])
+                return
+            for waiting in batch:
+                waiting.judged.set_exception(error)
+            return
+        start = 0
+        for waiting in batch:
+            waiting.judged.set_result(judgements[start : start + len(waiting.requests)])
+            start += len(waiting.requests)
+        self._ask_to_ring(requests, judgements)
+
+    def _ask_to_ring(self, requests: Sequence[Request], judgements: Sequence[Judgement]) -> None:
+        """For what is new and for repeats that are still PENDING: the ring before may have been lost."""
+        with self._bell_arrival:
+            for request, judgement in zip(requests, judgements, strict=True):
+                if isinstance(judgement, Accepted) and judgement.transaction.status == Status.PENDING:
+                    self._bells.setdefault(judgement.transaction.lane, (str(request.uid), request.request_id))
+            if self._bells:
+                self._keep_alive("ring", self._ring_for_ever)
+                self._bell_arrival.notify()
+
+    def _ring_for_ever(self) -> None:
+        while True:
+            with self._bell_arrival:
+                while not self._bells:
+                    self._bell_arrival.wait()
+                bells, self._bells = self._bells, {}
+            for lane, (uid, request_id) in bells.items():
+                doorbell.ring(lane, uid, request_id)
+
+
+intake = Intake()

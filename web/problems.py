@@ -1,0 +1,83 @@
+"""Errors as RFC 9457 problem documents. The one place that knows which error has which status code."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from flask import Flask, Response, json, request
+from structlog.contextvars import get_contextvars
+from werkzeug.exceptions import HTTPException
+
+from shared.database import is_machinery
+from shared.errors import Conflict, Invalid, NotFound, PaymentsError, Unavailable
+from shared.logs import get_logger
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_SECONDS: Final = 1
+
+log = get_logger("web")
+
+_STATUS_OF_CODE: Final = {
+    "not_json": 400,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "backlog_full": 429,
+}
+_STATUS_OF_KIND: Final = ((Invalid, 422), (Conflict, 422), (NotFound, 404), (Unavailable, 503))
+# What the framework itself refuses, by our names.
+_CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_UNKNOWN_OUTCOME: Final = (
+    "The database did not answer. Whether the request was carried out is not known: send it again as it was."
+)
+
+
+def status_of(error: PaymentsError) -> int:
+    if error.code in _STATUS_OF_CODE:
+        return _STATUS_OF_CODE[error.code]
+    return next(status for kind, status in _STATUS_OF_KIND if isinstance(error, kind))
+
+
+def problem(status: int, code: str, detail: str, **members: Any) -> Response:
+    """A problem document. Those that say "later" bear Retry-After, in seconds."""
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": get_contextvars().get("request_id"),
+        **members,
+    }
+    response = Response(json.dumps(document), status, mimetype=MEDIA_TYPE)
+    if status in (429, 503):
+        response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return response
+
+
+def problem_of(error: PaymentsError) -> Response:
+    members = {"errors": [field._asdict() for field in error.fields]} if error.fields else {}
+    return problem(status_of(error), error.code, error.detail, **members)
+
+
+def register(app: Flask) -> None:
+    """Answer every exception of the app with a problem document, never with a stack trace."""
+    app.register_error_handler(PaymentsError, problem_of)
+    app.register_error_handler(HTTPException, _framework_problem)
+    app.register_error_handler(Exception, _unexpected_problem)
+
+
+def _framework_problem(error: HTTPException) -> Response:
+    status = error.code or 500
+    code = _CODE_OF_STATUS.get(status, HTTPStatus(status).name.lower())
+    response = problem(status, code, error.description or HTTPStatus(status).description)
+    for name, value in error.get_headers(request.environ):
+        if name.lower() == "allow":
+            response.headers[name] = value
+    return response
+
+
+def _unexpected_problem(error: Exception) -> Response:
+    if is_machinery(error):
+        log.warning("the database did not answer", error=str(error).splitlines()[0])
+        return problem(503, "database_unavailable", _UNKNOWN_OUTCOME)
+    log.exception("an error of ours")
+    return problem(500, "internal_error", "The service failed. The request may be sent again as it was.")

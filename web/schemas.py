@@ -1,0 +1,252 @@
+"""What comes in and goes out, as pydantic models: they validate requests and describe the API.
+
+JSON is read with Decimal for numbers, so that an amount is never a float on its way in.
+"""
+
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeVar
+from uuid import UUID
+
+from flask import Request as HttpRequest
+from flask import json
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from shared.errors import FieldError, Invalid
+from shared.instants import format_instant, parse_instant
+from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, format_amount, parse_amount
+from shared.queries.transactions import Transaction
+from shared.queries.users import User
+from shared.status import Reason, Status, Type
+
+MOST_NAME_CHARACTERS = 200
+UID_PATTERN = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+# A name has something to see, and nothing that Postgres cannot store.
+NAME_PATTERN = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse_uid(text: object) -> UUID:
+    """A UUID in its usual form of 36 characters, upper or lower case. Raises ValueError."""
+    if not isinstance(text, str) or not re.fullmatch(UID_PATTERN, text, re.ASCII):
+        raise ValueError("must be a UUID, such as 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10")
+    return UUID(text)
+
+
+def _parse_name(name: object) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError("must be a text that is not empty")
+    if len(name) > MOST_NAME_CHARACTERS:
+        raise ValueError(f"must have at most {MOST_NAME_CHARACTERS} characters")
+    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError("must not hold NUL or half a surrogate pair")
+    return name
+
+
+def _parse_timestamp(text: object) -> datetime | None:
+    return None if text is None else parse_instant(text)
+
+
+AMOUNT_SCHEMA: dict[str, Any] = {
+    "description": "A positive decimal, at most two digits after the point, at most 9999999999.99. Read exactly.",
+    "oneOf": [
+        {"type": "string", "pattern": AMOUNT_PATTERN},
+        {"type": "number", "minimum": 0.01, "maximum": MAX_AMOUNT / 100, "multipleOf": 0.01},
+    ],
+    "examples": ["100.00"],
+}
+Uid = Annotated[
+    UUID,
+    BeforeValidator(parse_uid),
+    WithJsonSchema({"type": "string", "format": "uuid", "pattern": UID_PATTERN}),
+]
+Instant = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+Money = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$", "examples": ["100.00"]})
+]
+
+
+class NewUser(BaseModel):
+    """A user to add."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[
+        str,
+        BeforeValidator(_parse_name),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": MOST_NAME_CHARACTERS,
+                "pattern": NAME_PATTERN,
+                "examples": ["Ada"],
+            }
+        ),
+    ]
+
+
+class NewTransaction(BaseModel):
+    """A transaction to accept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    uid: Uid = Field(description="Made by the client, once per payment. A repeat is recognised by it.")
+    user_id: Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+    type: Type
+    amount: Annotated[int, BeforeValidator(parse_amount), WithJsonSchema(AMOUNT_SCHEMA)]
+    timestamp: Annotated[
+        datetime | None,
+        BeforeValidator(_parse_timestamp),
+        WithJsonSchema(
+            {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "When the money moved as the client sees it: ISO 8601, UTC unless it says otherwise, "
+                "at most 60 s ahead. Within 60 s of acceptance it means now.",
+            }
+        ),
+    ] = None
+
+
+class UserOut(BaseModel):
+    """A user."""
+
+    id: int
+    name: str
+    created_at: Instant
+
+
+class UserWithBalanceOut(UserOut):
+    """A user, with the balance of now."""
+
+    balance: Money
+
+
+class BalanceOut(BaseModel):
+    """The balance at an instant."""
+
+    user_id: int
+    balance: Money
+    date: Instant
+
+
+class TransactionOut(BaseModel):
+    """A transaction as it stands."""
+
+    uid: Uid
+    user_id: int
+    type: Type
+    amount: Money
+    status: Status
+    reason: Reason | None
+    timestamp: Instant | None = Field(
+        description="Effective when COMPLETED; as requested, or null, while PENDING or when REJECTED."
+    )
+    accepted_at: Instant
+    settled_at: Instant | None
+    balance_after: Money | None
+
+
+class StatementOut(BaseModel):
+    """A page of transactions; `next` is the cursor of the following page."""
+
+    items: list[TransactionOut]
+    next: str | None
+
+
+class FieldErrorOut(BaseModel):
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """An error, after RFC 9457. `code` is stable."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldErrorOut] | None = Field(default=None, json_schema_extra={"type": "array"})
+
+
+class Rejection(Problem):
+    """A rejected transaction: `code` is the reason."""
+
+    code: Reason  # type: ignore[assignment]
+    transaction: TransactionOut
+
+
+class State(BaseModel):
+    status: Literal["alive", "ready"]
+
+
+def show_user(user: User) -> dict[str, Any]:
+    return {"id": user.id, "name": user.name, "created_at": format_instant(user.created_at)}
+
+
+def show_transaction(t: Transaction) -> dict[str, Any]:
+    """A transaction as the API's JSON (and the CSV's columns) have it."""
+    timestamp = t.effective_at or t.requested_at
+    return {
+        "uid": str(t.uid),
+        "user_id": t.user_id,
+        "type": t.type,
+        "amount": format_amount(t.amount),
+        "status": t.status,
+        "reason": t.reason,
+        "timestamp": format_instant(timestamp) if timestamp else None,
+        "accepted_at": format_instant(t.accepted_at),
+        "settled_at": format_instant(t.settled_at) if t.settled_at else None,
+        "balance_after": None if t.balance_after is None else format_amount(t.balance_after),
+    }
+
+
+def read_json(http: HttpRequest, model: type[Model]) -> Model:
+    """The request's body as the model. Raises Invalid: another content type, no JSON, or a bad field."""
+    if http.mimetype != "application/json":
+        raise Invalid("unsupported_media_type", "The body must be JSON, with Content-Type: application/json.")
+    return validate(parse_json(http.get_data(cache=False)), model)
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON with exact numbers. Raises Invalid (not_json), also for a name that an object holds twice."""
+    try:
+        return json.loads(
+            body.decode("utf-8"), parse_float=Decimal, parse_int=_parse_int, object_pairs_hook=_object
+        )
+    except (ValueError, RecursionError) as error:
+        raise Invalid("not_json", f"The body is not JSON: {str(error)[:200]}") from None
+
+
+def _parse_int(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) <= 30 else Decimal(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("an object holds the same name twice")
+    return made
+
+
+def validate(value: Any, model: type[Model]) -> Model:
+    """Raises Invalid (invalid_request) with every bad field by name."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fields = [
+            FieldError(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))
+            for e in error.errors(include_url=False, include_input=False)
+        ]
+        told = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)
+        raise Invalid("invalid_request", told[:2000], [_printable(f) for f in fields[:100]]) from None
+
+
+def _printable(error: FieldError) -> FieldError:
+    """A field's name is the client's own: cut, and without what cannot be sent as UTF-8."""
+    return FieldError(error.field[:200].encode("utf-8", "replace").decode(), error.message)

@@ -1,0 +1,80 @@
+"""PUT, GET and POST of a transaction: the status code of an answer tells the transaction's state."""
+
+import uuid
+from typing import Final
+
+from flask import Blueprint, Response, g, json, request
+
+from shared.errors import PaymentsError, transaction_not_found
+from shared.history import get_transaction
+from shared.queries.transactions import Request, Transaction
+from shared.status import Status
+from web.intake import intake
+from web.problems import problem
+from web.requests import check_names, preferred_wait
+from web.schemas import NewTransaction, parse_uid, read_json, show_transaction
+from web.waiting import wait_if_preferred
+
+blueprint = Blueprint("transactions", __name__)
+
+RETRY_SECONDS: Final = 1
+
+
+@blueprint.put("/api/transaction/")
+def put_transaction() -> Response:
+    check_names(request, ())
+    asked = read_json(request, NewTransaction)
+    (judgement,) = intake.submit(
+        [Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id)]
+    )
+    if isinstance(judgement, PaymentsError):
+        raise judgement
+    seconds = preferred_wait(request)
+    transaction, waited = wait_if_preferred(judgement.transaction, seconds)
+    response = _answer_by_state(transaction)
+    if judgement.replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return _tell_preference(response, seconds, waited)
+
+
+@blueprint.route("/api/transaction/<uid>", methods=["GET", "POST"])
+def look_up(uid: str) -> Response:
+    check_names(request, ())
+    seconds = preferred_wait(request)
+    transaction, waited = wait_if_preferred(get_transaction(_uid_of_path(uid)), seconds)
+    response = Response(json.dumps(show_transaction(transaction)), mimetype="application/json")
+    response.set_etag(f"{transaction.uid}:{transaction.status.lower()}")
+    if request.method in ("GET", "HEAD"):
+        response.make_conditional(request)
+    return _tell_preference(response, seconds, waited)
+
+
+def _answer_by_state(transaction: Transaction) -> Response:
+    shown = show_transaction(transaction)
+    if transaction.status == Status.REJECTED:
+        return problem(
+            409,
+            str(transaction.reason),
+            f"The transaction was rejected: {transaction.reason}.",
+            transaction=shown,
+        )
+    response = Response(json.dumps(shown), mimetype="application/json")
+    response.headers["Location"] = f"/api/transaction/{transaction.uid}"
+    if transaction.status == Status.PENDING:
+        response.status_code = 202
+        response.headers["Retry-After"] = str(RETRY_SECONDS)
+    return response
+
+
+def _tell_preference(response: Response, seconds: int | None, waited: bool) -> Response:
+    if waited:
+        response.headers["Preference-Applied"] = f"wait={seconds}"
+    return response
+
+
+def _uid_of_path(text: str) -> uuid.UUID:
+    """What is no uid names no transaction."""
+    try:
+        return parse_uid(text)
+    except ValueError:
+        raise transaction_not_found(text[:200]) from None

@@ -1,0 +1,105 @@
+"""Users: add one, look one up, the balance, the statement."""
+
+import csv
+import io
+import re
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, json, request
+
+from shared import history
+from shared.errors import invalid_field, user_not_found
+from shared.instants import format_instant
+from shared.money import format_amount
+from shared.queries.statement import Filter
+from shared.registering import register
+from shared.status import Status, Type
+from web.requests import check_names, read_cursor, read_instant, read_limit, read_word, write_cursor
+from web.schemas import NewUser, TransactionOut, read_json, show_transaction, show_user
+
+blueprint = Blueprint("users", __name__, url_prefix="/api/user")
+
+MOST_KEY_CHARACTERS: Final = 200
+DEFAULT_PAGE: Final = 100
+LONGEST_PAGE: Final = 1000
+
+
+@blueprint.post("/")
+def post_user() -> Response:
+    check_names(request, ())
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 1 <= len(key) <= MOST_KEY_CHARACTERS:
+        raise invalid_field("Idempotency-Key", f"must have 1 to {MOST_KEY_CHARACTERS} characters")
+    user, replayed = register(read_json(request, NewUser).name, key)
+    response = _json(show_user(user), 201)
+    response.headers["Location"] = f"/api/user/{user.id}/"
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+@blueprint.get("/<user_id>/")
+def get_user(user_id: str) -> Response:
+    check_names(request, ())
+    user = history.get_user(_id_of_path(user_id))
+    return _json({**show_user(user), "balance": format_amount(user.balance)})
+
+
+@blueprint.get("/<user_id>/balance/")
+def get_balance(user_id: str) -> Response:
+    check_names(request, ("date",))
+    found = history.get_balance(_id_of_path(user_id), read_instant(request, "date"))
+    return _json(
+        {
+            "user_id": found.user_id,
+            "balance": format_amount(found.balance),
+            "date": format_instant(found.instant),
+        }
+    )
+
+
+@blueprint.get("/<user_id>/transactions/")
+def get_statement(user_id: str) -> Response:
+    check_names(request, ("limit", "cursor", "status", "type", "from", "to"))
+    wanted = Filter(
+        read_word(request, "status", Status),
+        read_word(request, "type", Type),
+        read_instant(request, "from"),
+        read_instant(request, "to"),
+    )
+    page = history.get_statement(
+        _id_of_path(user_id), wanted, read_cursor(request), read_limit(request, DEFAULT_PAGE, LONGEST_PAGE)
+    )
+    items = [show_transaction(transaction) for transaction in page.items]
+    following = write_cursor(page.after)
+    if (
+        request.accept_mimetypes.best_match(["application/json", "text/csv"], "application/json")
+        == "text/csv"
+    ):
+        return _csv(items, following)
+    return _json({"items": items, "next": following})
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(json.dumps(value), status, mimetype="application/json")
+
+
+def _csv(items: list[dict[str, Any]], following: str | None) -> Response:
+    """The statement as CSV (RFC 4180), the cursor of the next page in a Link header."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(TransactionOut.model_fields))
+    writer.writeheader()
+    writer.writerows(items)
+    response = Response(text.getvalue(), mimetype="text/csv")
+    if following:
+        query = urlencode({**request.args.to_dict(), "cursor": following})
+        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    return response
+
+
+def _id_of_path(text: str) -> int:
+    """What is no id names no user."""
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        raise user_not_found(text[:200])
+    return int(text)

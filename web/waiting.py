@@ -1,0 +1,93 @@
+"""Prefer: wait. One poller per process asks Postgres for all waited-for transactions in one query.
+
+Polling, not NOTIFY: a NOTIFY's commit lock is global to the database and would stand in every payment's way.
+"""
+
+import threading
+import time
+from typing import Final
+from uuid import UUID
+
+from shared.database import is_machinery, transaction
+from shared.logs import get_logger
+from shared.queries.transactions import Transaction, find_final
+
+MOST_SECONDS: Final = 30
+MOST_WAITERS: Final = 64  # so that waiting cannot use up the threads that answer
+SHORTEST_POLL_SECONDS: Final = 0.004
+LONGEST_POLL_SECONDS: Final = 0.25
+
+log = get_logger("waiting")
+
+
+class _Waiter:
+    def __init__(self, uid: UUID) -> None:
+        self.uid = uid
+        self.since = time.monotonic()
+        self.final = threading.Event()
+        self.transaction: Transaction | None = None
+
+
+class WaitingRoom:
+    """One per process; its thread starts with the first waiter and ends with the last."""
+
+    def __init__(self) -> None:
+        self._waiters: set[_Waiter] = set()
+        self._lock = threading.Lock()
+        self._polling = False
+
+    def wait(self, uid: UUID, seconds: float) -> tuple[bool, Transaction | None]:
+        """Wait for a transaction to become final. Whether there was room, and the transaction if it did."""
+        waiter = _Waiter(uid)
+        with self._lock:
+            if len(self._waiters) >= MOST_WAITERS:
+                return False, None
+            self._waiters.add(waiter)
+            if not self._polling:
+                self._polling = True
+                threading.Thread(target=self._poll, name="waiting", daemon=True).start()
+        try:
+            waiter.final.wait(seconds)
+        finally:
+            with self._lock:
+                self._waiters.discard(waiter)
+        return True, waiter.transaction
+
+    def _poll(self) -> None:
+        while True:
+            with self._lock:
+                waiters = list(self._waiters)
+                if not waiters:
+                    self._polling = False
+                    return
+            # Soon for who has just come, ever more rarely for who has waited long.
+            youngest = time.monotonic() - max(waiter.since for waiter in waiters)
+            time.sleep(min(LONGEST_POLL_SECONDS, max(SHORTEST_POLL_SECONDS, youngest / 8)))
+            self._release(waiters)
+
+    def _release(self, waiters: list[_Waiter]) -> None:
+        try:
+            with transaction() as connection:
+                final = find_final(connection, {waiter.uid for waiter in waiters})
+        except Exception as error:
+            if not is_machinery(error):
+                log.exception("waiting failed")
+            time.sleep(LONGEST_POLL_SECONDS)
+            return
+        for waiter in waiters:
+            if waiter.uid in final:
+                waiter.transaction = final[waiter.uid]
+                waiter.final.set()
+
+
+room = WaitingRoom()
+
+
+def wait_if_preferred(current: Transaction, seconds: int | None) -> tuple[Transaction, bool]:
+    """The transaction, final if it became so within the seconds, and whether the preference was honoured."""
+    if seconds is None:
+        return current, False
+    if current.settled_at is not None or seconds == 0:
+        return current, True
+    there_was_room, final = room.wait(current.uid, seconds)
+    return final or current, there_was_room

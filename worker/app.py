@@ -1,0 +1,93 @@
+"""The Celery application of the workers: how messages are taken, and what a pool process does at birth.
+
+A message is only a doorbell: losing one costs a second and receiving it twice costs nothing. So the settings
+aim at two things, never to go deaf and to show the queue as it is.
+"""
+
+import ctypes
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import setup_logging, worker_process_init, worker_ready
+
+from shared import database, doorbell, logs
+from shared.settings import settings
+
+HEARTBEAT_SECONDS = 5.0
+
+app = Celery("payments", broker=settings().broker_url, include=["worker.tasks"])
+app.conf.update(
+    task_default_queue=doorbell.QUEUE,
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_lost_wait=2,
+    task_time_limit=60,  # a slice is 2 s
+    worker_disable_prefetch=True,  # or prefetching drifts up and hides the queue
+    worker_concurrency=settings().workers,
+    worker_send_task_events=True,  # for Flower
+    task_send_sent_event=True,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,  # the default gives up after 100
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    broker_transport_options={
+        "visibility_timeout": 120,
+        "unacked_restore_interval": 10,  # the default looks every 100 s
+        "unacked_restore_throttle": 1,
+        "health_check_interval": 10,
+    },
+)
+
+
+@setup_logging.connect
+def _log_as_json(**_: Any) -> None:
+    logs.configure()
+    # Celery's own line per task says nothing that ours does not.
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@worker_process_init.connect
+def _begin_process(**_: Any) -> None:
+    """In each pool process: connections of its own, a sweep of its own, and no life after its parent."""
+    from worker import sweep  # here: the process that forks must not have it
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    database.engine().dispose(close=False)  # plain dispose() would close the parent's
+    sweep.start()
+
+
+@worker_ready.connect
+def _first_heartbeat(**_: Any) -> None:
+    _beat()
+
+
+class Heartbeat(bootsteps.StartStopStep):
+    """Touches the heartbeat file from the consumer's timer: a liveness probe that loads nothing."""
+
+    requires = {"celery.worker.components:Timer"}
+
+    def start(self, worker: Any) -> None:
+        self._timer = worker.timer.call_repeatedly(HEARTBEAT_SECONDS, _beat_again)
+
+    def stop(self, worker: Any) -> None:
+        self._timer.cancel()
+
+
+app.steps["worker"].add(Heartbeat)
+
+
+def _beat() -> None:
+    if settings().heartbeat_file:
+        Path(settings().heartbeat_file).touch()
+
+
+def _beat_again() -> None:
+    """Only once the worker has been ready: until then the file must not exist."""
+    if settings().heartbeat_file and Path(settings().heartbeat_file).exists():
+        _beat()

@@ -1,0 +1,73 @@
+"""The sweep: a thread in each pool process that settles what no ring brought anybody to.
+
+It needs Postgres alone, so payments settle while the broker is down, and there is no scheduler to lose. Never
+in the process that forks.
+"""
+
+import random
+import threading
+import time
+from typing import Final
+
+from shared.database import is_machinery, transaction
+from shared.logs import get_logger
+from shared.parking import LaneFails, retry_due, work_lane
+from shared.queries.transactions import find_overdue_lanes
+from shared.status import LANES
+
+EVERY_SECONDS: Final = 1.0
+OVERDUE_SECONDS: Final = 1.0
+MOST_BACKOFF_SECONDS: Final = 60.0
+
+log = get_logger("sweep")
+
+
+def start() -> None:
+    threading.Thread(target=_run, name="sweep", daemon=True).start()
+
+
+class Sweep:
+    """One process's sweep: which lanes fail here, and when to look at them again."""
+
+    def __init__(self) -> None:
+        self._failures: dict[int, int] = {}
+        self._rests_until: dict[int, float] = {}
+
+    def run_once(self) -> int:
+        """Settle the overdue lanes and release what is due; the number of rows settled.
+
+        Raises what the machinery raised: the caller waits and comes back.
+        """
+        retry_due()
+        with transaction() as connection:
+            overdue = find_overdue_lanes(connection, LANES, OVERDUE_SECONDS)
+        # in any order, so that several processes spread over the lanes
+        return sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
+
+    def _settle(self, lane: int) -> int:
+        if time.monotonic() < self._rests_until.get(lane, 0.0):
+            return 0
+        try:
+            settled = work_lane(lane).settled
+        except LaneFails as error:
+            failures = self._failures[lane] = self._failures.get(lane, 0) + 1
+            rest = min(MOST_BACKOFF_SECONDS, 2.0**failures)
+            self._rests_until[lane] = time.monotonic() + rest
+            log.error("a lane cannot be settled", lane=lane, error=str(error), next_try_seconds=rest)
+            return 0
+        self._failures.pop(lane, None)
+        return settled
+
+
+def _run() -> None:
+    sweep = Sweep()
+    while True:
+        time.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
+        try:
+            sweep.run_once()
+        except Exception as error:
+            # Whatever it was, this thread must live: it is what settles when all else is down.
+            if is_machinery(error):
+                log.warning("the sweep could not work; it tries again", error=str(error).splitlines()[0])
+            else:
+                log.exception("the sweep failed; it tries again")

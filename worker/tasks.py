@@ -1,0 +1,16 @@
+"""The tasks. What they do is in shared/; what they return is what Flower shows."""
+
+from typing import Any
+
+from structlog.contextvars import bound_contextvars
+
+from shared import doorbell
+from shared.parking import work_lane
+from worker.app import app
+
+
+@app.task(name=doorbell.TASK, bind=True)
+def settle(self: Any, lane: int) -> str:
+    """Settle the lane that was rung for. The task's id is the uid that rang."""
+    with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id):
+        return str(work_lane(lane))
