@@ -6,6 +6,7 @@ granian's reads like one of ours.
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -21,7 +22,7 @@ _SHARED: list[Any] = [
 ]
 
 
-def _add_process(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _add_process(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["process"] = settings().process
     return event
 

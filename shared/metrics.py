@@ -33,10 +33,9 @@ def registry(*more: Collector) -> CollectorRegistry:
     """All processes' metrics where they share a folder, else this one's, plus the given collectors."""
     gathered = CollectorRegistry()
     if settings().metrics_dir and Path(settings().metrics_dir).is_dir():
-        multiprocess.MultiProcessCollector(gathered)  # type: ignore[no-untyped-call]
+        multiprocess.MultiProcessCollector(gathered)
     else:
-        for collector in (SETTLED, TIME_TO_FINAL, HTTP_DURATION, PARKED, BATCH_FAILURES, RING_FAILURES):
-            gathered.register(collector)
+        more = (SETTLED, TIME_TO_FINAL, HTTP_DURATION, PARKED, BATCH_FAILURES, RING_FAILURES, *more)
     for collector in more:
         gathered.register(collector)
     return gathered

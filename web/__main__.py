@@ -1,12 +1,10 @@
 """`python -m web`: the HTTP front, one process. granian reads and writes HTTP, Flask answers in its threads."""
 
 import argparse
-import ctypes
-import signal
-import sys
 from typing import Any
 
 from shared import logs
+from shared.processes import die_with_parent
 from shared.settings import settings
 from web.app import create_app
 
@@ -23,8 +21,7 @@ LOGGING: dict[str, Any] = {
 
 def application() -> Any:
     """What granian calls in the process that serves."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no life after the parent
+    die_with_parent()
     logs.configure()
     return create_app()
 

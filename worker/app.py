@@ -4,10 +4,7 @@ A message is only a doorbell: losing one costs a second and receiving it twice c
 aim at two things, never to go deaf and to show the queue as it is.
 """
 
-import ctypes
 import logging
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_process_init, worker_ready
 
 from shared import database, doorbell, logs
+from shared.processes import die_with_parent
 from shared.settings import settings
 
 HEARTBEAT_SECONDS = 5.0
@@ -56,8 +54,7 @@ def _begin_process(**_: Any) -> None:
     """In each pool process: connections of its own, a sweep of its own, and no life after its parent."""
     from worker import sweep  # here: the process that forks must not have it
 
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent()
     database.engine().dispose(close=False)  # plain dispose() would close the parent's
     sweep.start()
 
@@ -70,12 +67,12 @@ def _first_heartbeat(**_: Any) -> None:
 class Heartbeat(bootsteps.StartStopStep):
     """Touches the heartbeat file from the consumer's timer: a liveness probe that loads nothing."""
 
-    requires = {"celery.worker.components:Timer"}
+    requires = ("celery.worker.components:Timer",)
 
     def start(self, worker: Any) -> None:
         self._timer = worker.timer.call_repeatedly(HEARTBEAT_SECONDS, _beat_again)
 
-    def stop(self, worker: Any) -> None:
+    def stop(self, _worker: Any) -> None:
         self._timer.cancel()
 
 

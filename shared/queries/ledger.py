@@ -62,7 +62,8 @@ def try_lock_lane(connection: Connection, lane: int) -> bool:
 
 def read_clock(connection: Connection) -> datetime:
     """Postgres's clock at this moment, not the start of the transaction."""
-    return connection.execute(_READ_CLOCK).scalar_one()
+    moment: datetime = connection.execute(_READ_CLOCK).scalar_one()
+    return moment
 
 
 def insert_entries(connection: Connection, outcomes: Sequence[Outcome], moment: datetime) -> None:

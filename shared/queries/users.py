@@ -26,7 +26,6 @@ _INSERT = text(f"""
 """)
 _FIND_BY_KEY = text(f"SELECT {_COLUMNS} FROM users WHERE idempotency_key = :key")
 _FIND = text(f"SELECT {_COLUMNS} FROM users WHERE id = :user_id")
-_FIND_IDS = text("SELECT id FROM users WHERE id = ANY(CAST(:user_ids AS bigint[]))")
 _LOCK = text("""
     SELECT id, balance, last_seq, last_history_at, last_event_seq FROM users
     WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
@@ -54,11 +53,6 @@ def get_user_by_key(connection: Connection, key: str | None) -> User:
 def find_user(connection: Connection, user_id: int) -> User | None:
     row = connection.execute(_FIND, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
-
-
-def find_user_ids(connection: Connection, user_ids: Iterable[int]) -> set[int]:
-    """Those of the users that exist."""
-    return set(connection.scalars(_FIND_IDS, {"user_ids": array(user_ids)}))
 
 
 def lock_accounts(connection: Connection, user_ids: Iterable[int]) -> dict[int, Account]:
