@@ -24,7 +24,7 @@ SESSION: Final = {
     "timezone": "UTC",
 }
 TRANSACTION_TIMEOUT: Final = "30s"  # Postgres 17 and newer
-LATE_SCAN_TIMEOUT: Final = "20s"
+LATE_SCAN_TIMEOUT: Final = "14s"  # it may come twice in a transaction: the rules, then the trigger
 
 # SQLSTATE classes that say nothing of the statement: connection, state of the transaction, rollback by the
 # server, resources, the operator, the system. (And 55, a lock not to be had in time.)
@@ -76,8 +76,15 @@ def is_machinery(error: BaseException) -> bool:
     """
     if isinstance(error, DBAPIError):
         code = getattr(error.orig, "pgcode", None)
-        return str(code).startswith(_MACHINERY) if code else isinstance(error, UNREACHABLE)
+        if code:
+            return str(code).startswith(_MACHINERY)
+        return error.connection_invalidated or isinstance(error, UNREACHABLE)
     return isinstance(error, UNREACHABLE)
+
+
+def is_timeout(error: DBAPIError) -> bool:
+    """Whether a statement was cancelled: its time-out, or an operator."""
+    return getattr(error.orig, "pgcode", None) == "57014"
 
 
 def array(values: Any) -> str:

@@ -5,15 +5,17 @@ read and clock are statements of their own, since what a statement sees is fixed
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from shared import doorbell, metrics
-from shared.database import transaction
+from shared.database import is_timeout, transaction
 from shared.ledger import Account, Outcome, Past, Pending, fold, instants_to_scan
 from shared.logs import get_logger
 from shared.queries import ledger, transactions, users
@@ -27,6 +29,10 @@ log = get_logger("settling")
 
 class BooksDisagree(Exception):
     """Fewer rows were written than were read under the lock: roll back and alarm, never go on."""
+
+
+class PastTooLong(Exception):
+    """A late withdrawal's past could not be read in time. That is the row's own: waiting would not mend it."""
 
 
 @dataclass
@@ -105,10 +111,12 @@ def settle_batch(lane: int, user_id: int | None = None, limit: int = BATCH_ROWS)
 def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Outcome], datetime]:
     """Lock, fold, write: the outcomes of the rows taken, from the front, and the moment of settling."""
     accounts = users.lock_accounts(connection, {row.user_id for row in pending})
-    pending, pasts = _scan_pasts(connection, pending, accounts)
-    moment = ledger.read_clock(connection)
-    outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
-    ledger.insert_entries(connection, outcomes, moment)
+    pending, late_user_id = _cut_to_one_late_user(pending, accounts)
+    with _late_scan(connection, late_user_id):
+        pasts = _scan_past(connection, pending, accounts, late_user_id)
+        moment = ledger.read_clock(connection)
+        outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
+        ledger.insert_entries(connection, outcomes, moment)  # the trigger reads the same past once more
     written = users.write_accounts(connection, after.values())
     final = transactions.make_final(connection, outcomes, moment)
     ledger.insert_events(connection, outcomes, moment)
@@ -119,21 +127,50 @@ def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Ou
     return outcomes, moment
 
 
-def _scan_pasts(
-    connection: Connection, pending: Sequence[Pending], accounts: dict[int, Account]
-) -> tuple[Sequence[Pending], dict[int, Past]]:
-    """Scan the past of the one user who needs it; a second such user's rows, and all after, wait their turn."""
-    by_user: dict[int, list[Pending]] = {}
-    for row in pending:
-        by_user.setdefault(row.user_id, []).append(row)
-    late = [user_id for user_id, rows in by_user.items() if instants_to_scan(accounts[user_id], rows)]
-    if not late:
-        return pending, {}
+def _cut_to_one_late_user(
+    pending: Sequence[Pending], accounts: Mapping[int, Account]
+) -> tuple[Sequence[Pending], int | None]:
+    """The rows, cut before a second user whose past must be scanned, and the first such user.
+
+    One scan a commit: the next such user, and all rows after, wait for their turn.
+    """
+    late = [u for u, rows in _by_user(pending).items() if instants_to_scan(accounts[u], rows)]
     if len(late) > 1:
-        pending = pending[: pending.index(by_user[late[1]][0])]
-    scanned = accounts[late[0]]
-    starts = instants_to_scan(scanned, by_user[late[0]])
-    return pending, {scanned.user_id: ledger.scan_past(connection, scanned, starts)}
+        second = next(index for index, row in enumerate(pending) if row.user_id == late[1])
+        pending = pending[:second]
+    return pending, late[0] if late else None
+
+
+def _scan_past(
+    connection: Connection, pending: Sequence[Pending], accounts: Mapping[int, Account], user_id: int | None
+) -> dict[int, Past]:
+    starts = instants_to_scan(accounts[user_id], _by_user(pending)[user_id]) if user_id is not None else []
+    if user_id is None or not starts:
+        return {}
+    return {user_id: ledger.scan_past(connection, accounts[user_id], starts)}
+
+
+def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
+    """Each user's rows in their order; the users in the order of their first rows."""
+    found: dict[int, list[Pending]] = {}
+    for row in pending:
+        found.setdefault(row.user_id, []).append(row)
+    return found
+
+
+@contextmanager
+def _late_scan(connection: Connection, user_id: int | None) -> Iterator[None]:
+    """Allow what reading a long past takes. Raises PastTooLong where even that is not enough."""
+    if user_id is None:
+        yield
+        return
+    ledger.allow_late_scan(connection)
+    try:
+        yield
+    except DBAPIError as error:
+        if is_timeout(error):
+            raise PastTooLong(f"the past of user {user_id} takes too long to read") from error
+        raise
 
 
 def _report(lane: int, batch: Batch) -> None:

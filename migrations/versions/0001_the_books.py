@@ -114,32 +114,37 @@ CREATE TRIGGER transactions_born_pending BEFORE INSERT ON transactions
     FOR EACH ROW WHEN (NEW.status <> 'PENDING')
     EXECUTE FUNCTION refuse('a transaction begins as PENDING');
 
--- A late withdrawal lowers the balance at every instant from its own on. Fires at the end of the statement, so
--- it sees the entries written together; entries of one instant count together. balance(t) is today's balance
--- less everything later than t, so only entries from the instant on are read.
+-- A late withdrawal lowers the balance at every instant from its own on. Once per statement and user, so that it
+-- sees the entries written together; entries of one instant count together (the window's default frame takes all
+-- peers). Today's balance less all change since is the balance before, so only entries since are read.
 CREATE FUNCTION refuse_negative_past() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
+    first record;
     lowest numeric;
 BEGIN
-    SELECT min(today.balance - instant.later) INTO lowest
-    FROM (
-        SELECT balance_after AS balance FROM ledger WHERE user_id = NEW.user_id ORDER BY seq DESC LIMIT 1
-    ) AS today, (
-        SELECT coalesce(sum(sum(amount)) OVER (
-            ORDER BY effective_at DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS later
-        FROM ledger
-        WHERE user_id = NEW.user_id AND history_at >= NEW.effective_at AND effective_at >= NEW.effective_at
-        GROUP BY effective_at
-    ) AS instant;
-    IF lowest < 0 THEN
-        RAISE EXCEPTION 'refused: the balance of user % would have been % at a past instant', NEW.user_id, lowest
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_past_not_negative';
-    END IF;
+    FOR first IN
+        SELECT user_id, min(effective_at) AS at FROM inserted WHERE late AND amount < 0 GROUP BY user_id
+    LOOP
+        SELECT today.balance - since.change + since.lowest INTO lowest
+        FROM (
+            SELECT balance_after AS balance FROM ledger WHERE user_id = first.user_id ORDER BY seq DESC LIMIT 1
+        ) AS today, (
+            SELECT sum(amount) AS change, min(running) AS lowest FROM (
+                SELECT amount, sum(amount) OVER (ORDER BY effective_at) AS running FROM ledger
+                WHERE user_id = first.user_id AND history_at >= first.at AND effective_at >= first.at
+            ) AS instant
+        ) AS since;
+        IF lowest < 0 THEN
+            RAISE EXCEPTION 'refused: the balance of user % would have been % at a past instant',
+                first.user_id, lowest
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_past_not_negative';
+        END IF;
+    END LOOP;
     RETURN NULL;
 END $$;
 
 CREATE TRIGGER ledger_past_not_negative AFTER INSERT ON ledger
-    FOR EACH ROW WHEN (NEW.late AND NEW.amount < 0) EXECUTE FUNCTION refuse_negative_past();
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION refuse_negative_past();
 """
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from shared.database import LATE_SCAN_TIMEOUT, SESSION, array
+from shared.database import LATE_SCAN_TIMEOUT, array
 from shared.ledger import Account, Outcome, Past
 from shared.status import lane_of
 
@@ -30,19 +30,17 @@ _INSERT_EVENTS = text("""
         AS event (lane, user_id, user_seq, type, uid, balance_before, balance_after, position)
     ORDER BY position
 """)
-# The balance after an instant is today's less everything later than it, so only entries from the first start
-# on are read. A start without entries of its own counts too: the balance carried there is a balance.
+# One sort, by instant; what peers of one instant do counts together (the window's default frame takes them all).
+# A start without entries of its own counts too: the balance carried there is a balance.
 _SCAN_PAST = text("""
-    SELECT bucket, min(balance) AS lowest FROM (
-        SELECT width_bucket(at, CAST(:starts AS timestamptz[])) AS bucket,
-               :balance - coalesce(sum(sum(amount)) OVER (
-                   ORDER BY at DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS balance
+    SELECT bucket, min(running) AS lowest, sum(amount) AS change FROM (
+        SELECT width_bucket(at, CAST(:starts AS timestamptz[])) AS bucket, amount,
+               sum(amount) OVER (ORDER BY at) AS running
         FROM (
             SELECT effective_at AS at, amount FROM ledger
             WHERE user_id = :user_id AND history_at >= :first AND effective_at >= :first
             UNION ALL SELECT start, 0 FROM unnest(CAST(:starts AS timestamptz[])) AS start
         ) AS change
-        GROUP BY at
     ) AS instant
     GROUP BY bucket ORDER BY bucket
 """)
@@ -103,23 +101,22 @@ def insert_events(connection: Connection, outcomes: Sequence[Outcome], moment: d
     )
 
 
-def scan_past(connection: Connection, account: Account, starts: Sequence[datetime]) -> Past:
-    """The lowest balances of a locked account between the given instants (in order), and after the last.
-
-    Reads every entry from the first instant on, in the database; so it has a time-out of its own.
-    """
+def allow_late_scan(connection: Connection) -> None:
+    """Give the rest of the transaction the time that reading a long past may take."""
     connection.execute(text(f"SET LOCAL statement_timeout = '{LATE_SCAN_TIMEOUT}'"))
+
+
+def scan_past(connection: Connection, account: Account, starts: Sequence[datetime]) -> Past:
+    """The lowest balances of a locked account from each of the given instants (in order) to the next.
+
+    Reads every entry from the first instant on, and keeps none: today's balance less all that has changed since
+    is the balance before the first instant.
+    """
     rows = connection.execute(
-        _SCAN_PAST,
-        {
-            "user_id": account.user_id,
-            "balance": account.balance,
-            "first": starts[0],
-            "starts": array(starts),
-        },
+        _SCAN_PAST, {"user_id": account.user_id, "first": starts[0], "starts": array(starts)}
     ).all()
-    connection.execute(text(f"SET LOCAL statement_timeout = '{SESSION['statement_timeout']}'"))
-    return Past(starts, [int(row.lowest) for row in rows])
+    opening = account.balance - sum(int(row.change) for row in rows)
+    return Past(starts, [opening + int(row.lowest) for row in rows])
 
 
 def get_balance_at(connection: Connection, user_id: int, instant: datetime) -> int:

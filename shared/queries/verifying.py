@@ -1,0 +1,248 @@
+"""Statements that prove the books from the rows alone, a range of users at a time. All of them only read.
+
+The tables of checks below are the list of what is proved: each is (what, expected, found), the last two as SQL, and
+where the two differ there is a Difference. They believe no constraint, trigger or generated column, and their sums
+are numeric, so that no wrong value can make the check itself fail.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, TextClause, text
+
+from shared.models import events, ledger, transactions, users
+from shared.status import Reason
+
+BEFORE_ALL: Final = -(2**63)
+BEYOND_ALL: Final = 2**63 - 1
+RANGE_USERS: Final = 1_000
+RANGE_TRANSACTIONS: Final = 500_000  # a range ends with the user who passes this
+
+# Triggers without which a mistake, ours or an operator's, could change the past.
+GUARDS: Final = {
+    "ledger_append_only": "ledger",
+    "ledger_past_not_negative": "ledger",
+    "transactions_born_pending": "transactions",
+    "transactions_content": "transactions",
+    "transactions_final": "transactions",
+    "transactions_kept": "transactions",
+    "users_kept": "users",
+}
+
+
+class Range(NamedTuple):
+    """Users with after < id <= through."""
+
+    after: int
+    through: int
+
+
+class Difference(NamedTuple):
+    """Something that is not as it must be: whose, which row, what of it. Amounts in minor units."""
+
+    user_id: int | None
+    row: str
+    what: str
+    expected: str | None
+    found: str | None
+
+
+class Counts(NamedTuple):
+    """The rows of a range that were checked; `parked` are among the pending."""
+
+    users: int = 0
+    entries: int = 0
+    completed: int = 0
+    rejected: int = 0
+    pending: int = 0
+    parked: int = 0
+
+
+Checks = Sequence[tuple[str, str, str]]
+
+# `entry`: a row of the ledger, beside what the one before it says.
+ENTRY_CHECKS: Final[Checks] = (
+    ("seq", "entry.seq_before + 1", "entry.seq"),
+    ("balance_after", "entry.balance_before + entry.amount", "entry.balance_after"),
+    ("balance_after not negative", "greatest(entry.balance_after, 0)", "entry.balance_after"),
+    ("history_at", "entry.highest_effective_at", "entry.history_at"),
+)
+# `instant`: the balance once all entries effective at or before it are counted; a user's first negative one.
+INSTANT_CHECKS: Final[Checks] = (("balance at an instant not negative", "0", "instant.balance"),)
+# A user (u) with the last entry and with all entries (l), transactions (t) and events (e) counted.
+USER_CHECKS: Final[Checks] = (
+    ("the user", "user_id", "u.id"),
+    ("balance: the sum of the ledger", "coalesce(l.sum, 0)", "coalesce(u.balance, 0)"),
+    ("balance: the last balance_after", "coalesce(last.balance_after, 0)", "coalesce(u.balance, 0)"),
+    ("balance not negative", "greatest(u.balance, 0)", "u.balance"),
+    ("last_seq: the number of entries", "coalesce(l.entries, 0)", "coalesce(u.last_seq, 0)"),
+    ("last_seq: the highest seq", "coalesce(last.seq, 0)", "coalesce(u.last_seq, 0)"),
+    ("last_history_at: the last entry's", "last.history_at", "u.last_history_at"),
+    ("entries, one for each COMPLETED", "coalesce(t.completed, 0)", "coalesce(l.entries, 0)"),
+    ("last_event_seq: the number of final ones", "coalesce(t.final, 0)", "coalesce(u.last_event_seq, 0)"),
+    # events may be pruned by age, so from the lowest on; without a gap up to the last
+    ("highest user_seq of an event", "CASE WHEN e.events > 0 THEN u.last_event_seq END", "e.highest"),
+    ("events from the lowest kept on", "e.highest - e.lowest + 1", "e.events"),
+)
+# A transaction (t), where there is one, beside the entry with its uid (e).
+TRANSACTION_CHECKS: Final[Checks] = (
+    ("entries", "CAST(t.status = 'COMPLETED' AS integer)", "CAST(e.uid IS NOT NULL AS integer)"),
+    ("a reason", "t.status = 'REJECTED'", "t.reason IS NOT NULL"),
+    ("a known reason", "true", f"coalesce(t.reason IN ({', '.join(f"'{r}'" for r in Reason)}), true)"),
+    ("a settled_at", "t.status <> 'PENDING'", "t.settled_at IS NOT NULL"),
+    ("a known status", "true", "t.status IN ('PENDING', 'COMPLETED', 'REJECTED')"),
+    ("PENDING if parked", "true", "t.parked_at IS NULL OR t.status = 'PENDING'"),
+)
+# An entry (e), where there is one, beside its transaction (t), or else a transaction of its uid in another range (o).
+PAIR_CHECKS: Final[Checks] = (
+    ("transaction of the entry", "'COMPLETED'", "coalesce(t.status, o.status)"),
+    ("user of the entry", "coalesce(t.user_id, o.user_id, e.user_id)", "e.user_id"),
+    (
+        "amount of the entry",
+        "coalesce(CASE t.type WHEN 'DEPOSIT' THEN t.amount ELSE -t.amount END, e.amount)",
+        "e.amount",
+    ),
+)
+
+_OF_RANGE: Final = "user_id > :after AND user_id <= :through"
+_ENTRIES: Final = f"""(
+    SELECT user_id, seq, uid, CAST(amount AS numeric) AS amount, balance_after, history_at,
+           coalesce(lag(seq) OVER by_seq, 0) AS seq_before,
+           coalesce(lag(balance_after) OVER by_seq, 0) AS balance_before,
+           max(effective_at) OVER by_seq AS highest_effective_at
+    FROM ledger WHERE {_OF_RANGE}
+    WINDOW by_seq AS (PARTITION BY user_id ORDER BY seq ROWS UNBOUNDED PRECEDING)
+) AS entry"""
+_INSTANTS: Final = f"""(
+    SELECT DISTINCT ON (user_id) user_id, effective_at, balance FROM (
+        SELECT user_id, effective_at,
+               sum(sum(amount)) OVER (PARTITION BY user_id ORDER BY effective_at) AS balance
+        FROM ledger WHERE {_OF_RANGE} GROUP BY user_id, effective_at
+    ) AS every WHERE balance < 0 ORDER BY user_id, effective_at
+) AS instant"""
+_INSTANT_ROW: Final = """format('instant %s seq %s', effective_at, (
+    SELECT max(seq) FROM ledger e WHERE e.user_id = instant.user_id AND e.effective_at = instant.effective_at))"""
+_USERS: Final = f"""(
+    SELECT id, id AS user_id, balance, last_seq, last_history_at, last_event_seq
+    FROM users WHERE id > :after AND id <= :through
+) AS u FULL JOIN (
+    SELECT user_id, count(*) AS entries, sum(amount) AS sum FROM ledger WHERE {_OF_RANGE} GROUP BY user_id
+) AS l USING (user_id) FULL JOIN (
+    SELECT user_id, count(*) FILTER (WHERE status = 'COMPLETED') AS completed,
+           count(*) FILTER (WHERE status <> 'PENDING') AS final
+    FROM transactions WHERE {_OF_RANGE} GROUP BY user_id
+) AS t USING (user_id) FULL JOIN (
+    SELECT user_id, count(*) AS events, min(user_seq) AS lowest, max(user_seq) AS highest
+    FROM events WHERE {_OF_RANGE} GROUP BY user_id
+) AS e USING (user_id) LEFT JOIN LATERAL (
+    SELECT seq, balance_after, history_at FROM ledger
+    WHERE ledger.user_id = coalesce(u.user_id, l.user_id) ORDER BY seq DESC LIMIT 1
+) AS last ON true"""
+# Both sides are narrowed to the range, for one cheap join; the rare entry without a partner there is looked up.
+_TRANSACTIONS: Final = f"""(
+    SELECT * FROM transactions WHERE {_OF_RANGE}
+) AS t FULL JOIN (
+    SELECT uid, user_id, amount FROM ledger WHERE {_OF_RANGE}
+) AS e USING (uid) LEFT JOIN LATERAL (
+    SELECT status, user_id FROM transactions WHERE t.uid IS NULL AND transactions.uid = e.uid LIMIT 1
+) AS o ON true"""
+
+
+def _branches(checks: Checks, applies: str = "true") -> str:
+    return " UNION ALL ".join(
+        f"SELECT '{what}', CAST({expected} AS text), CAST({found} AS text) "
+        f"WHERE {applies} AND ({expected}) IS DISTINCT FROM ({found})"
+        for what, expected, found in checks
+    )
+
+
+def _differences(source: str, user_id: str, row: str, branches: str) -> TextClause:
+    """The first differences of a source; each row tells how many there are in all."""
+    return text(f"""
+        SELECT *, count(*) OVER () AS in_all FROM (
+            SELECT {user_id} AS user_id, {row} AS row, difference.*
+            FROM {source} CROSS JOIN LATERAL ({branches}) AS difference (what, expected, found)
+        ) AS found ORDER BY user_id, row LIMIT :limit
+    """)
+
+
+_STATEMENTS: Final = (
+    _differences(_USERS, "user_id", "'user'", _branches(USER_CHECKS)),
+    _differences(_ENTRIES, "user_id", "format('seq %s uid %s', seq, uid)", _branches(ENTRY_CHECKS)),
+    _differences(_INSTANTS, "user_id", _INSTANT_ROW, _branches(INSTANT_CHECKS)),
+    _differences(
+        _TRANSACTIONS,
+        "coalesce(t.user_id, e.user_id)",
+        "format('uid %s', uid)",
+        f"{_branches(TRANSACTION_CHECKS, 't.uid IS NOT NULL')} UNION ALL {_branches(PAIR_CHECKS, 'e.uid IS NOT NULL')}",
+    ),
+)
+_COUNT = text(f"""
+    SELECT (SELECT count(*) FROM users WHERE id > :after AND id <= :through),
+           (SELECT count(*) FROM ledger WHERE {_OF_RANGE}),
+           count(*) FILTER (WHERE status = 'COMPLETED'), count(*) FILTER (WHERE status = 'REJECTED'),
+           count(*) FILTER (WHERE status = 'PENDING'), count(*) FILTER (WHERE parked_at IS NOT NULL)
+    FROM transactions WHERE {_OF_RANGE}
+""")
+_END_OF_RANGE = text("""
+    SELECT max(id) FROM (
+        SELECT id, sum(last_event_seq) OVER (ORDER BY id) - last_event_seq AS before
+        FROM (SELECT id, last_event_seq FROM users WHERE id > :after ORDER BY id LIMIT :users) AS following
+    ) AS counted WHERE before < :transactions
+""")
+_EXIST_AFTER = text("SELECT EXISTS (SELECT FROM users WHERE id > :through)")
+# transaction_timeout (Postgres 17 and newer) is the session's; each statement has a time-out here.
+_BEGIN_SNAPSHOT = (
+    text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
+    text("SET LOCAL statement_timeout = '15min'"),
+    text("SET LOCAL work_mem = '64MB'"),
+    text("SET LOCAL jit = off"),  # it compiles longer than a range takes
+    text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'"),
+)
+_TRIGGERS = text("""
+    SELECT tgname, relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+    WHERE relnamespace = CAST(current_schema() AS regnamespace) AND tgenabled IN ('O', 'A')
+""")
+_CONSTRAINTS = text("""
+    SELECT conname, relname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+    WHERE relnamespace = CAST(current_schema() AS regnamespace) AND convalidated
+""")
+
+
+def begin_snapshot(connection: Connection) -> None:
+    """Make the transaction, which must have done nothing yet, one unchanging view of the books."""
+    for statement in _BEGIN_SNAPSHOT:
+        connection.execute(statement)
+
+
+def find_range(connection: Connection, after: int) -> Range:
+    """The next range of users. The last one has no end, so that rows of users who do not exist are in it."""
+    limits = {"users": RANGE_USERS, "transactions": RANGE_TRANSACTIONS}
+    through = connection.scalar(_END_OF_RANGE, {"after": after, **limits})
+    more = through is not None and connection.scalar(_EXIST_AFTER, {"through": through})
+    return Range(after, through if more else BEYOND_ALL)
+
+
+def count_rows(connection: Connection, users: Range) -> Counts:
+    return Counts(*connection.execute(_COUNT, users._asdict()).one())
+
+
+def find_differences(connection: Connection, users: Range, limit: int) -> tuple[int, list[Difference]]:
+    """How many differences there are in a range, and the first of them by each kind of check."""
+    in_all, first = 0, []
+    for statement in _STATEMENTS:
+        rows = connection.execute(statement, {**users._asdict(), "limit": limit}).all()
+        in_all += rows[0].in_all if rows else 0
+        first += [Difference(*row[:-1]) for row in rows]
+    return in_all, first[:limit]
+
+
+def find_missing_guards(connection: Connection) -> list[Difference]:
+    """Triggers that are missing or disabled, and constraints that are missing or not valid."""
+    triggers = {tuple(row) for row in connection.execute(_TRIGGERS)}
+    constraints = {tuple(row) for row in connection.execute(_CONSTRAINTS)}
+    tables = (users, transactions, ledger, events)
+    wanted = [(str(c.name), table.name) for table in tables for c in table.constraints]
+    missing = [("trigger", name, table) for name, table in GUARDS.items() if (name, table) not in triggers]
+    missing += [("constraint", name, table) for name, table in sorted(wanted) if (name, table) not in constraints]
+    return [Difference(None, f"{kind} {name} on {table}", "guard", "in force", None) for kind, name, table in missing]
