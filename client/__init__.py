@@ -1,0 +1,238 @@
+"""A client of the payment service: `from client import Payments`.
+
+It sends a payment again, as it was and under the same uid, until it hears how it stands; so neither a cut line nor
+a retry moves money twice. Amounts are text or Decimal, never a float. Threads may share one.
+"""
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+from uuid import UUID, uuid4
+
+import urllib3
+from urllib3.exceptions import HTTPError, InvalidHeader
+
+from client.errors import InvalidRequest, NotFound, PaymentsApiError, Rejected, UidReused, Unavailable
+from client.values import Balance, Payment, Transaction, User, instant_of, make_uid
+
+__all__ = [
+    "Balance",
+    "InvalidRequest",
+    "NotFound",
+    "Payment",
+    "Payments",
+    "PaymentsApiError",
+    "Rejected",
+    "Transaction",
+    "UidReused",
+    "Unavailable",
+    "User",
+    "make_uid",
+]
+
+CONNECT_SECONDS: Final = 3.0
+LONGEST_WAIT_SECONDS: Final = 30  # that the service grants one request
+RETRY_SECONDS: Final = (0.1, 5.0)  # the first pause and the longest
+POLL_SECONDS: Final = (0.05, 1.0)
+
+
+class Payments:
+    """The service at `url`. A call tries again for `patience` seconds; one answer may take `timeout` seconds."""
+
+    def __init__(self, url: str, key: str | None = None, patience: float = 30.0, timeout: float = 10.0) -> None:
+        parts = urllib3.util.parse_url(url)
+        if parts.scheme not in ("http", "https") or not parts.host:
+            raise ValueError(f"not the address of a service: {url}")
+        self._url = url.rstrip("/")
+        self._headers = {"Accept": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self._patience = patience
+        self._timeout = timeout
+        self._http = urllib3.PoolManager(maxsize=16)
+
+    def add_user(self, name: str, idempotency_key: str | None = None) -> User:
+        """Add a user, once per key. Without a key of yours one is made, for the retries of this call."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        made = self._send("POST", "/api/user/", headers, {"name": name}).document
+        return User(made["id"], made["name"], instant_of(made["created_at"]))
+
+    def deposit(
+        self,
+        user_id: int,
+        amount: str | Decimal,
+        timestamp: datetime | None = None,
+        uid: UUID | None = None,
+        wait: float = 10.0,
+    ) -> Transaction:
+        """Pay in: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected."""
+        return self.submit(Payment("DEPOSIT", user_id, amount, timestamp, uid or make_uid()), wait)
+
+    def withdraw(
+        self,
+        user_id: int,
+        amount: str | Decimal,
+        timestamp: datetime | None = None,
+        uid: UUID | None = None,
+        wait: float = 10.0,
+    ) -> Transaction:
+        """Pay out: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected."""
+        return self.submit(Payment("WITHDRAW", user_id, amount, timestamp, uid or make_uid()), wait)
+
+    def submit(self, payment: Payment, wait: float = 0.0) -> Transaction:
+        """Send a payment, for the first time or again. PENDING or COMPLETED; raises Rejected."""
+        ends = time.monotonic() + wait
+        with _naming(payment.uid):
+            answer = self._send("PUT", "/api/transaction/", body=payment.as_json(), wait=wait)
+        sent = Transaction.of(answer.document, answer.replayed)
+        left = ends - time.monotonic()
+        if sent.is_final or left <= 0:
+            return sent
+        settled = self.wait_until_final(payment.uid, left)
+        if settled.status == "REJECTED":
+            raise Rejected(settled, answer.request_id)
+        return settled
+
+    def get(self, uid: UUID, wait: float = 0.0) -> Transaction:
+        """The transaction, whatever its state; with `wait` (30 s at most) final, if it becomes so in time."""
+        with _naming(uid):
+            return Transaction.of(self._send("GET", f"/api/transaction/{uid}", wait=wait).document)
+
+    def wait_until_final(self, uid: UUID, seconds: float = 10.0) -> Transaction:
+        """The transaction, final or as it is after the seconds. Polls where the service does not let it wait."""
+        ends = time.monotonic() + seconds
+        for attempt in itertools.count():
+            found = self.get(uid, max(ends - time.monotonic(), 0.0))
+            left = ends - time.monotonic()
+            if found.is_final or left <= 0:
+                break
+            time.sleep(min(_pause(attempt, *POLL_SECONDS), left))
+        return found
+
+    def balance(self, user_id: int, at: datetime | None = None) -> Balance:
+        """The balance of now, or as it was at an instant."""
+        if at is not None and at.tzinfo is None:
+            raise ValueError("an instant needs its time zone")
+        query = f"?{urlencode({'date': at.isoformat()})}" if at else ""
+        found = self._send("GET", f"/api/user/{user_id}/balance/{query}").document
+        return Balance(found["user_id"], Decimal(found["balance"]), instant_of(found["date"]))
+
+    def statement(self, user_id: int, page_size: int = 500) -> Iterator[Transaction]:
+        """All transactions of the user, newest accepted first, fetched page by page."""
+        query: dict[str, Any] = {"limit": page_size}
+        while True:
+            page = self._send("GET", f"/api/user/{user_id}/transactions/?{urlencode(query)}").document
+            yield from map(Transaction.of, page["items"])
+            if not page["next"]:
+                return
+            query["cursor"] = page["next"]
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        wait: float = 0.0,
+    ) -> "_Answer":
+        """Send until an answer stands. All that comes here may be sent twice: it reads, or has a uid or a key."""
+        sent = {**self._headers, **(headers or {}), "X-Request-ID": uuid4().hex}
+        if wait > 0:
+            sent["Prefer"] = f"wait={min(max(round(wait), 1), LONGEST_WAIT_SECONDS)}"
+        ends = time.monotonic() + self._patience + wait
+        attempt = 0
+        while True:
+            left = max(ends - time.monotonic(), 0.1)
+            try:
+                return self._send_once(method, path, sent, body, min(self._timeout + wait, left))
+            except Unavailable as trouble:
+                pause = trouble.retry_after + _pause(attempt, *RETRY_SECONDS)
+                if time.monotonic() + pause >= ends:
+                    raise
+            time.sleep(pause)
+            attempt += 1
+
+    def _send_once(
+        self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any] | None, seconds: float
+    ) -> "_Answer":
+        request_id = headers["X-Request-ID"]
+        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
+        try:
+            # its own retries are bounded by number; ours by time
+            response = self._http.request(
+                method, self._url + path, json=body, headers=headers, timeout=timeout, retries=False
+            )
+        except HTTPError as error:
+            raise Unavailable("no_answer", f"No answer from {self._url}: {error}", None, request_id) from error
+        return _read(response, response.headers.get("X-Request-ID", request_id))
+
+
+class _Answer(NamedTuple):
+    document: dict[str, Any]
+    request_id: str
+    replayed: bool
+
+
+def _read(response: urllib3.BaseHTTPResponse, request_id: str) -> _Answer:
+    """The answer if it is a good one. Raises what it is otherwise."""
+    status, document = response.status, _document(response.data)
+    code = document.get("code", f"http_{status}")
+    detail = document.get("detail", f"The answer was {status} {response.reason or ''}".strip())
+    if status == 429 or status >= 500:
+        trouble = Unavailable(code, detail, status, request_id)
+        trouble.retry_after = _retry_after(response.headers.get("Retry-After"))
+        raise trouble
+    if status < 300 and document:
+        return _Answer(document, request_id, _replayed(response))
+    if status < 300:
+        raise Unavailable("not_understood", "The answer is no JSON object.", status, request_id)
+    if status == 409 and "transaction" in document:
+        raise Rejected(Transaction.of(document["transaction"], _replayed(response)), request_id)
+    raise _kind_of(status, code)(code, detail, status, request_id)
+
+
+def _kind_of(status: int, code: str) -> type[PaymentsApiError]:
+    if code == "uid_reused":
+        return UidReused
+    if status == 404:
+        return NotFound
+    return InvalidRequest if status in (400, 413, 415, 422) else PaymentsApiError
+
+
+def _replayed(response: urllib3.BaseHTTPResponse) -> bool:
+    return response.headers.get("Idempotency-Replayed") == "true"
+
+
+def _document(data: bytes) -> dict[str, Any]:
+    """The JSON object, or nothing where it is none: a proxy's page."""
+    try:
+        document = json.loads(data, parse_float=Decimal)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _retry_after(header: str | None) -> float:
+    try:
+        return urllib3.Retry().parse_retry_after(header) if header else 0.0
+    except InvalidHeader:
+        return 0.0
+
+
+def _pause(attempt: int, first: float, longest: float) -> float:
+    """Doubling, and drawn at random: those who were cut off together do not come back together."""
+    return random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(attempt, 16))
+
+
+@contextmanager
+def _naming(uid: UUID) -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        error.uid = uid
+        raise

@@ -7,9 +7,11 @@ from typing import Final
 MAX_AMOUNT: Final = 9_999_999_999_99  # 9999999999.99
 MAX_BALANCE: Final = 90_000_000_000_000_000_00  # 90000000000000000.00, under 2**63 - 1
 
-# `[0-9]`, not `\d`: the latter takes every script's digits. Bounded, so that no input costs more than a glance.
-_WRITTEN = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,2}))?", re.ASCII)
-AMOUNT_PATTERN: Final = r"^[0-9]{1,40}(\.[0-9]{1,2})?$"
+MOST_CHARACTERS: Final = 40  # so that no input costs more than a glance
+# `[0-9]`, not `\d`: the latter takes every script's digits.
+_WRITTEN = re.compile(r"([0-9]+)(?:\.([0-9]{1,2}))?", re.ASCII)
+# What `parse_amount` takes as a text, for those who describe it: above zero, within bounds.
+AMOUNT_PATTERN: Final = r"^0*([1-9][0-9]{0,9}(\.[0-9]{1,2})?|0\.(0[1-9]|[1-9][0-9]?))$"
 
 
 def parse_amount(value: object) -> int:
@@ -20,7 +22,8 @@ def parse_amount(value: object) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise ValueError("must be a decimal string or a number")
-    written = _WRITTEN.fullmatch(str(value))
+    text = str(value)
+    written = _WRITTEN.fullmatch(text) if len(text) <= MOST_CHARACTERS else None
     if not written:
         raise ValueError("must be a positive decimal with at most two digits after the point")
     whole, fraction = written.groups()

@@ -53,9 +53,10 @@ def work_lane(lane: int) -> Slice:
 
 def _settle_in_parts(lane: int) -> Slice:
     with transaction() as connection:
-        rows = transactions.read_pending(connection, lane, BATCH_ROWS)
+        # Users, not rows: one whose first row fails may fill a batch by itself, and would hide all others.
+        user_ids = transactions.find_pending_users(connection, lane, BATCH_ROWS)
     found = Isolation()
-    for user_id in dict.fromkeys(row.pending.user_id for row in rows):
+    for user_id in user_ids:
         if not _settle_user(lane, user_id, found):
             return Slice(lane, found.settled, busy=True)
     # One that was parked before has been told apart already: it goes back even when nothing else moves.
@@ -108,19 +109,21 @@ def retry_due() -> int:
 def release(uid: UUID) -> int:
     """Release a parked transaction and all that wait behind it; the number of rows.
 
-    Raises NotFound where no parked transaction has this uid.
+    Raises NotFound where no parked transaction has this uid. Waits for a busy lane: nobody comes back to it.
     """
     with transaction() as connection:
         parked = transactions.find_parked(connection, uid)
     if parked is None:
         raise NotFound("not_parked", f"There is no parked transaction {uid}.")
-    return _release(parked, EVERYTHING)
+    return _release(parked, EVERYTHING, wait=True)
 
 
-def _release(row: ParkedRow, through: int) -> int:
+def _release(row: ParkedRow, through: int, *, wait: bool = False) -> int:
     """Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: 0, the sweep returns."""
     with transaction() as connection:
-        if not ledger.try_lock_lane(connection, row.lane):
+        if wait:
+            ledger.lock_lane(connection, row.lane)
+        elif not ledger.try_lock_lane(connection, row.lane):
             return 0
         released = transactions.release(connection, row.user_id, through)
     log.warning("released", uid=str(row.uid), user_id=row.user_id, lane=row.lane, rows=released)

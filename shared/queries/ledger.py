@@ -10,6 +10,7 @@ from shared.ledger import Account, Outcome, Past
 from shared.status import lane_of
 
 _TRY_LOCK_LANE = text("SELECT pg_try_advisory_xact_lock(7411, :lane)")
+_LOCK_LANE = text("SELECT pg_advisory_xact_lock(7411, :lane)")
 _READ_CLOCK = text("SELECT clock_timestamp()")
 _INSERT_ENTRIES = text("""
     INSERT INTO ledger (user_id, seq, uid, amount, balance_after, effective_at, history_at, recorded_at)
@@ -56,6 +57,11 @@ _BALANCE_AT = text("""
 def try_lock_lane(connection: Connection, lane: int) -> bool:
     """Take the lane until the end of the transaction, unless another one has it. Never waits."""
     return bool(connection.scalar(_TRY_LOCK_LANE, {"lane": lane}))
+
+
+def lock_lane(connection: Connection, lane: int) -> None:
+    """Take the lane until the end of the transaction; waits until the one who has it commits."""
+    connection.execute(_LOCK_LANE, {"lane": lane})
 
 
 def read_clock(connection: Connection) -> datetime:

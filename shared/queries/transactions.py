@@ -43,7 +43,9 @@ class Transaction(NamedTuple):
 
 COLUMNS = """t.uid, t.user_id, t.type, t.amount, t.requested_at, t.status, t.reason, t.accepted_at, t.settled_at,
     t.accept_order, t.lane"""
-VIEW = f"SELECT {COLUMNS}, entry.effective_at, entry.balance_after FROM transactions t LEFT JOIN ledger entry USING (uid)"
+VIEW = (
+    f"SELECT {COLUMNS}, entry.effective_at, entry.balance_after FROM transactions t LEFT JOIN ledger entry USING (uid)"
+)
 
 
 def transaction_of(row: Any) -> Transaction:
@@ -53,6 +55,7 @@ def transaction_of(row: Any) -> Transaction:
 
 # Acceptance numbers are taken in the order sent, rows inserted in uid order: two batches with the same uids in
 # opposite orders would deadlock otherwise. NOT EXISTS spares a repeat the wait for whoever is settling that row.
+# now(), the start of the transaction, judges timestamps: _AHEAD must say the same of them a moment later.
 _ACCEPT = text(f"""
     WITH asked AS MATERIALIZED (
         SELECT uid, user_id, type, amount, requested_at, request_id,
@@ -69,7 +72,7 @@ _ACCEPT = text(f"""
            clock.moment, asked.request_id
     FROM asked JOIN users ON users.id = asked.user_id CROSS JOIN clock
     WHERE NOT EXISTS (SELECT FROM transactions known WHERE known.uid = asked.uid)
-      AND (asked.requested_at IS NULL OR asked.requested_at <= clock.moment + interval '60 seconds')
+      AND (asked.requested_at IS NULL OR asked.requested_at <= now() + interval '60 seconds')
     ORDER BY asked.uid, asked.accept_order
     ON CONFLICT (uid) DO NOTHING
     RETURNING {COLUMNS}, NULL, NULL
@@ -112,12 +115,12 @@ def find_final(connection: Connection, uids: Iterable[UUID]) -> dict[UUID, Trans
 _AHEAD = text("""
     SELECT asked.position::int FROM unnest(CAST(:requested_ats AS timestamptz[]))
         WITH ORDINALITY AS asked (requested_at, position)
-    WHERE asked.requested_at > clock_timestamp() + interval '60 seconds'
+    WHERE asked.requested_at > now() + interval '60 seconds'
 """)
 
 
 def find_ahead(connection: Connection, requested_ats: Sequence[datetime | None]) -> set[int]:
-    """The positions (from 0) of the instants that lie more than 60 s ahead of Postgres's clock."""
+    """The positions (from 0) of the instants that lay more than 60 s ahead when the transaction began."""
     rows = connection.execute(_AHEAD, {"requested_ats": array(requested_ats)})
     return {row.position - 1 for row in rows}
 
@@ -145,9 +148,7 @@ _READ_LANE = text(_READ_PENDING.format(of_user=""))
 _READ_USER = text(_READ_PENDING.format(of_user="AND t.user_id = :user_id"))
 
 
-def read_pending(
-    connection: Connection, lane: int, limit: int, user_id: int | None = None
-) -> list[PendingRow]:
+def read_pending(connection: Connection, lane: int, limit: int, user_id: int | None = None) -> list[PendingRow]:
     """The lane's (or one user's) next unparked PENDING rows in acceptance order."""
     statement = _READ_LANE if user_id is None else _READ_USER
     parameters = {"lane": lane, "limit": limit}
@@ -162,6 +163,17 @@ def read_pending(
         )
         for r in connection.execute(statement, parameters)
     ]
+
+
+_PENDING_USERS = text("""
+    SELECT user_id FROM transactions WHERE lane = :lane AND status = 'PENDING' AND parked_at IS NULL
+    GROUP BY user_id ORDER BY min(accept_order) LIMIT :limit
+""")
+
+
+def find_pending_users(connection: Connection, lane: int, limit: int) -> list[int]:
+    """The users with unparked PENDING rows in the lane, by their first such row."""
+    return list(connection.scalars(_PENDING_USERS, {"lane": lane, "limit": limit}))
 
 
 _MAKE_FINAL = text("""
@@ -236,9 +248,13 @@ _DUE_HEADS = text(f"""
     SELECT * FROM (
         SELECT DISTINCT ON (user_id) * FROM ({_PARKED}) AS parked ORDER BY user_id, accept_order
     ) AS head
-    WHERE attempts = 0
+    WHERE (attempts = 0
        OR parked_at + least(interval '1 minute' * power(2, least(attempts, 10) - 1), interval '1 hour')
-          <= clock_timestamp()
+          <= clock_timestamp())
+      AND NOT EXISTS (SELECT FROM transactions released
+                      WHERE released.lane = head.lane AND released.user_id = head.user_id
+                        AND released.accept_order < head.accept_order
+                        AND released.status = 'PENDING' AND released.parked_at IS NULL)
     ORDER BY parked_at LIMIT :limit
 """)
 
@@ -254,7 +270,10 @@ def find_parked(connection: Connection, uid: UUID) -> ParkedRow | None:
 
 
 def find_due_heads(connection: Connection, limit: int) -> list[ParkedRow]:
-    """Each user's first parked row, where its back-off (a minute, doubling to an hour) is over."""
+    """Each user's first parked row, where its back-off (a minute, doubling to an hour) is over.
+
+    Not while one before it, released, is still to be settled.
+    """
     return [ParkedRow(*row) for row in connection.execute(_DUE_HEADS, {"limit": limit})]
 
 

@@ -10,24 +10,12 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from shared.models import events, ledger, transactions, users
 from shared.status import Reason
 
-BEFORE_ALL: Final = -(2**63)
+BEFORE_ALL: Final = -(2**63) + 1  # the literal of the lowest bigint is no bigint
 BEYOND_ALL: Final = 2**63 - 1
 RANGE_USERS: Final = 1_000
 RANGE_TRANSACTIONS: Final = 500_000  # a range ends with the user who passes this
-
-# Triggers without which a mistake, ours or an operator's, could change the past.
-GUARDS: Final = {
-    "ledger_append_only": "ledger",
-    "ledger_past_not_negative": "ledger",
-    "transactions_born_pending": "transactions",
-    "transactions_content": "transactions",
-    "transactions_final": "transactions",
-    "transactions_kept": "transactions",
-    "users_kept": "users",
-}
 
 
 class Range(NamedTuple):
@@ -66,6 +54,7 @@ ENTRY_CHECKS: Final[Checks] = (
     ("balance_after", "entry.balance_before + entry.amount", "entry.balance_after"),
     ("balance_after not negative", "greatest(entry.balance_after, 0)", "entry.balance_after"),
     ("history_at", "entry.highest_effective_at", "entry.history_at"),
+    ("late", "entry.effective_at < entry.highest_effective_at", "entry.late"),
 )
 # `instant`: the balance once all entries effective at or before it are counted; a user's first negative one.
 INSTANT_CHECKS: Final[Checks] = (("balance at an instant not negative", "0", "instant.balance"),)
@@ -74,21 +63,22 @@ USER_CHECKS: Final[Checks] = (
     ("the user", "user_id", "u.id"),
     ("balance: the sum of the ledger", "coalesce(l.sum, 0)", "coalesce(u.balance, 0)"),
     ("balance: the last balance_after", "coalesce(last.balance_after, 0)", "coalesce(u.balance, 0)"),
-    ("balance not negative", "greatest(u.balance, 0)", "u.balance"),
+    ("balance not negative", "greatest(u.balance, 0)", "coalesce(u.balance, 0)"),
     ("last_seq: the number of entries", "coalesce(l.entries, 0)", "coalesce(u.last_seq, 0)"),
     ("last_seq: the highest seq", "coalesce(last.seq, 0)", "coalesce(u.last_seq, 0)"),
-    ("last_history_at: the last entry's", "last.history_at", "u.last_history_at"),
+    ("last_history_at: of the last entry", "last.history_at", "u.last_history_at"),
     ("entries, one for each COMPLETED", "coalesce(t.completed, 0)", "coalesce(l.entries, 0)"),
     ("last_event_seq: the number of final ones", "coalesce(t.final, 0)", "coalesce(u.last_event_seq, 0)"),
     # events may be pruned by age, so from the lowest on; without a gap up to the last
     ("highest user_seq of an event", "CASE WHEN e.events > 0 THEN u.last_event_seq END", "e.highest"),
     ("events from the lowest kept on", "e.highest - e.lowest + 1", "e.events"),
 )
+_KNOWN_REASONS: Final = ", ".join(f"'{reason}'" for reason in Reason)
 # A transaction (t), where there is one, beside the entry with its uid (e).
 TRANSACTION_CHECKS: Final[Checks] = (
     ("entries", "CAST(t.status = 'COMPLETED' AS integer)", "CAST(e.uid IS NOT NULL AS integer)"),
     ("a reason", "t.status = 'REJECTED'", "t.reason IS NOT NULL"),
-    ("a known reason", "true", f"coalesce(t.reason IN ({', '.join(f"'{r}'" for r in Reason)}), true)"),
+    ("a known reason", "true", f"coalesce(t.reason IN ({_KNOWN_REASONS}), true)"),
     ("a settled_at", "t.status <> 'PENDING'", "t.settled_at IS NOT NULL"),
     ("a known status", "true", "t.status IN ('PENDING', 'COMPLETED', 'REJECTED')"),
     ("PENDING if parked", "true", "t.parked_at IS NULL OR t.status = 'PENDING'"),
@@ -106,18 +96,18 @@ PAIR_CHECKS: Final[Checks] = (
 
 _OF_RANGE: Final = "user_id > :after AND user_id <= :through"
 _ENTRIES: Final = f"""(
-    SELECT user_id, seq, uid, CAST(amount AS numeric) AS amount, balance_after, history_at,
+    SELECT user_id, seq, uid, CAST(amount AS numeric) AS amount, balance_after, effective_at, history_at, late,
            coalesce(lag(seq) OVER by_seq, 0) AS seq_before,
            coalesce(lag(balance_after) OVER by_seq, 0) AS balance_before,
            max(effective_at) OVER by_seq AS highest_effective_at
     FROM ledger WHERE {_OF_RANGE}
     WINDOW by_seq AS (PARTITION BY user_id ORDER BY seq ROWS UNBOUNDED PRECEDING)
 ) AS entry"""
+# The window's default frame takes peers in: entries of one instant count together.
 _INSTANTS: Final = f"""(
     SELECT DISTINCT ON (user_id) user_id, effective_at, balance FROM (
-        SELECT user_id, effective_at,
-               sum(sum(amount)) OVER (PARTITION BY user_id ORDER BY effective_at) AS balance
-        FROM ledger WHERE {_OF_RANGE} GROUP BY user_id, effective_at
+        SELECT user_id, effective_at, sum(amount) OVER (PARTITION BY user_id ORDER BY effective_at) AS balance
+        FROM ledger WHERE {_OF_RANGE}
     ) AS every WHERE balance < 0 ORDER BY user_id, effective_at
 ) AS instant"""
 _INSTANT_ROW: Final = """format('instant %s seq %s', effective_at, (
@@ -162,7 +152,7 @@ def _differences(source: str, user_id: str, row: str, branches: str) -> TextClau
         SELECT *, count(*) OVER () AS in_all FROM (
             SELECT {user_id} AS user_id, {row} AS row, difference.*
             FROM {source} CROSS JOIN LATERAL ({branches}) AS difference (what, expected, found)
-        ) AS found ORDER BY user_id, row LIMIT :limit
+        ) AS difference ORDER BY user_id, row LIMIT :limit
     """)
 
 
@@ -172,7 +162,7 @@ _STATEMENTS: Final = (
     _differences(_INSTANTS, "user_id", _INSTANT_ROW, _branches(INSTANT_CHECKS)),
     _differences(
         _TRANSACTIONS,
-        "coalesce(t.user_id, e.user_id)",
+        "coalesce(e.user_id, t.user_id)",
         "format('uid %s', uid)",
         f"{_branches(TRANSACTION_CHECKS, 't.uid IS NOT NULL')} UNION ALL {_branches(PAIR_CHECKS, 'e.uid IS NOT NULL')}",
     ),
@@ -199,14 +189,6 @@ _BEGIN_SNAPSHOT = (
     text("SET LOCAL jit = off"),  # it compiles longer than a range takes
     text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'"),
 )
-_TRIGGERS = text("""
-    SELECT tgname, relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-    WHERE relnamespace = CAST(current_schema() AS regnamespace) AND tgenabled IN ('O', 'A')
-""")
-_CONSTRAINTS = text("""
-    SELECT conname, relname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
-    WHERE relnamespace = CAST(current_schema() AS regnamespace) AND convalidated
-""")
 
 
 def begin_snapshot(connection: Connection) -> None:
@@ -235,14 +217,3 @@ def find_differences(connection: Connection, users: Range, limit: int) -> tuple[
         in_all += rows[0].in_all if rows else 0
         first += [Difference(*row[:-1]) for row in rows]
     return in_all, first[:limit]
-
-
-def find_missing_guards(connection: Connection) -> list[Difference]:
-    """Triggers that are missing or disabled, and constraints that are missing or not valid."""
-    triggers = {tuple(row) for row in connection.execute(_TRIGGERS)}
-    constraints = {tuple(row) for row in connection.execute(_CONSTRAINTS)}
-    tables = (users, transactions, ledger, events)
-    wanted = [(str(c.name), table.name) for table in tables for c in table.constraints]
-    missing = [("trigger", name, table) for name, table in GUARDS.items() if (name, table) not in triggers]
-    missing += [("constraint", name, table) for name, table in sorted(wanted) if (name, table) not in constraints]
-    return [Difference(None, f"{kind} {name} on {table}", "guard", "in force", None) for kind, name, table in missing]

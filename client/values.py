@@ -1,0 +1,107 @@
+"""What goes to the service and what comes back, as frozen values; and the uid that makes a payment one payment."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+
+def make_uid() -> UUID:
+    """A UUIDv7 (RFC 9562): milliseconds first, then 74 random bits.
+
+    Uids made one after the other lie side by side in the service's indexes. A random one (v4) touches another page
+    of each index at every payment: pages to read, and to write whole into the log. (Python has uuid7 from 3.14 on.)
+    """
+    value = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
+    value = value & ~(0xF << 76) | 7 << 76  # version
+    return UUID(int=value & ~(3 << 62) | 2 << 62)  # variant
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment to ask for: DEPOSIT or WITHDRAW. Keep its uid before you send: whoever repeats it needs it."""
+
+    type: str
+    user_id: int
+    amount: str | Decimal
+    timestamp: datetime | None = None  # when the money moved; None: now
+    uid: UUID = field(default_factory=make_uid)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.amount, str | Decimal):
+            raise TypeError(f"an amount is a str or a Decimal, not a {type(self.amount).__name__}")
+        if self.timestamp is not None and self.timestamp.tzinfo is None:
+            raise ValueError("a timestamp needs its time zone")
+
+    def as_json(self) -> dict[str, Any]:
+        amount = self.amount if isinstance(self.amount, str) else format(self.amount, "f")
+        at = {"timestamp": self.timestamp.isoformat()} if self.timestamp else {}
+        return {"uid": str(self.uid), "user_id": self.user_id, "type": self.type, "amount": amount, **at}
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A transaction as it stands. `settled_at` and `balance_after` are None until it is final."""
+
+    uid: UUID
+    user_id: int
+    type: str
+    amount: Decimal
+    status: str  # PENDING, COMPLETED or REJECTED
+    reason: str | None
+    timestamp: datetime | None
+    accepted_at: datetime
+    settled_at: datetime | None
+    balance_after: Decimal | None
+    replayed: bool = field(default=False, compare=False)  # an earlier request had brought it
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], replayed: bool = False) -> "Transaction":
+        after = document["balance_after"]
+        return cls(
+            UUID(document["uid"]),
+            document["user_id"],
+            document["type"],
+            Decimal(document["amount"]),
+            document["status"],
+            document["reason"],
+            _instant_or_none(document["timestamp"]),
+            instant_of(document["accepted_at"]),
+            _instant_or_none(document["settled_at"]),
+            None if after is None else Decimal(after),
+            replayed,
+        )
+
+    @property
+    def is_final(self) -> bool:
+        return self.status != "PENDING"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user."""
+
+    id: int
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The balance of a user at an instant, `date`."""
+
+    user_id: int
+    balance: Decimal
+    date: datetime
+
+
+def instant_of(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _instant_or_none(text: str | None) -> datetime | None:
+    return None if text is None else instant_of(text)

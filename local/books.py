@@ -1,0 +1,50 @@
+"""The one way from a command to the books: the database of the running service, and its failures as one line.
+
+Whoever goes this way imports SQLAlchemy, Celery and Flask only when it runs: `up` and `ps` need not wait for them.
+"""
+
+import os
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from local.command import CommandError
+from local.state import connect_to
+from shared.errors import PaymentsError
+from shared.settings import settings
+
+
+@contextmanager
+def books(data: Path) -> Iterator[None]:
+    """Within it, shared's use cases work on the service that runs on this data, or on DATABASE_URL."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from shared import logs
+    from shared.database import engine
+
+    os.environ["DATABASE_URL"] = connect_to(data).database_url
+    os.environ["PAYMENTS_PROCESS"] = "command"
+    os.environ["PAYMENTS_LOG_LEVEL"] = "error"  # standard output is the command's
+    settings.cache_clear()
+    logs.configure()
+    try:
+        yield
+    except PaymentsError as error:
+        raise CommandError(error.detail) from None
+    except SQLAlchemyError as error:
+        raise CommandError(f"the database does not serve: {_first_line(getattr(error, 'orig', error))}") from None
+    finally:
+        engine().dispose()
+
+
+def uid_argument(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a uid, such as 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

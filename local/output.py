@@ -1,0 +1,104 @@
+"""Standard output, shared by all processes' log lines, that may be slow or gone.
+
+Payments go before their logs: a reader that stops reading costs lines (counted), never a child that waits for it.
+"""
+
+import json
+import os
+import re
+import selectors
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Splitter = Callable[[str], tuple[str, str]]  # a line -> (level, event)
+
+LIMIT_BYTES = 8 << 20
+CHUNK_BYTES = 4096  # what a pipe that select() calls writable takes without blocking
+
+_TORNADO = re.compile(r"\[([DIWEC]) \d+ [\d:]+ [\w:]+\] (.*)")
+_TORNADO_LEVELS = {"D": "debug", "I": "info", "W": "warning", "E": "error", "C": "critical"}
+_LEVEL = re.compile(r"(?:^|[\[\s])(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?:$|[\]:/\s])")
+
+
+class Output:
+    """A queue of lines before a descriptor. It is written only when the loop finds it writable."""
+
+    def __init__(self, selector: selectors.BaseSelector, descriptor: int) -> None:
+        self._selector = selector
+        self._descriptor = descriptor
+        self._queue = bytearray()
+        self._dropped = 0
+        self._gone = False
+
+    def write(self, line: str) -> None:
+        if self._gone:
+            return
+        if len(self._queue) > LIMIT_BYTES:
+            self._dropped += 1
+            return
+        if self._dropped:
+            note, self._dropped = event("up", "warning", "log lines dropped", count=self._dropped), 0
+            self.write(note)
+        if not self._queue:
+            self._selector.register(self._descriptor, selectors.EVENT_WRITE, self._send)
+        self._queue += line.encode("utf-8", "replace") + b"\n"
+
+    def drain(self, seconds: float) -> None:
+        """Send what is left, for a reader that still reads."""
+        deadline = time.monotonic() + seconds
+        while self._queue and (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                key.data()
+
+    def _send(self) -> None:
+        try:
+            sent = os.write(self._descriptor, memoryview(self._queue)[:CHUNK_BYTES].tobytes())
+        except BlockingIOError:
+            return
+        except OSError:  # the reader is gone; the service is not
+            self._gone = True
+            self._queue.clear()
+        else:
+            del self._queue[:sent]
+        if not self._queue:
+            self._selector.unregister(self._descriptor)
+
+
+def event(process: str, level: str, text: str, **fields: object) -> str:
+    """A log line in the shape of shared.logs."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return json.dumps({"timestamp": now, "level": level, "event": text, "process": process, **fields})
+
+
+def as_json(line: str, role: str, split: Splitter) -> str:
+    """A child's line as it goes out: a JSON object passes, anything else is wrapped."""
+    if line.startswith("{"):
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            pass
+        else:
+            return line if "process" in fields else json.dumps({**fields, "process": role})
+    level, text = split(line)
+    return event(role, level, text)
+
+
+def split_python(line: str) -> tuple[str, str]:
+    """Lines that libraries print past the logs. A traceback's first line is enough to be seen as an error."""
+    if line.startswith("Traceback "):
+        return "error", line
+    if found := _TORNADO.match(line):  # Flower's
+        return _TORNADO_LEVELS[found[1]], found[2]
+    found = _LEVEL.search(line)
+    return found[1].lower() if found else "info", line
+
+
+def text_of(line: str, split: Splitter) -> str:
+    """What a log line says, for a person: of an exception only the last one's type and message."""
+    try:
+        fields = json.loads(line)
+        raised = fields.get("exception")
+        return f"{raised[-1]['exc_type']}: {raised[-1]['exc_value']}" if raised else str(fields["event"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return split(line)[1]

