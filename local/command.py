@@ -38,9 +38,10 @@ class Command:
 def add_setting(parser: ArgumentParser, name: str, default: object) -> None:
     """Add a field of Settings as an option. It stays text here: Settings itself judges it, in one line."""
     field = Settings.model_fields[name]
+    known = f"default {default}; " if str(default) else ""
     parser.add_argument(
         f"--{name.replace('_', '-')}",
         default=str(default),
         metavar=name.rpartition("_")[2].upper(),
-        help=f"{field.description} (default {default}; variable {field.alias})".replace("%", "%%"),
+        help=f"{field.description} ({known}variable {field.alias})".replace("%", "%%"),
     )

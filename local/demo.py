@@ -4,7 +4,7 @@ It uses nothing but `client`, as any other program would.
 """
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,6 +14,7 @@ from client import Balance, Payments, PaymentsApiError, Rejected, Transaction, U
 from local.command import Command, CommandError
 from local.state import connect_to
 from local.tables import table
+from shared.settings import settings
 
 PATIENCE_SECONDS: Final = 5.0
 WAIT_SECONDS: Final = 15.0
@@ -24,18 +25,13 @@ Makes the first payments against the service that runs on --data, or at --url: a
 payment twice, asks for too much, asks for balances now and then, and prints the statement. Each run adds a new user.
 
   ./payments demo
-  ./payments demo --url https://payments.example.com --key KEY"""
-
-
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--url", metavar="URL", help="address of the service (default: the one that runs on --data)")
-    parser.add_argument("--key", metavar="KEY", help="an API key of scope write, where the service asks for one")
+  PAYMENTS_KEY=... ./payments demo --url https://payments.example.com"""
 
 
 def _run(args: Namespace) -> int:
     url = args.url or connect_to(args.data).web_url
     try:
-        _tell(Payments(url, args.key, patience=PATIENCE_SECONDS), url)
+        _tell(Payments(url, settings().key or None, patience=PATIENCE_SECONDS), url)
     except ValueError as error:
         raise CommandError(str(error)) from None
     except Unavailable as error:
@@ -108,6 +104,4 @@ def _dotted(title: str) -> str:
     return f"{title + ' ':.<{TITLE_WIDTH}}"
 
 
-COMMAND = Command(
-    "demo", "make the first payments, step by step", _run, description=DESCRIPTION, add_arguments=_add_arguments
-)
+COMMAND = Command("demo", "make the first payments, step by step", _run, description=DESCRIPTION, settings=("url",))

@@ -62,9 +62,7 @@ def _find_ahead(connection: Connection, requests: Sequence[Request]) -> set[UUID
     return {dated[position].uid for position in positions}
 
 
-def _judge(
-    request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[UUID]
-) -> Judgement:
+def _judge(request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[UUID]) -> Judgement:
     """The order is part of the contract: a known uid is judged before the user is."""
     stored = known.get(request.uid)
     if stored is None:

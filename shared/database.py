@@ -41,6 +41,7 @@ def engine() -> Engine:
         max_overflow=0,
         pool_timeout=3,
         pool_pre_ping=True,
+        hide_parameters=True,  # errors are logged and stored; amounts and balances are not for there
         connect_args={
             "connect_timeout": 3,
             "keepalives_idle": 10,

@@ -169,9 +169,7 @@ def settle(row: Pending, account: Account, past: Past | None, moment: datetime) 
     reason = judge(row, account, past, at)
     account.last_event_seq += 1
     if reason:
-        return Outcome(
-            row, Status.REJECTED, reason, None, EventType.REJECTED, account.last_event_seq, before, before
-        )
+        return Outcome(row, Status.REJECTED, reason, None, EventType.REJECTED, account.last_event_seq, before, before)
     if past is not None:
         past.record(at, row.change)
     account.balance += row.change

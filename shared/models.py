@@ -63,9 +63,7 @@ transactions = Table(
     Column("type", Text, nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("requested_at", _instant),
-    Column(
-        "lane", SmallInteger, Computed("((user_id % (16)::bigint))::smallint", persisted=True), nullable=False
-    ),
+    Column("lane", SmallInteger, Computed("((user_id % (16)::bigint))::smallint", persisted=True), nullable=False),
     Column("accept_order", BigInteger, nullable=False),
     Column("status", Text, nullable=False, server_default=text("'PENDING'")),
     Column("reason", Text),
@@ -96,9 +94,7 @@ Index(
     transactions.c.accept_order,
     postgresql_where=text(f"{_pending} AND parked_at IS NOT NULL"),
 )
-Index(
-    "transactions_statement", transactions.c.user_id, transactions.c.accepted_at, transactions.c.accept_order
-)
+Index("transactions_statement", transactions.c.user_id, transactions.c.accepted_at, transactions.c.accept_order)
 
 ledger = Table(
     "ledger",

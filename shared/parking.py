@@ -66,9 +66,7 @@ def _settle_in_parts(lane: int) -> Slice:
             metrics.PARKED.inc(transactions.park(connection, [row.pending.uid], error, failed=True))
         log.error("parked", uid=str(row.pending.uid), user_id=row.pending.user_id, lane=lane, error=error)
     if len(guilty) < len(found.failing):
-        raise LaneFails(
-            f"{len(found.failing)} rows of lane {lane} fail and nothing commits: {found.failing[0][1]}"
-        )
+        raise LaneFails(f"{len(found.failing)} rows of lane {lane} fail and nothing commits: {found.failing[0][1]}")
     return Slice(lane, found.settled, len(guilty))
 
 

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     data: Path = Field(Path(".payments"), alias="PAYMENTS_DATA", description="folder of the embedded servers")
     workers: int = Field(2, ge=1, le=16, alias="PAYMENTS_WORKERS", description="settling processes")
 
+    # `./payments demo`
+    url: str = Field("", alias="PAYMENTS_URL", description="address of the service, where not the one on `--data`")
+    key: str = Field("", alias="PAYMENTS_KEY", description="an API key, where the service asks for one", repr=False)
+
     # Each process
     process: str = Field("payments", alias="PAYMENTS_PROCESS", description="`process` in the logs")
     log_level: str = Field("info", alias="PAYMENTS_LOG_LEVEL", description="debug, info, warning or error")

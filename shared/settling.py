@@ -79,9 +79,7 @@ def settle_lane(lane: int) -> Slice:
             return done
         if time.monotonic() > ends:
             doorbell.hush(lane)  # or else the ring below would ride on a message that may be spent
-            doorbell.ring(
-                lane, str(batch.outcomes[-1].pending.uid) if batch.outcomes else f"lane-{lane}", None
-            )
+            doorbell.ring(lane, str(batch.outcomes[-1].pending.uid) if batch.outcomes else f"lane-{lane}", None)
             return done
 
 
@@ -121,9 +119,7 @@ def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Ou
     final = transactions.make_final(connection, outcomes, moment)
     ledger.insert_events(connection, outcomes, moment)
     if (written, final) != (len(after), len(pending)):
-        raise BooksDisagree(
-            f"{final} of {len(pending)} rows, {written} of {len(after)} accounts were written"
-        )
+        raise BooksDisagree(f"{final} of {len(pending)} rows, {written} of {len(after)} accounts were written")
     return outcomes, moment
 
 
@@ -189,7 +185,5 @@ def _report(lane: int, batch: Batch) -> None:
         lane=lane,
         completed=completed,
         rejected=len(batch.outcomes) - completed,
-        transactions=[
-            (str(o.pending.uid), o.reason or o.status, o.pending.request_id) for o in batch.outcomes
-        ],
+        transactions=[(str(o.pending.uid), o.reason or o.status, o.pending.request_id) for o in batch.outcomes],
     )

@@ -11,7 +11,7 @@ from typing import Final
 
 from shared.database import is_machinery, transaction
 from shared.logs import get_logger
-from shared.parking import LaneFails, retry_due, work_lane
+from shared.parking import retry_due, work_lane
 from shared.queries.transactions import find_overdue_lanes
 from shared.status import LANES
 
@@ -36,27 +36,40 @@ class Sweep:
     def run_once(self) -> int:
         """Settle the overdue lanes and release what is due; the number of rows settled.
 
-        Raises what the machinery raised: the caller waits and comes back.
+        What one lane raises keeps no other from being settled. Raises what the machinery raised otherwise: the
+        caller waits and comes back.
         """
-        retry_due()
         with transaction() as connection:
             overdue = find_overdue_lanes(connection, LANES, OVERDUE_SECONDS)
         # in any order, so that several processes spread over the lanes
-        return sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
+        settled = sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
+        retry_due()
+        return settled
 
     def _settle(self, lane: int) -> int:
         if time.monotonic() < self._rests_until.get(lane, 0.0):
             return 0
         try:
             settled = work_lane(lane).settled
-        except LaneFails as error:
-            failures = self._failures[lane] = self._failures.get(lane, 0) + 1
-            rest = min(MOST_BACKOFF_SECONDS, 2.0**failures)
-            self._rests_until[lane] = time.monotonic() + rest
-            log.error("a lane cannot be settled", lane=lane, error=str(error), next_try_seconds=rest)
+        except Exception as error:
+            if is_machinery(error):
+                log.warning("a lane was not settled; it is tried again", lane=lane, error=first_line(error))
+            else:
+                self._rest(lane, error)
             return 0
         self._failures.pop(lane, None)
         return settled
+
+    def _rest(self, lane: int, error: Exception) -> None:
+        """Our code fails on this lane: look at it ever more rarely, from two seconds to a minute."""
+        failures = self._failures[lane] = self._failures.get(lane, 0) + 1
+        rest = min(MOST_BACKOFF_SECONDS, 2.0**failures)
+        self._rests_until[lane] = time.monotonic() + rest
+        log.error("a lane cannot be settled", lane=lane, error=repr(error), next_try_seconds=rest)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [repr(error)])[0]
 
 
 def _run() -> None:
@@ -68,6 +81,6 @@ def _run() -> None:
         except Exception as error:
             # Whatever it was, this thread must live: it is what settles when all else is down.
             if is_machinery(error):
-                log.warning("the sweep could not work; it tries again", error=str(error).splitlines()[0])
+                log.warning("the sweep could not work; it tries again", error=first_line(error))
             else:
                 log.exception("the sweep failed; it tries again")

@@ -284,12 +284,15 @@ _OVERDUE = text("""
           AND status = 'PENDING' AND parked_at IS NULL
         ORDER BY accept_order LIMIT 1
     ) AS oldest
-    WHERE oldest.accepted_at < clock_timestamp() - make_interval(secs => :seconds)
+    WHERE oldest.accepted_at NOT BETWEEN clock_timestamp() - make_interval(secs => :seconds) AND clock_timestamp()
 """)
 
 
 def find_overdue_lanes(connection: Connection, lanes: int, seconds: float) -> list[int]:
-    """The lanes whose oldest unparked PENDING row was accepted longer ago than that."""
+    """The lanes whose oldest unparked PENDING row was accepted longer ago than that.
+
+    Or in the future: then the clock has stepped back, and nobody knows how long the row has waited.
+    """
     return list(connection.scalars(_OVERDUE, {"lanes": lanes, "seconds": seconds}))
 
 

@@ -1,0 +1,171 @@
+"""A real Postgres built by the migrations, and a check after every test that the books balance.
+
+With DATABASE_URL set, a database of our own is made in that server and dropped at the end; without it, a server
+of our own is started. Rows cannot be taken away (triggers refuse it), so each test makes its own users.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+import structlog
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.pool import NullPool
+
+from shared import database, doorbell
+from shared.queries.transactions import find_overdue_lanes
+from shared.settings import settings
+from shared.settling import settle_lane
+from shared.status import LANES
+from tests.integration.books import assert_books_balance, newest_user
+from tests.integration.given import run_sql
+
+if TYPE_CHECKING:
+    from local.child import Program
+    from local.postgres import Cluster
+
+ROOT = Path(__file__).parents[2]
+NOBODY_LISTENS = "redis://127.0.0.1:1/0"  # the doorbell must be harmless without a broker
+
+
+structlog.configure(  # so that pytest shows the log of a test that fails
+    processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer(key_order=["event"])],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+)
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in which databases can be made."""
+    if url := os.environ.get("DATABASE_URL"):
+        yield url
+    else:
+        with _embedded_server(tmp_path_factory.mktemp("postgres")) as url:
+            yield url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def database_url(server_url: str) -> Iterator[str]:
+    """The database that all tests share; the code under test finds it by the environment, as ever."""
+    with pytest.MonkeyPatch.context() as patch, empty_database(server_url) as url:
+        patch.setenv("DATABASE_URL", url)
+        patch.setenv("BROKER_URL", NOBODY_LISTENS)
+        patch.setenv("PAYMENTS_WEB_CONNECTIONS", "40")
+        forget_settings()
+        migrate(url)
+        try:
+            yield url
+        finally:
+            database.engine().dispose()
+            forget_settings()
+
+
+@pytest.fixture(autouse=True)
+def the_books_balance(database_url: str) -> Iterator[None]:
+    """After every test: what it left is settled, and its users' books balance."""
+    above = newest_user()
+    yield
+    run_sql("UPDATE transactions SET parked_at = NULL WHERE status = 'PENDING' AND parked_at IS NOT NULL")
+    while overdue := _lanes_with_work():
+        for lane in overdue:
+            settle_lane(lane)
+    assert_books_balance(above)
+
+
+def _lanes_with_work() -> list[int]:
+    with database.transaction() as connection:
+        return find_overdue_lanes(connection, LANES, seconds=0)
+
+
+def forget_settings() -> None:
+    for cached in (settings, database.engine, doorbell._redis, doorbell._sender):
+        cached.cache_clear()
+
+
+def migrate(url: str) -> subprocess.CompletedProcess[str]:
+    """Run the migrations as an operator does."""
+    return subprocess.run(
+        [sys.executable, "-m", "migrations"],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@contextmanager
+def empty_database(server_url: str) -> Iterator[str]:
+    """A new database in the server, dropped at the end."""
+    server = make_url(server_url).set(drivername="postgresql+psycopg2")
+    name = f"payments_test_{uuid4().hex}"
+    with create_engine(server, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
+    try:
+        yield server.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with create_engine(server, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@contextmanager
+def _embedded_server(folder: Path) -> Iterator[str]:
+    """The Postgres that `./payments up` runs, in a folder of its own."""
+    from local import postgres  # here: not needed, nor perhaps installed, where DATABASE_URL is given
+    from local.addresses import free_port
+
+    cluster = postgres.prepare(folder, free_port())
+    initdb = _start(postgres.initdb(cluster, os.environ))
+    assert initdb.wait(60) == 0
+    postgres.adopt(cluster)
+    server = _start(postgres.server(cluster, os.environ))
+    try:
+        _await_owner(cluster, server)
+        yield cluster.url
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def _start(program: "Program") -> subprocess.Popen[bytes]:
+    """As the supervisor of `up` starts it, its output left unread. It ends with us, even if we are killed."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def prepare() -> None:
+        program.before_exec()
+        if prctl:
+            prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+
+    return subprocess.Popen(
+        program.argv,
+        cwd=program.folder,
+        env=program.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=prepare,  # noqa: PLW1509 - one thread so far
+    )
+
+
+def _await_owner(cluster: "Cluster", server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers, and have its owner role made."""
+    from local.command import CommandError
+    from local.postgres import ensure_owner
+
+    for _ in range(600):
+        assert server.poll() is None, f"Postgres ended with {server.returncode}"
+        try:
+            return ensure_owner(cluster)
+        except CommandError:
+            time.sleep(0.1)
+    raise AssertionError("Postgres does not answer")

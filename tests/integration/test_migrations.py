@@ -1,0 +1,119 @@
+"""The migrations make what the models say, and can be run again at any time."""
+
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from migrations.__main__ import configuration
+from shared import models
+from shared.errors import NotReady
+from shared.history import check_server
+from tests.integration.conftest import empty_database, migrate
+from tests.integration.given import await_waiter
+
+pytestmark = pytest.mark.integration
+
+CATALOG = {
+    "columns": """
+        SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,
+               attgenerated, attcollation, pg_get_expr(adbin, adrelid)
+        FROM pg_attribute LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
+        WHERE attrelid = ANY(:tables) AND attnum > 0 AND NOT attisdropped
+    """,
+    "order of columns": """
+        SELECT attrelid::regclass::text, array_agg(attname ORDER BY attnum) FROM pg_attribute
+        WHERE attrelid = ANY(:tables) AND attnum > 0 AND NOT attisdropped GROUP BY 1
+    """,
+    "constraints": """
+        SELECT conrelid::regclass::text, conname, contype, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE conrelid = ANY(:tables)
+    """,
+    "indexes": "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = ANY(:tables)",
+    "options": "SELECT oid::regclass::text, reloptions, relpersistence FROM pg_class WHERE oid = ANY(:tables)",
+    "sequences": "SELECT seqrelid::regclass::text, seqtypid::regtype::text, seqstart, seqincrement, seqmax, seqmin,"
+    " seqcache, seqcycle FROM pg_sequence",
+}
+
+
+def connect(url: str) -> Engine:
+    return create_engine(url, poolclass=NullPool)
+
+
+def catalog(url: str) -> dict[str, list[str]]:
+    tables = text("""
+        SELECT oid::int FROM pg_class
+        WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+    """)
+    with connect(url).connect() as connection:
+        oids = connection.scalars(tables).all()
+        return {
+            part: sorted(str(tuple(row)) for row in connection.execute(text(statement), {"tables": oids}))
+            for part, statement in CATALOG.items()
+        }
+
+
+@pytest.fixture
+def another_database(server_url: str) -> Iterator[str]:
+    with empty_database(server_url) as url:
+        yield url
+
+
+def test_the_migrations_make_what_the_models_say(database_url: str, another_database: str) -> None:
+    with connect(another_database).begin() as connection:
+        connection.execute(text("CREATE EXTENSION btree_gist"))
+        models.metadata.create_all(connection)
+    made, said = catalog(database_url), catalog(another_database)
+    for part, rows in made.items():
+        assert rows == said[part], part
+    assert len(made["columns"]) > 40
+    assert len(made["constraints"]) > 20
+    assert len(made["indexes"]) >= 10
+
+
+def test_the_code_needs_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(configuration()).get_heads() == [models.MIGRATION]
+
+
+def test_running_the_migrations_again_changes_nothing(database_url: str) -> None:
+    before = catalog(database_url)
+    assert migrate(database_url).returncode == 0
+    assert catalog(database_url) == before
+
+
+def test_a_run_waits_for_another_one(another_database: str) -> None:
+    with ThreadPoolExecutor(1) as threads, connect(another_database).begin() as other:
+        other.execute(text("SELECT pg_advisory_xact_lock(8097887115748996211)"))  # "payments" as a bigint
+        run = threads.submit(migrate, another_database)
+        await_waiter(other, seconds=10)
+        other.commit()
+        assert run.result().returncode == 0
+
+
+def test_two_runs_at_once_both_succeed(database_url: str, another_database: str) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        runs = list(threads.map(migrate, [another_database] * 2))
+    assert [run.returncode for run in runs] == [0, 0]
+    assert catalog(another_database) == catalog(database_url)
+
+
+def test_what_fails_is_said_in_a_line_and_by_the_exit_code(another_database: str) -> None:
+    with connect(another_database).begin() as connection:
+        connection.execute(text("CREATE TABLE events (id int)"))
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        migrate(another_database)
+    assert raised.value.returncode == 1
+    assert 'relation \\"events\\" already exists' in raised.value.stdout
+    with connect(another_database).connect() as connection:
+        assert connection.scalar(text("SELECT to_regclass('users')")) is None, "rolled back whole"
+
+
+def test_a_database_without_the_needed_migration_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_server()
+    monkeypatch.setattr("shared.history.MIGRATION", "9999")
+    with pytest.raises(NotReady, match="9999 is needed"):
+        check_server()

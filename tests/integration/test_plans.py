@@ -1,0 +1,146 @@
+"""The questions asked at every payment are answered by index look-ups, however long a user's history is."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from shared import history
+from shared.database import transaction
+from shared.ledger import Account
+from shared.queries import ledger, transactions
+from shared.queries.statement import Filter, Key
+from shared.settling import settle_batch
+from shared.status import Status, lane_of
+from tests.integration.given import accepted, deposit, heard, new_user, run_sql, withdrawal
+
+pytestmark = pytest.mark.integration
+
+ENTRIES = 20_000
+BEGIN = datetime(2025, 1, 1, tzinfo=UTC)  # one entry a minute from here on, every sixth recorded an hour late
+MIDDLE = BEGIN + timedelta(minutes=ENTRIES // 2)
+
+
+@pytest.fixture(scope="module")
+def busy_user(database_url: str) -> int:
+    """A user with a long history, some of it late, and a few PENDING transactions."""
+    user = new_user()
+    run_sql(
+        """
+        WITH asked AS MATERIALIZED (
+            SELECT n, gen_random_uuid() AS uid, CAST(:begin AS timestamptz) + n * interval '1 minute' AS moment,
+                   CASE n % 6 WHEN 0 THEN interval '1 hour' ELSE interval '0' END AS lateness
+            FROM generate_series(1, :entries) AS n
+        ), taken AS (
+            INSERT INTO transactions (uid, user_id, type, amount, requested_at, accept_order, accepted_at)
+            SELECT uid, :user, 'DEPOSIT', 1, moment - lateness, nextval('transactions_accept_order_seq'), moment
+            FROM asked
+        ), told AS (
+            INSERT INTO events (lane, user_id, user_seq, type, uid, balance_before, balance_after, occurred_at)
+            SELECT :user % 16, :user, n, 'transaction.completed', uid, n - 1, n, moment FROM asked ORDER BY n
+        ), booked AS (
+            INSERT INTO ledger (user_id, seq, uid, amount, balance_after, effective_at, history_at, recorded_at)
+            SELECT :user, n, uid, 1, n, moment - lateness, max(moment - lateness) OVER (ORDER BY n), moment FROM asked
+        )
+        UPDATE users SET balance = :entries, last_seq = :entries, last_event_seq = :entries,
+            last_history_at = (SELECT max(moment - lateness) FROM asked)
+        WHERE id = :user
+        """,
+        begin=BEGIN,
+        entries=ENTRIES,
+        user=user,
+    )
+    run_sql("UPDATE transactions SET status = 'COMPLETED', settled_at = accepted_at WHERE user_id = :user", user=user)
+    run_sql("VACUUM ANALYZE users, transactions, ledger, events")
+    return user
+
+
+def plans_of(call: Callable[[], object], options: str = "") -> str:
+    """The plans of the statements that a call sends."""
+    with heard() as sent:
+        call()
+    assert sent
+    with transaction() as connection:
+        return "\n".join(
+            line
+            for statement, parameters in sent
+            if not statement.startswith("SET")
+            for line in connection.exec_driver_sql(f"EXPLAIN {options} {statement}", parameters).scalars()
+        )
+
+
+def assert_looked_up(plan: str, *indexes: str) -> None:
+    assert not re.search(r"Seq Scan on (transactions|ledger|events)", plan), plan
+    for index in indexes:
+        assert re.search(rf"\b{index}\b", plan), plan
+
+
+def test_a_past_balance(busy_user: int) -> None:
+    plan = plans_of(lambda: history.get_balance(busy_user, MIDDLE))
+    assert_looked_up(plan, "ledger_history", "ledger_late")
+
+
+def test_a_past_balance_is_right_and_reads_only_the_late_entries_across_the_instant(busy_user: int) -> None:
+    def ask() -> int:
+        with transaction() as connection:
+            return ledger.get_balance_at(connection, busy_user, MIDDLE)
+
+    with transaction() as connection:
+        naive = text("SELECT sum(amount) FROM ledger WHERE user_id = :user AND effective_at <= :instant")
+        assert ask() == connection.scalar(naive, {"user": busy_user, "instant": MIDDLE})
+    read = re.findall(r"actual rows=([\d.]+)", plans_of(ask, "(ANALYZE, COSTS OFF, TIMING OFF)"))
+    assert 0 < max(float(rows) for rows in read) < 30
+
+
+def test_the_next_rows_of_a_lane(busy_user: int) -> None:
+    accepted(deposit(busy_user, 1), deposit(busy_user, 1))
+
+    def read() -> None:
+        with transaction() as connection:
+            assert len(transactions.read_pending(connection, lane_of(busy_user), 500)) == 2
+            assert len(transactions.read_pending(connection, lane_of(busy_user), 1, busy_user)) == 1
+
+    assert_looked_up(plans_of(read), "transactions_pending", "transactions_parked")
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [Filter(), Filter(status=Status.COMPLETED), Filter(since=MIDDLE), Filter(until=MIDDLE)],
+    ids=["all", "completed", "since", "until"],
+)
+@pytest.mark.parametrize("after", [None, Key(MIDDLE, 10_000)], ids=["first page", "next page"])
+def test_a_page_of_the_statement(busy_user: int, wanted: Filter, after: Key | None) -> None:
+    plan = plans_of(lambda: history.get_statement(busy_user, wanted, after, 100))
+    assert_looked_up(plan, "transactions_statement", "ledger_uid_key")
+    assert "Sort" not in plan, "the index gives the order"
+
+
+def test_a_transaction_and_the_state_of_the_backlog(busy_user: int) -> None:
+    accepted(row := deposit(busy_user, 1))
+    assert_looked_up(plans_of(lambda: history.get_transaction(row.uid)), "transactions_pkey", "ledger_uid_key")
+    assert_looked_up(plans_of(history.get_backlog), "transactions_pending", "transactions_parked")
+
+
+def test_accepting(busy_user: int) -> None:
+    for count in (1, 100):
+        plan = plans_of(lambda: accepted(*[deposit(busy_user, 1) for _ in range(count)]))  # noqa: B023
+        assert_looked_up(plan, "transactions_pkey")
+
+
+def test_a_late_withdrawal_reads_only_what_is_later(busy_user: int) -> None:
+    near_the_end = BEGIN + timedelta(minutes=ENTRIES - 200)
+    with transaction() as connection:
+        account = Account(busy_user, ENTRIES, ENTRIES, BEGIN, 0)
+        starts = [near_the_end, near_the_end + timedelta(minutes=10)]
+        plan = plans_of(lambda: ledger.scan_past(connection, account, starts))
+    assert_looked_up(plan, "ledger_history")
+
+
+def test_a_batch_of_late_withdrawals_of_a_user_with_a_long_history_is_settled(busy_user: int) -> None:
+    """What the trigger reads must not grow with the batch times the history: a time-out would stop the lane."""
+    accepted(*[withdrawal(busy_user, 1, MIDDLE - timedelta(minutes=4_000)) for _ in range(500)])
+    done = settle_batch(lane_of(busy_user))
+    assert done
+    assert [outcome.status for outcome in done.outcomes] == [Status.COMPLETED] * 500

@@ -1,0 +1,50 @@
+"""Adding users: with a key of the client's own, a repeat finds the same user."""
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from shared.errors import Conflict
+from shared.history import get_user
+from shared.registering import register
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_user_begins_with_nothing() -> None:
+    user, replayed = register("Ann")
+    assert (user.name, user.balance, replayed) == ("Ann", 0, False)
+    assert get_user(user.id) == user
+
+
+def test_without_a_key_each_request_makes_a_user() -> None:
+    assert register("Ann")[0].id != register("Ann")[0].id
+
+
+def test_a_repeat_with_the_same_key_finds_the_same_user() -> None:
+    key = str(uuid4())
+    assert register("Ann", key)[0] == register("Ann", key)[0]
+    assert register("Ann", key)[1] is True
+
+
+def test_the_same_key_with_another_name_is_refused() -> None:
+    register("Ann", key := str(uuid4()))
+    with pytest.raises(Conflict) as raised:
+        register("Bob", key)
+    assert raised.value.code == "key_reused"
+
+
+def test_one_key_sent_many_times_at_once_makes_one_user() -> None:
+    key = str(uuid4())
+    with ThreadPoolExecutor(20) as threads:
+        answers = list(threads.map(lambda _: register("Ann", key), range(20)))
+    assert len({user.id for user, _ in answers}) == 1
+    assert sorted(replayed for _, replayed in answers) == [False] + [True] * 19
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201])
+def test_a_name_that_is_empty_or_too_long_is_refused_by_the_database_too(name: str) -> None:
+    with pytest.raises(IntegrityError, match="users_name_check"):
+        register(name)

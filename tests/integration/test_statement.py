@@ -1,0 +1,73 @@
+"""The statement: pages by key, newest accepted first, nothing twice and nothing left out."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from shared.history import get_statement
+from shared.queries.statement import Filter
+from shared.queries.transactions import Transaction
+from shared.status import Status, Type
+from tests.integration.given import accepted, deposit, new_user, settled, stored, withdrawal
+
+pytestmark = pytest.mark.integration
+
+
+def all_pages(user_id: int, limit: int, wanted: Filter = Filter()) -> list[Transaction]:  # noqa: B008 - a value
+    items, after = [], None
+    while True:
+        page = get_statement(user_id, wanted, after, limit)
+        items += page.items
+        if page.after is None:
+            return items
+        assert len(page.items) == limit
+        after = page.after
+
+
+def test_pages_of_any_size_make_the_whole_statement() -> None:
+    user = new_user()
+    rows = [deposit(user, number + 1) for number in range(10)]
+    accepted(*rows[:4])  # of one list: accepted at the same instant
+    for row in rows[4:]:
+        accepted(row)
+    newest_first = [row.uid for row in reversed(rows)]
+    for limit in (1, 2, 3, 5, 9, 10, 11):
+        assert [item.uid for item in all_pages(user, limit)] == newest_first
+
+
+def test_what_is_accepted_meanwhile_does_not_disturb_the_next_page() -> None:
+    user = new_user()
+    rows = [deposit(user, number + 1) for number in range(4)]
+    accepted(*rows)
+    first = get_statement(user, Filter(), None, 2)
+    accepted(deposit(user, 9))
+    second = get_statement(user, Filter(), first.after, 2)
+    assert [item.uid for item in first.items + second.items] == [row.uid for row in reversed(rows)]
+
+
+def test_a_statement_is_narrowed_by_status_type_and_time() -> None:
+    user = new_user()
+    rows = [deposit(user, 5), withdrawal(user, 3), withdrawal(user, 9)]
+    for row in rows:
+        settled(row)
+    settled_rows = stored(*rows)
+    accepted(pending := deposit(user, 1))
+
+    def uids(**wanted: object) -> list[UUID]:
+        return [item.uid for item in all_pages(user, 2, Filter(**wanted))][::-1]  # type: ignore[arg-type]
+
+    assert uids(status=Status.COMPLETED) == [rows[0].uid, rows[1].uid]
+    assert uids(status=Status.REJECTED) == [rows[2].uid]
+    assert uids(status=Status.PENDING) == [pending.uid]
+    assert uids(type=Type.WITHDRAW, status=Status.COMPLETED) == [rows[1].uid]
+    first, second, third = (row.accepted_at for row in settled_rows)
+    assert uids(since=second, until=third) == [rows[1].uid], "half-open"
+    assert uids(until=first) == []
+    assert uids(since=third + timedelta(microseconds=1)) == [pending.uid]
+
+
+def test_a_statement_is_of_one_user() -> None:
+    one, other = new_user(), new_user()
+    settled(deposit(one, 5), deposit(other, 6))
+    assert [item.amount for item in all_pages(one, 10)] == [5]
