@@ -8,7 +8,7 @@ from shared.database import transaction
 from shared.errors import NotReady, transaction_not_found, user_not_found
 from shared.models import MIGRATION
 from shared.queries import ledger, server, transactions, users
-from shared.queries.statement import Filter, Key, read_statement
+from shared.queries.statement import Filter, Key, find_scan_end, read_statement
 from shared.queries.transactions import Backlog, Transaction
 from shared.queries.users import User
 from shared.status import LANES
@@ -64,13 +64,14 @@ def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
 def get_statement(user_id: int, wanted: Filter, after: Key | None, limit: int) -> Page:
     """A page of the user's transactions, newest accepted first. Raises NotFound."""
     with transaction() as connection:
-        if 0 < user_id <= MOST_USER_ID and users.find_user(connection, user_id):
-            items = read_statement(connection, user_id, wanted, after, limit + 1)
-        else:
+        if not 0 < user_id <= MOST_USER_ID or not users.find_user(connection, user_id):
             raise user_not_found(user_id)
-    page = items[:limit]
-    more = len(items) > limit
-    return Page(page, Key(page[-1].accepted_at, page[-1].accept_order) if more else None)
+        items = read_statement(connection, user_id, wanted, after, limit + 1)
+        if len(items) > limit:
+            last = items[limit - 1]
+            return Page(items[:limit], Key(last.accepted_at, last.accept_order))
+        narrowed = wanted.status is not None or wanted.type is not None
+        return Page(items, find_scan_end(connection, user_id, wanted, after) if narrowed else None)
 
 
 def get_backlog() -> Backlog:

@@ -23,6 +23,7 @@ from shared.status import Status
 
 BATCH_ROWS: Final = 500
 SLICE_SECONDS: Final = 2.0
+SCAN_ENTRIES: Final = 20_000  # of all pasts that one commit scans, unless a single one is longer
 
 log = get_logger("settling")
 
@@ -109,9 +110,9 @@ def settle_batch(lane: int, user_id: int | None = None, limit: int = BATCH_ROWS)
 def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Outcome], datetime]:
     """Lock, fold, write: the outcomes of the rows taken, from the front, and the moment of settling."""
     accounts = users.lock_accounts(connection, {row.user_id for row in pending})
-    pending, late_user_id = _cut_to_one_late_user(pending, accounts)
-    with _late_scan(connection, late_user_id):
-        pasts = _scan_past(connection, pending, accounts, late_user_id)
+    pending, late = _cut_to_scannable(pending, accounts)
+    with _time_to_scan(connection, late):
+        pasts = _scan_pasts(connection, pending, late)
         moment = ledger.read_clock(connection)
         outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
         ledger.insert_entries(connection, outcomes, moment)  # the trigger reads the same past once more
@@ -123,27 +124,28 @@ def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Ou
     return outcomes, moment
 
 
-def _cut_to_one_late_user(
+def _cut_to_scannable(
     pending: Sequence[Pending], accounts: Mapping[int, Account]
-) -> tuple[Sequence[Pending], int | None]:
-    """The rows, cut before a second user whose past must be scanned, and the first such user.
+) -> tuple[Sequence[Pending], list[Account]]:
+    """The rows, cut where their users' pasts would be too much to scan for one commit, and whose must be.
 
-    One scan a commit: the next such user, and all rows after, wait for their turn.
+    One past is always scanned, however long; more only while they are short. The rest wait for their turn.
     """
-    late = [u for u, rows in _by_user(pending).items() if instants_to_scan(accounts[u], rows)]
-    if len(late) > 1:
-        second = next(index for index, row in enumerate(pending) if row.user_id == late[1])
-        pending = pending[:second]
-    return pending, late[0] if late else None
+    late: list[Account] = []
+    for user_id, rows in _by_user(pending).items():
+        if instants_to_scan(accounts[user_id], rows):
+            late.append(accounts[user_id])
+            if len(late) > 1 and sum(account.last_seq for account in late) > SCAN_ENTRIES:
+                cut = next(index for index, row in enumerate(pending) if row.user_id == user_id)
+                return pending[:cut], late[:-1]
+    return pending, late
 
 
-def _scan_past(
-    connection: Connection, pending: Sequence[Pending], accounts: Mapping[int, Account], user_id: int | None
-) -> dict[int, Past]:
-    starts = instants_to_scan(accounts[user_id], _by_user(pending)[user_id]) if user_id is not None else []
-    if user_id is None or not starts:
-        return {}
-    return {user_id: ledger.scan_past(connection, accounts[user_id], starts)}
+def _scan_pasts(connection: Connection, pending: Sequence[Pending], late: Sequence[Account]) -> dict[int, Past]:
+    rows = _by_user(pending)
+    starts = {account.user_id: instants_to_scan(account, rows[account.user_id]) for account in late}
+    # a cut may have taken the rows that a scan was for
+    return {a.user_id: ledger.scan_past(connection, a, starts[a.user_id]) for a in late if starts[a.user_id]}
 
 
 def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
@@ -155,9 +157,9 @@ def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
 
 
 @contextmanager
-def _late_scan(connection: Connection, user_id: int | None) -> Iterator[None]:
+def _time_to_scan(connection: Connection, late: Sequence[Account]) -> Iterator[None]:
     """Allow what reading a long past takes. Raises PastTooLong where even that is not enough."""
-    if user_id is None:
+    if not late:
         yield
         return
     ledger.allow_late_scan(connection)
@@ -165,7 +167,7 @@ def _late_scan(connection: Connection, user_id: int | None) -> Iterator[None]:
         yield
     except DBAPIError as error:
         if is_timeout(error):
-            raise PastTooLong(f"the past of user {user_id} takes too long to read") from error
+            raise PastTooLong(f"the past of user {late[0].user_id} takes too long to read") from error
         raise
 
 

@@ -1,12 +1,19 @@
-"""The statement of a user: pages of transactions by key, newest accepted first."""
+"""The statement of a user: pages of transactions by key, newest accepted first.
+
+A page looks at a bounded number of rows. Narrowed to a rare status, it may hold fewer items than asked for, or none,
+and still have a next page: no filter makes a page read a whole history.
+"""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.queries.transactions import VIEW, Transaction, transaction_of
+from shared.queries.transactions import COLUMNS, Transaction, transaction_of
 from shared.status import Status, Type
+
+SCANNED_ROWS: Final = 10_000
+_NEWEST_FIRST: Final = "ORDER BY t.accepted_at DESC, t.accept_order DESC"
 
 
 class Key(NamedTuple):
@@ -28,25 +35,46 @@ class Filter(NamedTuple):
 def read_statement(
     connection: Connection, user_id: int, wanted: Filter, after: Key | None, limit: int
 ) -> list[Transaction]:
-    """Up to `limit` transactions that come after the key."""
-    conditions = {
-        "t.status = :status": wanted.status,
-        "t.type = :type": wanted.type,
-        "t.accepted_at >= :since": wanted.since,
-        "t.accepted_at < :until": wanted.until,
-        "(t.accepted_at, t.accept_order) < (:accepted_at, :accept_order)": after,
-    }
-    asked = [condition for condition, value in conditions.items() if value is not None]
+    """Up to `limit` transactions that come after the key, from at most SCANNED_ROWS rows there."""
+    conditions, parameters = _range(user_id, wanted, after)
+    kept = {"t.status = :status": wanted.status, "t.type = :type": wanted.type}
+    narrowed = {condition: value for condition, value in kept.items() if value is not None}
+    rows = f"SELECT * FROM transactions t WHERE {conditions} {_NEWEST_FIRST} LIMIT :scanned"
+    if narrowed:
+        rows = f"SELECT * FROM ({rows}) AS t WHERE {' AND '.join(narrowed)} {_NEWEST_FIRST} LIMIT :limit"
+    # OFFSET 0: each row's entry is looked up, whatever the planner thinks of reading the whole ledger
+    statement = text(f"""
+        SELECT {COLUMNS}, entry.effective_at, entry.balance_after FROM ({rows}) AS t LEFT JOIN LATERAL (
+            SELECT effective_at, balance_after FROM ledger WHERE ledger.uid = t.uid OFFSET 0
+        ) AS entry ON true {_NEWEST_FIRST} LIMIT :limit
+    """)
+    scanned = SCANNED_ROWS if narrowed else limit
+    names = {condition.split(":")[1]: value for condition, value in narrowed.items()}
+    found = connection.execute(statement, {**parameters, **names, "limit": limit, "scanned": scanned})
+    return [transaction_of(row) for row in found]
+
+
+def find_scan_end(connection: Connection, user_id: int, wanted: Filter, after: Key | None) -> Key | None:
+    """The last row that `read_statement` looks at, where there are more behind it."""
+    conditions, parameters = _range(user_id, wanted, after)
     statement = text(
-        f"{VIEW} WHERE {' AND '.join(['t.user_id = :user_id', *asked])} "
-        "ORDER BY t.accepted_at DESC, t.accept_order DESC LIMIT :limit"
+        f"SELECT accepted_at, accept_order FROM transactions t WHERE {conditions} {_NEWEST_FIRST} OFFSET :last LIMIT 2"
     )
-    parameters = {
-        "user_id": user_id,
-        "limit": limit,
-        **wanted._asdict(),
-        **(after._asdict() if after else {}),
-    }
-    named = statement.compile().params.keys()
-    rows = connection.execute(statement, {name: parameters[name] for name in named})
-    return [transaction_of(row) for row in rows]
+    rows = connection.execute(statement, {**parameters, "last": SCANNED_ROWS - 1}).all()
+    return Key(*rows[0]) if len(rows) > 1 else None
+
+
+def _range(user_id: int, wanted: Filter, after: Key | None) -> tuple[str, dict[str, Any]]:
+    """What the index finds: the conditions, and their parameters."""
+    conditions = ["t.user_id = :user_id"]
+    parameters: dict[str, Any] = {"user_id": user_id}
+    if wanted.since is not None:
+        conditions.append("t.accepted_at >= :since")
+        parameters["since"] = wanted.since
+    if wanted.until is not None:
+        conditions.append("t.accepted_at < :until")
+        parameters["until"] = wanted.until
+    if after is not None:
+        conditions.append("(t.accepted_at, t.accept_order) < (:accepted_at, :accept_order)")
+        parameters.update(after._asdict())
+    return " AND ".join(conditions), parameters

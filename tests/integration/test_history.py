@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
+from shared import settling
 from shared.database import transaction
 from shared.errors import NotFound
 from shared.history import Balance, get_balance, get_statement, get_transaction, get_user
@@ -113,17 +114,31 @@ def test_batch_mates_count_against_a_late_withdrawal() -> None:
     assert settled(*rows) == ["COMPLETED", "REJECTED", "COMPLETED"]
 
 
-def test_late_withdrawals_of_many_users_are_settled_one_user_a_batch() -> None:
+def late_withdrawals_of_three_users() -> list[Request]:
     users = new_users(3, lane=9)
     settled(*[deposit(user, 5, ago(days=2)) for user in users], *[deposit(user, 5) for user in users])
     rows = [withdrawal(user, amount, ago(days=1)) for amount in (4, 1, 1) for user in users]
     accepted(*rows)
+    return rows
 
+
+def test_long_pasts_are_scanned_one_user_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pasts of two entries each, and three allowed: the second user waits, and all rows after."""
+    rows = late_withdrawals_of_three_users()
+    monkeypatch.setattr(settling, "SCAN_ENTRIES", 3)
     first = settle_batch(9)
     assert first is not None
     assert first.more
     assert [outcome.pending.uid for outcome in first.outcomes] == [rows[0].uid]
     settle_lane(9)
+    assert states(*rows) == ["COMPLETED"] * 6 + ["REJECTED"] * 3
+
+
+def test_short_pasts_are_scanned_together() -> None:
+    rows = late_withdrawals_of_three_users()
+    only = settle_batch(9)
+    assert only is not None
+    assert (len(only.outcomes), only.more) == (len(rows), False)
     assert states(*rows) == ["COMPLETED"] * 6 + ["REJECTED"] * 3
 
 
