@@ -24,6 +24,7 @@ COMMANDS: tuple[Command, ...] = (
     migrate.COMMAND,
     psql.COMMAND,
     test.COMMAND,
+    test.CHECK,
 )
 
 DESCRIPTION = """\

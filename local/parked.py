@@ -1,7 +1,6 @@
 """`parked`: what our own code could not settle: list it, release it."""
 
 import json
-import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from shared.queries.transactions import ParkedRow
 
 LISTED: Final = 1000
-LANE_SECONDS: Final = 10.0
 ERROR_CHARACTERS: Final = 80
 
 DESCRIPTION = """\
@@ -87,14 +85,17 @@ def _as_json(row: "ParkedRow") -> dict[str, object]:
 
 
 def _release(uid: UUID) -> str:
-    """The lane may be busy: its worker hands it back within seconds."""
-    from shared import parking
+    """Release waits for a busy lane, as long as a lock may be waited for."""
+    from sqlalchemy.exc import DBAPIError
 
-    ends = time.monotonic() + LANE_SECONDS
-    while (rows := parking.release(uid)) == 0:
-        if time.monotonic() > ends:
-            raise CommandError(f"the lane of {uid} is busy; nothing was released, try again")
-        time.sleep(0.05)
+    from shared import database, parking
+
+    try:
+        rows = parking.release(uid)
+    except DBAPIError as error:
+        if database.is_lock_timeout(error):
+            raise CommandError(f"the lane of {uid} is busy; nothing was released, try again") from None
+        raise
     return f"released {rows} of the user's transactions; the worker settles them in a second or two, in their order"
 
 

@@ -88,6 +88,11 @@ def is_timeout(error: DBAPIError) -> bool:
     return getattr(error.orig, "pgcode", None) == "57014"
 
 
+def is_lock_timeout(error: DBAPIError) -> bool:
+    """Whether a lock was not to be had in time."""
+    return getattr(error.orig, "pgcode", None) == "55P03"
+
+
 def array(values: Any) -> str:
     """A Postgres array literal of numbers, uuids, instants or nulls, for CAST(:values AS type[]).
 

@@ -156,10 +156,11 @@ def judge(row: Pending, account: Account, past: Past | None, at: datetime) -> Re
         return Reason.BALANCE_LIMIT if account.balance + row.amount > MAX_BALANCE else None
     if account.balance < row.amount:
         return Reason.INSUFFICIENT_FUNDS
-    late = account.last_history_at is not None and at < account.last_history_at
-    if late and past is not None and past.lowest_from(at) < row.amount:
-        return Reason.INSUFFICIENT_FUNDS
-    return None
+    if account.last_history_at is None or at >= account.last_history_at:
+        return None
+    if past is None:
+        raise ValueError(f"the late withdrawal {row.uid} cannot be judged without its user's past")
+    return Reason.INSUFFICIENT_FUNDS if past.lowest_from(at) < row.amount else None
 
 
 def settle(row: Pending, account: Account, past: Past | None, moment: datetime) -> Outcome:

@@ -48,7 +48,7 @@ class Batch:
 
 @dataclass
 class Slice:
-    """What a slice of work on a lane did. `busy`: another process had the lane. Amounts are rows."""
+    """What a slice of work on a lane did. `busy`: another process had the lane. The counts are of rows."""
 
     lane: int
     settled: int = 0

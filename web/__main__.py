@@ -1,20 +1,23 @@
 """`python -m web`: the HTTP front, one process. granian reads and writes HTTP, Flask answers in its threads."""
 
 import argparse
+import os
+import resource
+import signal
+import threading
 from typing import Any
 
 from shared import logs
 from shared.processes import die_with_parent
 from shared.settings import settings
 from web.app import create_app
+from web.waiting import room
 
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "shared.logs.formatter"}},
-    "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}
-    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
     "loggers": {"_granian": {"handlers": ["console"], "level": "INFO", "propagate": False}},
 }
 
@@ -23,7 +26,31 @@ def application() -> Any:
     """What granian calls in the process that serves."""
     die_with_parent()
     logs.configure()
+    _answer_waiters_at_the_end()
     return create_app()
+
+
+def _answer_waiters_at_the_end() -> None:
+    """On SIGTERM granian lets every request finish, and one with `Prefer: wait=30` may take that long.
+
+    The handlers are granian's; Python writes the number of each signal to the wake-up descriptor besides.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        room.close()
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+def _most_connections() -> int:
+    """Idle ones too: granian closes none. Bounded by the descriptors that the process may have."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(256, min(8 * settings().web_threads, descriptors - 128))
 
 
 def main() -> None:
@@ -33,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from granian import Granian
-    from granian.constants import Interfaces
+    from granian.constants import HTTPModes, Interfaces
 
     Granian(
         "web.__main__:application",
@@ -41,8 +68,9 @@ def main() -> None:
         address=options.host,
         port=options.port,
         interface=Interfaces.WSGI,
+        http=HTTPModes.http1,
         blocking_threads=settings().web_threads,
-        backpressure=4 * settings().web_threads,
+        backpressure=_most_connections(),
         websockets=False,
         log_dictconfig=LOGGING,
         respawn_failed_workers=True,

@@ -1,3 +1,84 @@
-from flask import Blueprint
+"""GET /docs: a page to read the document and try it (Swagger UI), which loads nothing from elsewhere.
+
+The files come from a package that is only found, never imported: importing it would bring its framework along.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from flask import Blueprint, Response, abort, json, request
+
+from web.requests import check_names
 
 blueprint = Blueprint("docs", __name__)
+
+PACKAGE: Final = "flask_openapi3_swagger"
+FILES: Final = {
+    "swagger-ui.css": ("css/swagger-ui.css", "text/css"),
+    "swagger-ui-bundle.js": ("js/swagger-ui-bundle.js", "text/javascript"),
+    "swagger.svg": ("images/swagger.svg", "image/svg+xml"),
+}
+PAGE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Payments API</title>
+<link rel="icon" href="/docs/swagger.svg">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="page"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+# validatorUrl: or the page would send the document's address to swagger.io.
+START: Final = """SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#page",
+  deepLinking: true,
+  defaultModelsExpandDepth: 0,
+  displayRequestDuration: true,
+  tryItOutEnabled: true,
+  validatorUrl: null,
+});
+"""
+POLICY: Final = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+
+
+@blueprint.get("/")
+def get_index() -> Response:
+    check_names(request, ())
+    links = {"name": "payments", "docs": "/docs", "openapi": "/openapi.json"}
+    return Response(json.dumps(links), mimetype="application/json")
+
+
+@blueprint.get("/docs")
+def get_page() -> Response:
+    response = Response(PAGE, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = POLICY
+    return response
+
+
+@blueprint.get("/docs/<name>")
+def get_file(name: str) -> Response:
+    if name == "start.js":
+        return Response(START, mimetype="text/javascript")
+    if name not in FILES:
+        abort(404)
+    path, media_type = FILES[name]
+    response = Response((_folder() / path).read_bytes(), mimetype=media_type)
+    response.headers["Cache-Control"] = "public, max-age=3600"
+    return response
+
+
+@cache
+def _folder() -> Path:
+    found = find_spec(PACKAGE)
+    if not found or not found.submodule_search_locations:
+        abort(404)  # left out of this installation
+    return Path(found.submodule_search_locations[0]) / "templates" / "swagger"

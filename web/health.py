@@ -8,13 +8,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from shared import history, metrics
-from shared.database import is_machinery
-from shared.logs import get_logger
+from shared.errors import Unavailable
 from web.backlog import reader
 from web.requests import check_names
 
 blueprint = Blueprint("health", __name__)
-log = get_logger("health")
 
 
 @blueprint.get("/livez")
@@ -41,10 +39,7 @@ class BacklogCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
             backlog = reader.read()
-        except Exception as error:
-            if not is_machinery(error):
-                raise
-            log.warning("the backlog cannot be read", error=str(error).splitlines()[0])
+        except Unavailable:
             return
         yield GaugeMetricFamily(
             "payments_pending_transactions", "Accepted, not final, not parked", value=backlog.pending

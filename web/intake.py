@@ -50,9 +50,7 @@ class Intake:
         waiting = _Waiting(requests, Future())
         with self._arrival:
             if len(self._waiting) >= MOST_WAITING:
-                raise Unavailable(
-                    "overloaded", "More requests wait than this process takes. Nothing was accepted."
-                )
+                raise Unavailable("overloaded", "More requests wait than this process takes. Nothing was accepted.")
             self._keep_alive("commit", self._commit_for_ever)
             self._waiting.append(waiting)
             self._arrival.notify()

@@ -13,27 +13,34 @@ from shared.logs import get_logger
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_SECONDS: Final = 1
+RETRY_STATUSES: Final = (429, 503)
 
 log = get_logger("web")
 
-_STATUS_OF_CODE: Final = {
+STATUS_OF_CODE: Final = {
     "not_json": 400,
+    "user_not_found": 404,
+    "transaction_not_found": 404,
     "body_too_large": 413,
     "unsupported_media_type": 415,
+    "invalid_request": 422,
+    "uid_reused": 422,
+    "key_reused": 422,
     "backlog_full": 429,
+    "internal_error": 500,
+    "database_unavailable": 503,
+    "not_ready": 503,
+    "overloaded": 503,
 }
+# For a code that is not in the table.
 _STATUS_OF_KIND: Final = ((Invalid, 422), (Conflict, 422), (NotFound, 404), (Unavailable, 503))
-# What the framework itself refuses, by our names.
-_CODE_OF_STATUS: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _UNKNOWN_OUTCOME: Final = (
     "The database did not answer. Whether the request was carried out is not known: send it again as it was."
 )
 
 
 def status_of(error: PaymentsError) -> int:
-    if error.code in _STATUS_OF_CODE:
-        return _STATUS_OF_CODE[error.code]
-    return next(status for kind, status in _STATUS_OF_KIND if isinstance(error, kind))
+    return STATUS_OF_CODE.get(error.code) or next(status for kind, status in _STATUS_OF_KIND if isinstance(error, kind))
 
 
 def problem(status: int, code: str, detail: str, **members: Any) -> Response:
@@ -48,7 +55,7 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Response:
         **members,
     }
     response = Response(json.dumps(document), status, mimetype=MEDIA_TYPE)
-    if status in (429, 503):
+    if status in RETRY_STATUSES:
         response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response
 
@@ -67,7 +74,7 @@ def register(app: Flask) -> None:
 
 def _framework_problem(error: HTTPException) -> Response:
     status = error.code or 500
-    code = _CODE_OF_STATUS.get(status, HTTPStatus(status).name.lower())
+    code = HTTPStatus(status).name.lower()  # not_found, method_not_allowed: as ours are written
     response = problem(status, code, error.description or HTTPStatus(status).description)
     for name, value in error.get_headers(request.environ):
         if name.lower() == "allow":
@@ -79,5 +86,5 @@ def _unexpected_problem(error: Exception) -> Response:
     if is_machinery(error):
         log.warning("the database did not answer", error=str(error).splitlines()[0])
         return problem(503, "database_unavailable", _UNKNOWN_OUTCOME)
-    log.exception("an error of ours")
+    log.error("an error of ours", exc_info=error)
     return problem(500, "internal_error", "The service failed. The request may be sent again as it was.")

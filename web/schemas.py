@@ -1,31 +1,24 @@
-"""What comes in and goes out, as pydantic models: they validate requests and describe the API.
-
-JSON is read with Decimal for numbers, so that an amount is never a float on its way in.
-"""
+"""What comes in and goes out, as pydantic models: they validate requests and describe the API."""
 
 import re
 from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from flask import Request as HttpRequest
-from flask import json
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from shared.errors import FieldError, Invalid
 from shared.instants import format_instant, parse_instant
-from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, format_amount, parse_amount
+from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, MOST_CHARACTERS, format_amount, parse_amount
 from shared.queries.transactions import Transaction
 from shared.queries.users import User
 from shared.status import Reason, Status, Type
 
-MOST_NAME_CHARACTERS = 200
-UID_PATTERN = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+MOST_NAME_CHARACTERS: Final = 200
+UID_PATTERN: Final = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+# White space as str.strip() has it, spelt out: \s means something else in every dialect.
+_BLANK: Final = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 # A name has something to see, and nothing that Postgres cannot store.
-NAME_PATTERN = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
-
-Model = TypeVar("Model", bound=BaseModel)
+NAME_PATTERN: Final = rf"^[^\u0000]*[^\u0000{_BLANK}][^\u0000]*$"
 
 
 def parse_uid(text: object) -> UUID:
@@ -52,7 +45,7 @@ def _parse_timestamp(text: object) -> datetime | None:
 AMOUNT_SCHEMA: dict[str, Any] = {
     "description": "A positive decimal, at most two digits after the point, at most 9999999999.99. Read exactly.",
     "oneOf": [
-        {"type": "string", "pattern": AMOUNT_PATTERN},
+        {"type": "string", "pattern": AMOUNT_PATTERN, "maxLength": MOST_CHARACTERS},
         {"type": "number", "minimum": 0.01, "maximum": MAX_AMOUNT / 100, "multipleOf": 0.01},
     ],
     "examples": ["100.00"],
@@ -63,9 +56,7 @@ Uid = Annotated[
     WithJsonSchema({"type": "string", "format": "uuid", "pattern": UID_PATTERN}),
 ]
 Instant = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
-Money = Annotated[
-    str, WithJsonSchema({"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$", "examples": ["100.00"]})
-]
+Money = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$", "examples": ["100.00"]})]
 
 
 class NewUser(BaseModel):
@@ -171,13 +162,13 @@ class Problem(BaseModel):
     detail: str
     code: str
     request_id: str
-    errors: list[FieldErrorOut] | None = Field(default=None, json_schema_extra={"type": "array"})
+    errors: list[FieldErrorOut] = Field(default=[], description="The bad fields, where there are some.")
 
 
 class Rejection(Problem):
     """A rejected transaction: `code` is the reason."""
 
-    code: Reason  # type: ignore[assignment]
+    code: Reason
     transaction: TransactionOut
 
 
@@ -204,49 +195,3 @@ def show_transaction(t: Transaction) -> dict[str, Any]:
         "settled_at": format_instant(t.settled_at) if t.settled_at else None,
         "balance_after": None if t.balance_after is None else format_amount(t.balance_after),
     }
-
-
-def read_json(http: HttpRequest, model: type[Model]) -> Model:
-    """The request's body as the model. Raises Invalid: another content type, no JSON, or a bad field."""
-    if http.mimetype != "application/json":
-        raise Invalid("unsupported_media_type", "The body must be JSON, with Content-Type: application/json.")
-    return validate(parse_json(http.get_data(cache=False)), model)
-
-
-def parse_json(body: bytes) -> Any:
-    """JSON with exact numbers. Raises Invalid (not_json), also for a name that an object holds twice."""
-    try:
-        return json.loads(
-            body.decode("utf-8"), parse_float=Decimal, parse_int=_parse_int, object_pairs_hook=_object
-        )
-    except (ValueError, RecursionError) as error:
-        raise Invalid("not_json", f"The body is not JSON: {str(error)[:200]}") from None
-
-
-def _parse_int(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) <= 30 else Decimal(digits)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("an object holds the same name twice")
-    return made
-
-
-def validate(value: Any, model: type[Model]) -> Model:
-    """Raises Invalid (invalid_request) with every bad field by name."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        fields = [
-            FieldError(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))
-            for e in error.errors(include_url=False, include_input=False)
-        ]
-        told = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)
-        raise Invalid("invalid_request", told[:2000], [_printable(f) for f in fields[:100]]) from None
-
-
-def _printable(error: FieldError) -> FieldError:
-    """A field's name is the client's own: cut, and without what cannot be sent as UTF-8."""
-    return FieldError(error.field[:200].encode("utf-8", "replace").decode(), error.message)

@@ -9,10 +9,11 @@ from shared.errors import PaymentsError, transaction_not_found
 from shared.history import get_transaction
 from shared.queries.transactions import Request, Transaction
 from shared.status import Status
+from web.bodies import read_json
 from web.intake import intake
 from web.problems import problem
 from web.requests import check_names, preferred_wait
-from web.schemas import NewTransaction, parse_uid, read_json, show_transaction
+from web.schemas import NewTransaction, parse_uid, show_transaction
 from web.waiting import wait_if_preferred
 
 blueprint = Blueprint("transactions", __name__)
@@ -42,10 +43,12 @@ def look_up(uid: str) -> Response:
     check_names(request, ())
     seconds = preferred_wait(request)
     transaction, waited = wait_if_preferred(get_transaction(_uid_of_path(uid)), seconds)
-    response = Response(json.dumps(show_transaction(transaction)), mimetype="application/json")
-    response.set_etag(f"{transaction.uid}:{transaction.status.lower()}")
-    if request.method in ("GET", "HEAD"):
-        response.make_conditional(request)
+    tag = f"{transaction.uid}:{transaction.status.lower()}"  # nothing else of it ever changes
+    if request.method != "POST" and request.if_none_match.contains_weak(tag):
+        response = Response(status=304)
+    else:
+        response = Response(json.dumps(show_transaction(transaction)), mimetype="application/json")
+    response.set_etag(tag)
     return _tell_preference(response, seconds, waited)
 
 

@@ -15,12 +15,14 @@ from shared.money import format_amount
 from shared.queries.statement import Filter
 from shared.registering import register
 from shared.status import Status, Type
+from web.bodies import read_json
 from web.requests import check_names, read_cursor, read_instant, read_limit, read_word, write_cursor
-from web.schemas import NewUser, TransactionOut, read_json, show_transaction, show_user
+from web.schemas import NewUser, TransactionOut, show_transaction, show_user
 
 blueprint = Blueprint("users", __name__, url_prefix="/api/user")
 
 MOST_KEY_CHARACTERS: Final = 200
+KEY_PATTERN: Final = "^[ -~]*$"
 DEFAULT_PAGE: Final = 100
 LONGEST_PAGE: Final = 1000
 
@@ -29,8 +31,8 @@ LONGEST_PAGE: Final = 1000
 def post_user() -> Response:
     check_names(request, ())
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not 1 <= len(key) <= MOST_KEY_CHARACTERS:
-        raise invalid_field("Idempotency-Key", f"must have 1 to {MOST_KEY_CHARACTERS} characters")
+    if key is not None and not (1 <= len(key) <= MOST_KEY_CHARACTERS and re.fullmatch(KEY_PATTERN, key)):
+        raise invalid_field("Idempotency-Key", f"must have 1 to {MOST_KEY_CHARACTERS} characters, ASCII and printable")
     user, replayed = register(read_json(request, NewUser).name, key)
     response = _json(show_user(user), 201)
     response.headers["Location"] = f"/api/user/{user.id}/"
@@ -73,12 +75,11 @@ def get_statement(user_id: str) -> Response:
     )
     items = [show_transaction(transaction) for transaction in page.items]
     following = write_cursor(page.after)
-    if (
-        request.accept_mimetypes.best_match(["application/json", "text/csv"], "application/json")
-        == "text/csv"
-    ):
-        return _csv(items, following)
-    return _json({"items": items, "next": following})
+    forms = ["application/json", "text/csv"]
+    csv_asked = request.accept_mimetypes.best_match(forms, forms[0]) == "text/csv"
+    response = _csv(items, following) if csv_asked else _json({"items": items, "next": following})
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 def _json(value: Any, status: int = 200) -> Response:

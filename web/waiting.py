@@ -35,12 +35,20 @@ class WaitingRoom:
         self._waiters: set[_Waiter] = set()
         self._lock = threading.Lock()
         self._polling = False
+        self._closed = False
+
+    def close(self) -> None:
+        """The process ends: answer all who wait, and keep nobody from now on."""
+        with self._lock:
+            self._closed = True
+            for waiter in self._waiters:
+                waiter.final.set()
 
     def wait(self, uid: UUID, seconds: float) -> tuple[bool, Transaction | None]:
-        """Wait for a transaction to become final. Whether there was room, and the transaction if it did."""
+        """Wait for a transaction to become final. Whether it was waited for, and the transaction if it did."""
         waiter = _Waiter(uid)
         with self._lock:
-            if len(self._waiters) >= MOST_WAITERS:
+            if self._closed or len(self._waiters) >= MOST_WAITERS:
                 return False, None
             self._waiters.add(waiter)
             if not self._polling:
@@ -51,7 +59,7 @@ class WaitingRoom:
         finally:
             with self._lock:
                 self._waiters.discard(waiter)
-        return True, waiter.transaction
+        return waiter.transaction is not None or not self._closed, waiter.transaction
 
     def _poll(self) -> None:
         while True:
@@ -89,5 +97,5 @@ def wait_if_preferred(current: Transaction, seconds: int | None) -> tuple[Transa
         return current, False
     if current.settled_at is not None or seconds == 0:
         return current, True
-    there_was_room, final = room.wait(current.uid, seconds)
-    return final or current, there_was_room
+    waited, final = room.wait(current.uid, seconds)
+    return final or current, waited

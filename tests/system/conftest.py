@@ -4,14 +4,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running_service import Service
+from api import query
+from running_service import Service, payments
+
+DIFFERENCES = """
+    SELECT id, balance, total, last_balance FROM users LEFT JOIN LATERAL (
+        SELECT coalesce(sum(amount), 0) AS total, coalesce((array_agg(balance_after ORDER BY seq DESC))[1], 0)
+            AS last_balance
+        FROM ledger WHERE user_id = users.id
+    ) AS book ON true
+    WHERE (balance, balance) IS DISTINCT FROM (total, last_balance)
+"""
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started = Service(tmp_path_factory.mktemp("service") / "data").wait_ready()
     yield started
+    verified = payments("verify", "--data", started.data)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     started.stop()
+
+
+@pytest.fixture(autouse=True)
+def the_books_balance(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test that used the service: each balance is the sum and the last line of its ledger."""
+    yield
+    if "service" in request.fixturenames:
+        assert query(request.getfixturevalue("service").database_url, DIFFERENCES) == []
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -73,11 +74,11 @@ class Service:
         ready = [line for line in self.lines() if line.startswith("ready ")]
         return ready[0].removeprefix("ready ") if ready else ""
 
-    @property
+    @cached_property  # it stays as it is when Postgres is started again
     def database_url(self) -> str:
         return str(self._of("postgres")["url"])
 
-    @property
+    @cached_property
     def broker_url(self) -> str:
         return str(self._of("broker")["url"])
 

@@ -1,0 +1,73 @@
+"""API.md, GET and POST of a transaction: found in every spelling, and conditional requests."""
+
+import uuid
+
+import pytest
+from api import MEMBERS, Api, held_lane, transaction
+from running_service import Service
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def api(service: Service) -> Api:
+    return Api(service.url)
+
+
+@pytest.fixture
+def user_id(api: Api) -> int:
+    return api.add_user()
+
+
+def test_it_is_looked_up_by_get_and_post_in_any_case_with_and_without_a_slash(api: Api, user_id: int) -> None:
+    uid = api.deposit(user_id).json["uid"]
+    expected = api.look_up(uid)
+    assert (expected.status, list(expected.json)) == (200, MEMBERS)
+    for method in ("GET", "POST"):
+        for path in (uid, f"{uid}/", uid.upper()):
+            answer = api.ask(method, f"/api/transaction/{path}")
+            assert (answer.status, answer.body) == (200, expected.body)
+    assert api.ask("POST", f"/api/transaction/{uid}", {"any": "body"}).body == expected.body
+
+
+@pytest.mark.parametrize("uid", [str(uuid.uuid4()), "x", "0", uuid.uuid4().hex, f"{{{uuid.uuid4()}}}", "%00", "%FF"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_unknown_uid_is_not_found(api: Api, method: str, uid: str) -> None:
+    api.ask(method, f"/api/transaction/{uid}", headers={"Prefer": "wait=5"}).refused(404, "transaction_not_found")
+
+
+def test_its_etag_changes_with_its_state(api: Api, service: Service, user_id: int) -> None:
+    content = transaction(user_id)
+    with held_lane(service.database_url, user_id):
+        api.put(content)
+        pending = api.look_up(content["uid"]).headers["ETag"]
+        assert api.look_up(content["uid"], **{"If-None-Match": pending}).status == 304
+    api.wait_final(content["uid"])
+    answer = api.look_up(content["uid"], **{"If-None-Match": pending})
+    assert (answer.status, answer.json["status"]) == (200, "COMPLETED")
+    assert answer.headers["ETag"] != pending
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ("{}", 304),
+        ("W/{}", 304),
+        ("*", 304),
+        ('"x", {}', 304),
+        ('"x" , W/{},"y"', 304),
+        ('"x"', 200),
+        ("", 200),
+        ('W/"x", "y"', 200),
+        ("{}x", 200),
+        ('"{}', 200),
+    ],
+)
+def test_if_none_match_gets_304_while_it_is_still_that(api: Api, user_id: int, form: str, status: int) -> None:
+    uid = api.deposit(user_id).json["uid"]
+    tag = api.look_up(uid).headers["ETag"]
+    headers = {"If-None-Match": form.replace("{}", tag if form != "{}x" else tag[:-1] + 'x"')}
+    answer = api.look_up(uid, **headers)
+    assert (answer.status, answer.headers["ETag"]) == (status, tag)
+    assert bool(answer.body) == (status == 200)
+    assert api.ask("POST", f"/api/transaction/{uid}", headers=headers).status == 200

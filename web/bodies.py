@@ -1,0 +1,123 @@
+"""Bodies: read up to a limit, as JSON with exact numbers, as a model; what nobody read is read away.
+
+The framework's own limit does not hold for chunked bodies behind granian (it cuts them), hence this one.
+"""
+
+import threading
+from decimal import Decimal
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from flask import Request as HttpRequest
+from flask import json
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import FieldError, Invalid, Unavailable
+from shared.settings import settings
+
+MOST_BYTES: Final = 64 * 1024
+# A body that is refused unread is read away up to this much: who is still sending when the connection is closed
+# gets a reset instead of the answer.
+MOST_WASTED_BYTES: Final = 16 * 1024 * 1024
+_PIECE: Final = 64 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@cache
+def _readers() -> threading.BoundedSemaphore:
+    """Half of the threads may wait for bodies, and no more: clients that send none cannot stop the others."""
+    return threading.BoundedSemaphore(settings().web_threads // 2)
+
+
+def read_body(http: HttpRequest, most_bytes: int = MOST_BYTES) -> bytes:
+    """The whole body. Raises Invalid: it is longer, or ends before its Content-Length; Unavailable."""
+    too_large = Invalid("body_too_large", f"The body must have at most {most_bytes} bytes.")
+    if (http.content_length or 0) > most_bytes:
+        raise too_large
+    if not _readers().acquire(blocking=False):
+        raise Unavailable("overloaded", "Too many requests whose body has not come. Nothing was accepted.")
+    try:
+        body = _read(http, most_bytes + 1)
+    finally:
+        _readers().release()
+    if len(body) > most_bytes:
+        raise too_large
+    if http.content_length is not None and len(body) < http.content_length:
+        raise Invalid("not_json", "The body ends before its Content-Length.")
+    return body
+
+
+def _read(http: HttpRequest, most_bytes: int) -> bytes:
+    stream = http.environ["wsgi.input"]
+    pieces: list[bytes] = []
+    left = most_bytes
+    while left and (piece := stream.read(min(left, _PIECE))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def read_away(http: HttpRequest) -> None:
+    """Take in, within bounds, what is left of the body. Not of one that waits for our 100 Continue."""
+    coming = http.content_length or "Transfer-Encoding" in http.headers
+    if not coming or "Expect" in http.headers or (http.content_length or 0) > MOST_WASTED_BYTES:
+        return
+    if _readers().acquire(blocking=False):
+        try:
+            left = MOST_WASTED_BYTES
+            while left > 0 and (piece := http.environ["wsgi.input"].read(_PIECE)):
+                left -= len(piece)
+        finally:
+            _readers().release()
+
+
+def read_json(http: HttpRequest, model: type[Model]) -> Model:
+    """The request's body as the model. Raises Invalid: another content type, no JSON, or a bad field."""
+    if http.mimetype != "application/json":
+        raise Invalid("unsupported_media_type", "The body must be JSON, with Content-Type: application/json.")
+    return validate(parse_json(read_body(http)), model)
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON with exact numbers. Raises Invalid (not_json), also for a name that an object holds twice."""
+    try:
+        return json.loads(
+            body.decode("utf-8"), parse_float=_parse_decimal, parse_int=_parse_int, object_pairs_hook=_object
+        )
+    except (ValueError, RecursionError) as error:
+        raise Invalid("not_json", f"The body is not JSON: {str(error)[:200]}") from None
+
+
+def _parse_decimal(digits: str) -> Decimal:
+    """No field takes an exponent; one beyond all bounds would be an error of decimal's own."""
+    return Decimal("Infinity") if "e" in digits.lower() else Decimal(digits)
+
+
+def _parse_int(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) <= 30 else Decimal(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("an object holds the same name twice")
+    return made
+
+
+def validate(value: Any, model: type[Model]) -> Model:
+    """Raises Invalid (invalid_request) with every bad field by name."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fields = [
+            FieldError(_printable(".".join(map(str, e["loc"]))), e["msg"].removeprefix("Value error, "))
+            for e in error.errors(include_url=False, include_input=False)[:100]
+        ]
+        told = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)
+        raise Invalid("invalid_request", told[:2000], fields) from None
+
+
+def _printable(name: str) -> str:
+    """A field's name is the client's own: cut, and without what cannot be sent as UTF-8."""
+    return name[:200].encode("utf-8", "replace").decode()
