@@ -13,7 +13,7 @@ from shared.money import format_amount
 from shared.status import LANES
 
 if TYPE_CHECKING:
-    from shared.queries.transactions import ParkedRow
+    from shared.queries.parked import ParkedRow
 
 LISTED: Final = 1000
 ERROR_CHARACTERS: Final = 80
@@ -46,7 +46,8 @@ def _run(args: Namespace) -> int:
 
 def _list(as_json: bool) -> str:
     from shared.database import transaction
-    from shared.queries.transactions import list_parked, read_backlog
+    from shared.queries.lanes import read_backlog
+    from shared.queries.parked import list_parked
 
     with transaction() as connection:
         rows = list_parked(connection, LISTED)

@@ -22,11 +22,11 @@ class Accepted(NamedTuple):
     replayed: bool
 
 
-Judgement = Accepted | PaymentsError
+Reply = Accepted | PaymentsError
 
 
-def accept(requests: Sequence[Request]) -> list[Judgement]:
-    """Accept what is new, recognise what is known, refuse the rest: one judgement per request, in order.
+def accept(requests: Sequence[Request]) -> list[Reply]:
+    """Accept what is new, recognise what is known, refuse the rest: one reply per request, in order.
 
     Raises what SQLAlchemy raises where the database does not answer: then it is not known what was accepted,
     and sending the same list again is right.
@@ -39,15 +39,15 @@ def accept(requests: Sequence[Request]) -> list[Judgement]:
         known = {**new, **_find(connection, missing)}
         ahead = _find_ahead(connection, [request for request in missing if request.uid not in known])
     fresh = set(new)
-    return [_judge(request, known, fresh, ahead) for request in requests]
+    return [_reply(request, known, fresh, ahead) for request in requests]
 
 
-def recognise(requests: Sequence[Request]) -> list[Judgement]:
+def recognise(requests: Sequence[Request]) -> list[Reply]:
     """As `accept` while nothing new is taken in: known ones are judged, any other is told to come back."""
     with transaction() as connection:
         known = _find(connection, requests)
     busy = Unavailable("backlog_full", "Too many transactions wait to be settled. Send it again later.")
-    return [_judge(r, known, set(), set()) if r.uid in known else busy for r in requests]
+    return [_reply(r, known, set(), set()) if r.uid in known else busy for r in requests]
 
 
 def _find(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Transaction]:
@@ -62,7 +62,7 @@ def _find_ahead(connection: Connection, requests: Sequence[Request]) -> set[UUID
     return {dated[position].uid for position in positions}
 
 
-def _judge(request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[UUID]) -> Judgement:
+def _reply(request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[UUID]) -> Reply:
     """The order is part of the contract: a known uid is judged before the user is."""
     stored = known.get(request.uid)
     if stored is None:

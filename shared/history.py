@@ -7,9 +7,10 @@ from uuid import UUID
 from shared.database import transaction
 from shared.errors import NotReady, transaction_not_found, user_not_found
 from shared.models import MIGRATION
-from shared.queries import ledger, server, transactions, users
+from shared.queries import lanes, ledger, server, transactions, users
+from shared.queries.lanes import Backlog
 from shared.queries.statement import Filter, Key, find_scan_end, read_statement
-from shared.queries.transactions import Backlog, Transaction
+from shared.queries.transactions import Transaction
 from shared.queries.users import User
 from shared.status import LANES
 
@@ -55,7 +56,7 @@ def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
         user = users.find_user(connection, user_id) if 0 < user_id <= MOST_USER_ID else None
         if user is None:
             raise user_not_found(user_id)
-        now = ledger.read_clock(connection)
+        now = server.read_clock(connection)
         if instant is None or instant >= now:
             return Balance(user_id, user.balance, now)
         return Balance(user_id, ledger.get_balance_at(connection, user_id, instant), instant)
@@ -77,7 +78,7 @@ def get_statement(user_id: int, wanted: Filter, after: Key | None, limit: int) -
 def get_backlog() -> Backlog:
     """How much waits to be settled."""
     with transaction() as connection:
-        return transactions.read_backlog(connection, LANES)
+        return lanes.read_backlog(connection, LANES)
 
 
 def check_server() -> None:

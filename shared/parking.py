@@ -13,8 +13,9 @@ from shared import metrics
 from shared.database import is_machinery, transaction
 from shared.errors import NotFound
 from shared.logs import get_logger
-from shared.queries import ledger, transactions
-from shared.queries.transactions import ParkedRow, PendingRow
+from shared.queries import lanes, parked
+from shared.queries.lanes import PendingRow
+from shared.queries.parked import ParkedRow
 from shared.settling import BATCH_ROWS, Slice, settle_batch, settle_lane
 
 EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number
@@ -54,7 +55,7 @@ def work_lane(lane: int) -> Slice:
 def _settle_in_parts(lane: int) -> Slice:
     with transaction() as connection:
         # Users, not rows: one whose first row fails may fill a batch by itself, and would hide all others.
-        user_ids = transactions.find_pending_users(connection, lane, BATCH_ROWS)
+        user_ids = lanes.find_pending_users(connection, lane, BATCH_ROWS)
     found = Isolation()
     for user_id in user_ids:
         if not _settle_user(lane, user_id, found):
@@ -63,7 +64,7 @@ def _settle_in_parts(lane: int) -> Slice:
     guilty = [(row, error) for row, error in found.failing if found.settled or row.attempts]
     for row, error in guilty:
         with transaction() as connection:
-            metrics.PARKED.inc(transactions.park(connection, [row.pending.uid], error, failed=True))
+            metrics.PARKED.inc(parked.park(connection, [row.pending.uid], error, failed=True))
         log.error("parked", uid=str(row.pending.uid), user_id=row.pending.user_id, lane=lane, error=error)
     if len(guilty) < len(found.failing):
         raise LaneFails(f"{len(found.failing)} rows of lane {lane} fail and nothing commits: {found.failing[0][1]}")
@@ -94,13 +95,13 @@ def _settle_user(lane: int, user_id: int, found: Isolation) -> bool:
 
 def _head(lane: int, user_id: int) -> PendingRow | None:
     with transaction() as connection:
-        return next(iter(transactions.read_pending(connection, lane, 1, user_id)), None)
+        return next(iter(lanes.read_pending(connection, lane, 1, user_id)), None)
 
 
 def retry_due() -> int:
     """Release what has been parked long enough: a failed row alone, its followers once it is settled."""
     with transaction() as connection:
-        heads = transactions.find_due_heads(connection, limit=100)
+        heads = parked.find_due_heads(connection, limit=100)
     return sum(_release(head, head.accept_order if head.attempts else EVERYTHING) for head in heads)
 
 
@@ -110,19 +111,19 @@ def release(uid: UUID) -> int:
     Raises NotFound where no parked transaction has this uid. Waits for a busy lane: nobody comes back to it.
     """
     with transaction() as connection:
-        parked = transactions.find_parked(connection, uid)
-    if parked is None:
+        row = parked.find_parked(connection, uid)
+    if row is None:
         raise NotFound("not_parked", f"There is no parked transaction {uid}.")
-    return _release(parked, EVERYTHING, wait=True)
+    return _release(row, EVERYTHING, wait=True)
 
 
 def _release(row: ParkedRow, through: int, *, wait: bool = False) -> int:
     """Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: 0, the sweep returns."""
     with transaction() as connection:
         if wait:
-            ledger.lock_lane(connection, row.lane)
-        elif not ledger.try_lock_lane(connection, row.lane):
+            lanes.lock_lane(connection, row.lane)
+        elif not lanes.try_lock_lane(connection, row.lane):
             return 0
-        released = transactions.release(connection, row.user_id, through)
+        released = parked.release(connection, row.user_id, through)
     log.warning("released", uid=str(row.uid), user_id=row.user_id, lane=row.lane, rows=released)
     return released

@@ -18,7 +18,7 @@ from shared import doorbell, metrics
 from shared.database import is_timeout, transaction
 from shared.ledger import Account, Outcome, Past, Pending, fold, instants_to_scan
 from shared.logs import get_logger
-from shared.queries import ledger, transactions, users
+from shared.queries import lanes, ledger, parked, server, transactions, users
 from shared.status import Status
 
 BATCH_ROWS: Final = 500
@@ -87,18 +87,18 @@ def settle_lane(lane: int) -> Slice:
 def settle_batch(lane: int, user_id: int | None = None, limit: int = BATCH_ROWS) -> Batch | None:
     """Settle the next rows of a lane, or of one user in it, in one transaction. None: the lane is busy."""
     with transaction() as connection:
-        if not ledger.try_lock_lane(connection, lane):
+        if not lanes.try_lock_lane(connection, lane):
             return None
         # The one network call inside a transaction. After the lock and before the read: whoever commits too
         # late for this read finds the key gone and rings.
         doorbell.hush(lane)
-        rows = transactions.read_pending(connection, lane, limit, user_id)
+        rows = lanes.read_pending(connection, lane, limit, user_id)
         batch = Batch(more=len(rows) == limit)
         if not rows:
             return batch
         behind = [row.pending.uid for row in rows if row.behind_parked]
         if behind:
-            batch.parked = transactions.park(connection, behind, "waits behind a parked one", failed=False)
+            batch.parked = parked.park(connection, behind, "waits behind a parked one", failed=False)
         pending = [row.pending for row in rows if not row.behind_parked]
         if pending:
             batch.outcomes, batch.moment = _settle(connection, pending)
@@ -113,7 +113,7 @@ def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Ou
     pending, late = _cut_to_scannable(pending, accounts)
     with _time_to_scan(connection, late):
         pasts = _scan_pasts(connection, pending, late)
-        moment = ledger.read_clock(connection)
+        moment = server.read_clock(connection)
         outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
         ledger.insert_entries(connection, outcomes, moment)  # the trigger reads the same past once more
     written = users.write_accounts(connection, after.values())

@@ -11,7 +11,7 @@ from shared import history
 from shared.database import is_machinery
 from shared.errors import Unavailable
 from shared.logs import get_logger
-from shared.queries.transactions import Backlog
+from shared.queries.lanes import Backlog
 from shared.settings import settings
 
 FRESH_SECONDS: Final = 0.5

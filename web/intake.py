@@ -12,7 +12,7 @@ from concurrent.futures import TimeoutError as NotInTime
 from typing import Final, NamedTuple
 
 from shared import doorbell
-from shared.accepting import Accepted, Judgement, accept, recognise
+from shared.accepting import Accepted, Reply, accept, recognise
 from shared.database import is_machinery
 from shared.errors import Unavailable
 from shared.logs import get_logger
@@ -29,7 +29,7 @@ log = get_logger("intake")
 
 class _Waiting(NamedTuple):
     requests: Sequence[Request]
-    judged: Future[list[Judgement]]
+    answered: Future[list[Reply]]
 
 
 class Intake:
@@ -42,8 +42,8 @@ class Intake:
         self._bell_arrival = threading.Condition()
         self._threads: dict[str, threading.Thread] = {}
 
-    def submit(self, requests: Sequence[Request]) -> list[Judgement]:
-        """Accept the requests: one judgement each, in order, once they are committed.
+    def submit(self, requests: Sequence[Request]) -> list[Reply]:
+        """Accept the requests: one reply each, in order, once they are committed.
 
         Raises Unavailable where that is not known in time (send it again), and what SQLAlchemy raises.
         """
@@ -55,9 +55,9 @@ class Intake:
             self._waiting.append(waiting)
             self._arrival.notify()
         try:
-            return waiting.judged.result(PATIENCE_SECONDS)
+            return waiting.answered.result(PATIENCE_SECONDS)
         except NotInTime:
-            waiting.judged.cancel()
+            waiting.answered.cancel()
             raise Unavailable(
                 "database_unavailable",
                 "The database did not answer in time. Whether the request was accepted is not known: send it again.",
@@ -83,7 +83,7 @@ class Intake:
         rows = 0
         while self._waiting and rows < MOST_ROWS:
             waiting = self._waiting.popleft()
-            if waiting.judged.set_running_or_notify_cancel():  # else nobody waits for it any more
+            if waiting.answered.set_running_or_notify_cancel():  # else nobody waits for it any more
                 batch.append(waiting)
                 rows += len(waiting.requests)
         return batch
@@ -93,27 +93,27 @@ class Intake:
         if not requests:
             return
         try:
-            judgements = recognise(requests) if reader.is_full() else accept(requests)
+            replies = recognise(requests) if reader.is_full() else accept(requests)
         except Exception as error:
             if len(batch) > 1 and not is_machinery(error):
                 for waiting in batch:  # one of them spoils the statement: it alone shall hear of it
                     self._commit([waiting])
                 return
             for waiting in batch:
-                waiting.judged.set_exception(error)
+                waiting.answered.set_exception(error)
             return
         start = 0
         for waiting in batch:
-            waiting.judged.set_result(judgements[start : start + len(waiting.requests)])
+            waiting.answered.set_result(replies[start : start + len(waiting.requests)])
             start += len(waiting.requests)
-        self._ask_to_ring(requests, judgements)
+        self._ask_to_ring(requests, replies)
 
-    def _ask_to_ring(self, requests: Sequence[Request], judgements: Sequence[Judgement]) -> None:
+    def _ask_to_ring(self, requests: Sequence[Request], replies: Sequence[Reply]) -> None:
         """For what is new and for repeats that are still PENDING: the ring before may have been lost."""
         with self._bell_arrival:
-            for request, judgement in zip(requests, judgements, strict=True):
-                if isinstance(judgement, Accepted) and judgement.transaction.status == Status.PENDING:
-                    self._bells.setdefault(judgement.transaction.lane, (str(request.uid), request.request_id))
+            for request, reply in zip(requests, replies, strict=True):
+                if isinstance(reply, Accepted) and reply.transaction.status == Status.PENDING:
+                    self._bells.setdefault(reply.transaction.lane, (str(request.uid), request.request_id))
             if self._bells:
                 self._keep_alive("ring", self._ring_for_ever)
                 self._bell_arrival.notify()

@@ -25,15 +25,15 @@ RETRY_SECONDS: Final = 1
 def put_transaction() -> Response:
     check_names(request, ())
     asked = read_json(request, NewTransaction)
-    (judgement,) = intake.submit(
+    (reply,) = intake.submit(
         [Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id)]
     )
-    if isinstance(judgement, PaymentsError):
-        raise judgement
+    if isinstance(reply, PaymentsError):
+        raise reply
     seconds = preferred_wait(request)
-    transaction, waited = wait_if_preferred(judgement.transaction, seconds)
+    transaction, waited = wait_if_preferred(reply.transaction, seconds)
     response = _answer_by_state(transaction)
-    if judgement.replayed:
+    if reply.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return _tell_preference(response, seconds, waited)
 

@@ -12,7 +12,7 @@ from typing import Final
 from shared.database import is_machinery, transaction
 from shared.logs import get_logger
 from shared.parking import retry_due, work_lane
-from shared.queries.transactions import find_overdue_lanes
+from shared.queries.lanes import find_overdue_lanes
 from shared.status import LANES
 
 EVERY_SECONDS: Final = 1.0

@@ -9,9 +9,6 @@ from shared.database import LATE_SCAN_TIMEOUT, array
 from shared.ledger import Account, Outcome, Past
 from shared.status import lane_of
 
-_TRY_LOCK_LANE = text("SELECT pg_try_advisory_xact_lock(7411, :lane)")
-_LOCK_LANE = text("SELECT pg_advisory_xact_lock(7411, :lane)")
-_READ_CLOCK = text("SELECT clock_timestamp()")
 _INSERT_ENTRIES = text("""
     INSERT INTO ledger (user_id, seq, uid, amount, balance_after, effective_at, history_at, recorded_at)
     SELECT user_id, seq, uid, amount, balance_after, effective_at, history_at, :moment
@@ -52,22 +49,6 @@ _BALANCE_AT = text("""
                      WHERE user_id = :user_id AND late
                        AND tstzrange(effective_at, history_at) @> CAST(:instant AS timestamptz)), 0)
 """)
-
-
-def try_lock_lane(connection: Connection, lane: int) -> bool:
-    """Take the lane until the end of the transaction, unless another one has it. Never waits."""
-    return bool(connection.scalar(_TRY_LOCK_LANE, {"lane": lane}))
-
-
-def lock_lane(connection: Connection, lane: int) -> None:
-    """Take the lane until the end of the transaction; waits until the one who has it commits."""
-    connection.execute(_LOCK_LANE, {"lane": lane})
-
-
-def read_clock(connection: Connection) -> datetime:
-    """Postgres's clock at this moment, not the start of the transaction."""
-    moment: datetime = connection.execute(_READ_CLOCK).scalar_one()
-    return moment
 
 
 def insert_entries(connection: Connection, outcomes: Sequence[Outcome], moment: datetime) -> None:

@@ -1,8 +1,11 @@
 """Statements on the server itself."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
+
+_READ_CLOCK = text("SELECT clock_timestamp()")
 
 
 class ServerState(NamedTuple):
@@ -22,3 +25,9 @@ _STATE_WITH = text(_STATE.format(migration="(SELECT max(version_num) FROM alembi
 def read_state(connection: Connection) -> ServerState:
     migrated = connection.scalar(_HAS_MIGRATIONS)
     return ServerState(*connection.execute(_STATE_WITH if migrated else _STATE_WITHOUT).one())
+
+
+def read_clock(connection: Connection) -> datetime:
+    """Postgres's clock at this moment, not the start of the transaction."""
+    moment: datetime = connection.execute(_READ_CLOCK).scalar_one()
+    return moment

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from shared import database, doorbell
-from shared.queries.transactions import find_overdue_lanes
+from shared.queries.lanes import find_overdue_lanes
 from shared.settings import settings
 from shared.settling import settle_lane
 from shared.status import LANES

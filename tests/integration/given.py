@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from shared.accepting import Accepted, accept
 from shared.database import engine, transaction
 from shared.queries import transactions
-from shared.queries.ledger import read_clock
+from shared.queries.server import read_clock
 from shared.queries.transactions import Request, Transaction
 from shared.settings import settings
 from shared.settling import settle_lane
@@ -42,9 +42,9 @@ def ago(**duration: float) -> datetime:
 
 def accepted(*requests: Request) -> list[Accepted]:
     """Accept requests of which none may be refused."""
-    judgements = accept(requests)
-    taken = [judgement for judgement in judgements if isinstance(judgement, Accepted)]
-    assert len(taken) == len(requests), judgements
+    replies = accept(requests)
+    taken = [reply for reply in replies if isinstance(reply, Accepted)]
+    assert len(taken) == len(requests), replies
     return taken
 
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from shared.accepting import Accepted, Judgement, accept, recognise
+from shared.accepting import Accepted, Reply, accept, recognise
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.history import get_balance, get_transaction
 from shared.queries import transactions
@@ -36,11 +36,11 @@ pytestmark = pytest.mark.integration
 NO_USER = 2**62
 
 
-def at_once(*calls: Callable[[], list[Judgement]]) -> list[list[Judgement]]:
+def at_once(*calls: Callable[[], list[Reply]]) -> list[list[Reply]]:
     """Call them all at the same time, each in a thread."""
     barrier = Barrier(len(calls))
 
-    def call(function: Callable[[], list[Judgement]]) -> list[Judgement]:
+    def call(function: Callable[[], list[Reply]]) -> list[Reply]:
         barrier.wait()
         return function()
 

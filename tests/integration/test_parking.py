@@ -16,7 +16,7 @@ from shared.database import is_machinery, transaction
 from shared.errors import NotFound
 from shared.history import get_balance
 from shared.parking import LaneFails, release, retry_due, work_lane
-from shared.queries import ledger, transactions, users
+from shared.queries import lanes, ledger, parked, server, users
 from shared.queries.transactions import Request
 from shared.status import lane_of
 from tests.integration.given import (
@@ -54,14 +54,14 @@ def bug(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def parked(*requests: Request) -> list[bool]:
+def are_parked(*requests: Request) -> list[bool]:
     with transaction() as connection:
-        return [transactions.find_parked(connection, request.uid) is not None for request in requests]
+        return [parked.find_parked(connection, request.uid) is not None for request in requests]
 
 
 def attempts(request: Request) -> int:
     with transaction() as connection:
-        row = transactions.find_parked(connection, request.uid)
+        row = parked.find_parked(connection, request.uid)
     assert row
     return row.attempts
 
@@ -85,9 +85,9 @@ def test_a_row_that_fails_is_parked_and_others_of_the_lane_go_on() -> None:
     assert work_lane(11).parked == 1
     work_lane(11)
     assert states(before, bad, after, *others) == ["COMPLETED", "PENDING", "PENDING", "COMPLETED", "REJECTED"]
-    assert parked(before, bad, after) == [False, True, True]
+    assert are_parked(before, bad, after) == [False, True, True]
     with transaction() as connection:
-        row = transactions.find_parked(connection, bad.uid)
+        row = parked.find_parked(connection, bad.uid)
     assert row
     assert row.attempts == 1
     assert "planted bug" in str(row.last_error)
@@ -99,9 +99,9 @@ def test_what_is_accepted_later_is_parked_behind_when_its_turn_comes() -> None:
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
     work_lane(11)
     accepted(behind := deposit(unlucky, 1), free := deposit(other, 1))
-    assert parked(behind) == [False]
+    assert are_parked(behind) == [False]
     assert work_lane(11).parked == 1
-    assert (parked(bad, behind), states(behind, free)) == ([True, True], ["PENDING", "COMPLETED"])
+    assert (are_parked(bad, behind), states(behind, free)) == ([True, True], ["PENDING", "COMPLETED"])
     assert attempts(behind) == 0
 
 
@@ -111,7 +111,7 @@ def test_a_bug_that_hits_every_row_parks_none() -> None:
     accepted(*(rows := [deposit(user, UNLUCKY) for user in users]))
     with pytest.raises(LaneFails):
         work_lane(11)
-    assert (states(*rows), parked(*rows)) == (["PENDING"] * 3, [False] * 3)
+    assert (states(*rows), are_parked(*rows)) == (["PENDING"] * 3, [False] * 3)
 
 
 @pytest.mark.usefixtures("bug")
@@ -121,7 +121,7 @@ def test_a_users_long_queue_behind_a_bad_row_does_not_hold_up_the_lane(monkeypat
     monkeypatch.setattr(parking, "BATCH_ROWS", 5)
     accepted(bad := deposit(unlucky, UNLUCKY), *[deposit(unlucky, 1) for _ in range(10)], free := deposit(other, 1))
     work_lane(11)
-    assert (states(free), parked(bad)) == (["COMPLETED"], [True])
+    assert (states(free), are_parked(bad)) == (["COMPLETED"], [True])
 
 
 def test_a_released_row_and_all_behind_it_settle_in_their_order(bug: pytest.MonkeyPatch) -> None:
@@ -160,9 +160,9 @@ def test_a_parked_row_is_tried_again_alone_and_its_followers_after_it(bug: pytes
     assert retry_due() == 0
     wait_of(bad, minutes=1.1)
     assert retry_due() == 1
-    assert parked(bad, behind) == [False, True]
+    assert are_parked(bad, behind) == [False, True]
     assert retry_due() == 0, "the one before has not been settled yet"
-    assert parked(bad, behind) == [False, True]
+    assert are_parked(bad, behind) == [False, True]
 
     work_lane(11)
     assert states(bad, behind) == ["COMPLETED", "PENDING"]
@@ -187,18 +187,18 @@ def test_a_row_that_fails_again_rests_twice_as_long_up_to_an_hour() -> None:
 
 def test_a_connection_lost_once_parks_nothing_and_settles_nothing_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     accepted(row := deposit(new_user(), 1))
-    read_clock = ledger.read_clock
+    read_clock = server.read_clock
 
     def cut(connection: Connection) -> datetime:
         monkeypatch.undo()
         run_sql("SELECT pg_terminate_backend(:pid, 1000)", pid=connection.scalar(text("SELECT pg_backend_pid()")))
         return read_clock(connection)
 
-    monkeypatch.setattr(ledger, "read_clock", cut)
+    monkeypatch.setattr(server, "read_clock", cut)
     with pytest.raises(DBAPIError) as raised:
         work_lane(lane_of(row.user_id))
     assert is_machinery(raised.value)
-    assert (states(row), parked(row)) == (["PENDING"], [False])
+    assert (states(row), are_parked(row)) == (["PENDING"], [False])
     assert work_lane(lane_of(row.user_id)).settled == 1
 
 
@@ -214,17 +214,17 @@ def test_a_time_out_parks_nothing(monkeypatch: pytest.MonkeyPatch, setting: str)
     """57014 and 55P03: another program holds the user's row."""
     user = new_user()
     accepted(row := deposit(user, 1))
-    read_pending = transactions.read_pending
+    read_pending = lanes.read_pending
 
     def hurried(connection: object, *args: object) -> object:
         connection.execute(text(f"SET LOCAL {setting} = '50ms'"))  # type: ignore[attr-defined]
         return read_pending(connection, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(transactions, "read_pending", hurried)
+    monkeypatch.setattr(lanes, "read_pending", hurried)
     with rows_locked("users", "id", user), pytest.raises(DBAPIError) as raised:
         work_lane(lane_of(user))
     assert is_machinery(raised.value)
-    assert (states(row), parked(row)) == (["PENDING"], [False])
+    assert (states(row), are_parked(row)) == (["PENDING"], [False])
 
 
 def test_a_past_that_takes_too_long_to_read_is_parked_like_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_a_past_that_takes_too_long_to_read_is_parked_like_a_bug(monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "scan_past", scan)
         work_lane(11)
-    assert (states(late, fine), parked(late)) == (["PENDING", "COMPLETED"], [True])
+    assert (states(late, fine), are_parked(late)) == (["PENDING", "COMPLETED"], [True])
     assert release(late.uid) == 1
     work_lane(11)
     assert states(late) == ["COMPLETED"]
@@ -262,7 +262,7 @@ def test_machinery_that_fails_while_parts_are_settled_parks_nothing(monkeypatch:
     with pytest.raises(DBAPIError) as raised:
         work_lane(11)
     assert is_machinery(raised.value)
-    assert (states(*rows), parked(*rows)) == (["COMPLETED", "PENDING", "PENDING"], [False] * 3)
+    assert (states(*rows), are_parked(*rows)) == (["COMPLETED", "PENDING", "PENDING"], [False] * 3)
 
 
 @pytest.mark.usefixtures("bug")
@@ -270,9 +270,9 @@ def test_a_lane_that_is_busy_is_not_settled_in_parts() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
     with outsider() as holder:
-        assert ledger.try_lock_lane(holder, 11)
+        assert lanes.try_lock_lane(holder, 11)
         assert parking._settle_in_parts(11).busy
-    assert parked(bad) == [False]
+    assert are_parked(bad) == [False]
 
 
 def test_an_operators_release_waits_for_a_busy_lane(bug: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_an_operators_release_waits_for_a_busy_lane(bug: pytest.MonkeyPatch) -> 
     work_lane(11)
     bug.undo()
     with outsider() as holder:
-        assert ledger.try_lock_lane(holder, 11)
+        assert lanes.try_lock_lane(holder, 11)
         leaves = threading.Timer(0.3, holder.rollback)
         leaves.start()
         assert release(bad.uid) == 1
@@ -296,8 +296,8 @@ def test_parked_rows_are_listed_by_user_in_the_order_of_acceptance() -> None:
     work_lane(11)
     work_lane(11)
     with transaction() as connection:
-        listed = [row for row in transactions.list_parked(connection, 100) if row.user_id == unlucky]
-        backlog = transactions.read_backlog(connection, 16)
+        listed = [row for row in parked.list_parked(connection, 100) if row.user_id == unlucky]
+        backlog = lanes.read_backlog(connection, 16)
     assert [(row.uid, row.attempts) for row in listed] == [(bad.uid, 1), (behind.uid, 0)]
     assert backlog.parked >= 2
     assert get_balance(unlucky).balance == 0
@@ -308,13 +308,13 @@ def test_parked_rows_are_no_backlog(bug: pytest.MonkeyPatch) -> None:
     accepted(deposit(user, UNLUCKY), deposit(other, 1))
     work_lane(11)
     with plain_engine().connect() as connection:
-        backlog = transactions.read_backlog(connection, 16)
+        backlog = lanes.read_backlog(connection, 16)
         assert (backlog.pending, backlog.oldest_seconds, backlog.parked) == (0, 0.0, 1)
-        assert transactions.find_overdue_lanes(connection, 16, 0) == []
+        assert lanes.find_overdue_lanes(connection, 16, 0) == []
     accepted(deposit(other, 2))
     with plain_engine().connect() as connection:
-        backlog = transactions.read_backlog(connection, 16)
+        backlog = lanes.read_backlog(connection, 16)
         assert (backlog.pending, backlog.parked) == (1, 1)
         assert backlog.oldest_seconds > 0
-        assert transactions.find_overdue_lanes(connection, 16, 0) == [11]
-        assert transactions.find_overdue_lanes(connection, 16, 60) == []
+        assert lanes.find_overdue_lanes(connection, 16, 0) == [11]
+        assert lanes.find_overdue_lanes(connection, 16, 60) == []

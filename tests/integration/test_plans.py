@@ -10,7 +10,7 @@ from sqlalchemy import text
 from shared import history
 from shared.database import transaction
 from shared.ledger import Account
-from shared.queries import ledger, transactions
+from shared.queries import lanes, ledger
 from shared.queries.statement import Filter, Key
 from shared.settling import settle_batch
 from shared.status import Status, lane_of
@@ -99,8 +99,8 @@ def test_the_next_rows_of_a_lane(busy_user: int) -> None:
 
     def read() -> None:
         with transaction() as connection:
-            assert len(transactions.read_pending(connection, lane_of(busy_user), 500)) == 2
-            assert len(transactions.read_pending(connection, lane_of(busy_user), 1, busy_user)) == 1
+            assert len(lanes.read_pending(connection, lane_of(busy_user), 500)) == 2
+            assert len(lanes.read_pending(connection, lane_of(busy_user), 1, busy_user)) == 1
 
     assert_looked_up(plans_of(read), "transactions_pending", "transactions_parked")
 

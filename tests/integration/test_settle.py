@@ -14,7 +14,7 @@ from shared import doorbell, settling
 from shared.accepting import accept
 from shared.history import get_balance, get_user
 from shared.money import MAX_BALANCE
-from shared.queries import ledger, transactions, users
+from shared.queries import lanes, ledger, server, transactions, users
 from shared.queries.transactions import Request
 from shared.settling import BooksDisagree, settle_batch, settle_lane
 from shared.status import lane_of
@@ -141,7 +141,7 @@ def test_a_busy_lane_is_left_at_once_and_others_are_not_held_up() -> None:
     (user,), (other,) = new_users(1, lane=3), new_users(1, lane=4)
     accepted(here := deposit(user, 1), elsewhere := deposit(other, 1))
     with outsider() as holder:
-        assert ledger.try_lock_lane(holder, 3)
+        assert lanes.try_lock_lane(holder, 3)
         assert settle_batch(3) is None
         done = settle_lane(3)
         assert done.busy
@@ -244,9 +244,9 @@ def test_a_slow_queue_rejects_nothing() -> None:
 
 def test_a_clock_that_has_stepped_back_never_makes_history_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
     user = new_user()
-    read_clock = ledger.read_clock
+    read_clock = server.read_clock
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "read_clock", lambda connection: read_clock(connection) + timedelta(hours=1))
+        patch.setattr(server, "read_clock", lambda connection: read_clock(connection) + timedelta(hours=1))
         settled(before := deposit(user, 5))
     rows = [withdrawal(user, 3), withdrawal(user, 2, ago(seconds=5))]
     assert settled(*rows) == ["COMPLETED"] * 2
@@ -260,7 +260,7 @@ def test_a_failure_at_any_write_leaves_everything_pending(monkeypatch: pytest.Mo
     settled(deposit(user, 5))
     accepted(*(rows := [withdrawal(user, 2), withdrawal(user, 9)]))
     steps = [
-        *[(users, "lock_accounts"), (ledger, "read_clock"), (ledger, "insert_entries")],
+        *[(users, "lock_accounts"), (server, "read_clock"), (ledger, "insert_entries")],
         *[(users, "write_accounts"), (transactions, "make_final"), (ledger, "insert_events")],
     ]
     for module, name in steps:

@@ -4,8 +4,8 @@ import pytest
 
 import shared.ledger
 from shared.database import transaction
-from shared.queries import ledger
-from shared.queries.transactions import find_overdue_lanes
+from shared.queries import lanes
+from shared.queries.lanes import find_overdue_lanes
 from shared.status import LANES, lane_of
 from tests.integration.given import accepted, deposit, new_user, new_users, outsider, run_sql, states
 from worker import sweep
@@ -35,7 +35,7 @@ def test_a_busy_lane_does_not_hold_up_the_others() -> None:
     (user,), (other,) = new_users(1, lane=3), new_users(1, lane=4)
     accepted(here := deposit(user, 1), elsewhere := deposit(other, 1))
     with outsider() as holder:
-        assert ledger.try_lock_lane(holder, 3)
+        assert lanes.try_lock_lane(holder, 3)
         assert sweep.Sweep().run_once() == 1
     assert states(here, elsewhere) == ["PENDING", "COMPLETED"]
 

@@ -1,0 +1,117 @@
+"""Statements on lanes: take one, read what is pending in it, see which are behind."""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from shared.ledger import Pending
+from shared.status import Type
+
+_TRY_LOCK_LANE = text("SELECT pg_try_advisory_xact_lock(7411, :lane)")
+_LOCK_LANE = text("SELECT pg_advisory_xact_lock(7411, :lane)")
+
+
+def try_lock_lane(connection: Connection, lane: int) -> bool:
+    """Take the lane until the end of the transaction, unless another one has it. Never waits."""
+    return bool(connection.scalar(_TRY_LOCK_LANE, {"lane": lane}))
+
+
+def lock_lane(connection: Connection, lane: int) -> None:
+    """Take the lane until the end of the transaction; waits until the one who has it commits."""
+    connection.execute(_LOCK_LANE, {"lane": lane})
+
+
+class PendingRow(NamedTuple):
+    """A row to settle; `behind_parked` says that an earlier one of its user is parked."""
+
+    pending: Pending
+    accept_order: int
+    attempts: int
+    behind_parked: bool
+
+
+_READ_PENDING = """
+    SELECT t.uid, t.user_id, t.type, t.amount, t.requested_at, t.accepted_at, t.request_id, t.accept_order,
+           t.attempts,
+           EXISTS (SELECT FROM transactions parked
+                   WHERE parked.user_id = t.user_id AND parked.accept_order < t.accept_order
+                     AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL) AS behind_parked
+    FROM transactions t
+    WHERE t.lane = :lane AND t.status = 'PENDING' AND t.parked_at IS NULL {of_user}
+    ORDER BY t.accept_order LIMIT :limit
+"""
+_READ_LANE = text(_READ_PENDING.format(of_user=""))
+_READ_USER = text(_READ_PENDING.format(of_user="AND t.user_id = :user_id"))
+
+
+def read_pending(connection: Connection, lane: int, limit: int, user_id: int | None = None) -> list[PendingRow]:
+    """The lane's (or one user's) next unparked PENDING rows in acceptance order."""
+    statement = _READ_LANE if user_id is None else _READ_USER
+    parameters = {"lane": lane, "limit": limit}
+    if user_id is not None:
+        parameters["user_id"] = user_id
+    return [
+        PendingRow(
+            Pending(r.uid, r.user_id, Type(r.type), r.amount, r.requested_at, r.accepted_at, r.request_id),
+            r.accept_order,
+            r.attempts,
+            r.behind_parked,
+        )
+        for r in connection.execute(statement, parameters)
+    ]
+
+
+_PENDING_USERS = text("""
+    SELECT user_id FROM transactions WHERE lane = :lane AND status = 'PENDING' AND parked_at IS NULL
+    GROUP BY user_id ORDER BY min(accept_order) LIMIT :limit
+""")
+
+
+def find_pending_users(connection: Connection, lane: int, limit: int) -> list[int]:
+    """The users with unparked PENDING rows in the lane, by their first such row."""
+    return list(connection.scalars(_PENDING_USERS, {"lane": lane, "limit": limit}))
+
+
+_OVERDUE = text("""
+    SELECT lane.lane FROM generate_series(0, :lanes - 1) AS lane (lane), LATERAL (
+        SELECT accepted_at FROM transactions
+        WHERE transactions.lane = CAST(lane.lane AS smallint)
+          AND status = 'PENDING' AND parked_at IS NULL
+        ORDER BY accept_order LIMIT 1
+    ) AS oldest
+    WHERE oldest.accepted_at NOT BETWEEN clock_timestamp() - make_interval(secs => :seconds) AND clock_timestamp()
+""")
+
+
+def find_overdue_lanes(connection: Connection, lanes: int, seconds: float) -> list[int]:
+    """The lanes whose oldest unparked PENDING row was accepted longer ago than that.
+
+    Or in the future: then the clock has stepped back, and nobody knows how long the row has waited.
+    """
+    return list(connection.scalars(_OVERDUE, {"lanes": lanes, "seconds": seconds}))
+
+
+class Backlog(NamedTuple):
+    """Unparked PENDING rows, the oldest one's age in seconds, parked rows."""
+
+    pending: int
+    oldest_seconds: float
+    parked: int
+
+
+_BACKLOG = text("""
+    SELECT
+        (SELECT count(*) FROM transactions WHERE status = 'PENDING' AND parked_at IS NULL) AS pending,
+        (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(accepted_at)), 0) FROM (
+            SELECT accepted_at FROM generate_series(0, :lanes - 1) AS lane (lane), LATERAL (
+                SELECT accepted_at FROM transactions
+                WHERE transactions.lane = CAST(lane.lane AS smallint)
+                  AND status = 'PENDING' AND parked_at IS NULL
+                ORDER BY accept_order LIMIT 1) AS oldest) AS oldest_of_lane) AS oldest_seconds,
+        (SELECT count(*) FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL) AS parked
+""")
+
+
+def read_backlog(connection: Connection, lanes: int) -> Backlog:
+    row = connection.execute(_BACKLOG, {"lanes": lanes}).one()
+    return Backlog(row.pending, max(0.0, float(row.oldest_seconds)), row.parked)

@@ -1,0 +1,87 @@
+"""Statements on parked transactions: park, release, list, see whose time to be tried again has come."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from shared.database import array
+
+_PARK = text("""
+    UPDATE transactions
+    SET parked_at = clock_timestamp(), attempts = attempts + :failures, last_error = :error
+    WHERE uid = ANY(CAST(:uids AS uuid[])) AND status = 'PENDING' AND parked_at IS NULL
+""")
+
+
+def park(connection: Connection, uids: Iterable[UUID], error: str, *, failed: bool) -> int:
+    """Park rows: those that failed themselves, or those that wait behind such a one."""
+    parameters = {"uids": array(uids), "error": error, "failures": int(failed)}
+    return connection.execute(_PARK, parameters).rowcount
+
+
+_RELEASE = text("""
+    UPDATE transactions SET parked_at = NULL
+    WHERE user_id = :user_id AND status = 'PENDING' AND parked_at IS NOT NULL
+      AND accept_order <= :through RETURNING uid
+""")
+
+
+def release(connection: Connection, user_id: int, through: int) -> int:
+    """Unpark a user's rows up to an acceptance number; the number of rows."""
+    return len(connection.execute(_RELEASE, {"user_id": user_id, "through": through}).all())
+
+
+class ParkedRow(NamedTuple):
+    """A parked transaction. `attempts` is how often settling it has failed: 0 for one that waits behind."""
+
+    uid: UUID
+    user_id: int
+    lane: int
+    accept_order: int
+    amount: int
+    type: str
+    parked_at: datetime
+    attempts: int
+    last_error: str | None
+
+
+_PARKED = """
+    SELECT uid, user_id, lane, accept_order, amount, type, parked_at, attempts, last_error
+    FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL
+"""
+_LIST_PARKED = text(f"{_PARKED} ORDER BY user_id, accept_order LIMIT :limit")
+_FIND_PARKED = text(f"{_PARKED} AND uid = CAST(:uid AS uuid)")
+_DUE_HEADS = text(f"""
+    SELECT * FROM (
+        SELECT DISTINCT ON (user_id) * FROM ({_PARKED}) AS parked ORDER BY user_id, accept_order
+    ) AS head
+    WHERE (attempts = 0
+       OR parked_at + least(interval '1 minute' * power(2, least(attempts, 10) - 1), interval '1 hour')
+          <= clock_timestamp())
+      AND NOT EXISTS (SELECT FROM transactions released
+                      WHERE released.lane = head.lane AND released.user_id = head.user_id
+                        AND released.accept_order < head.accept_order
+                        AND released.status = 'PENDING' AND released.parked_at IS NULL)
+    ORDER BY parked_at LIMIT :limit
+""")
+
+
+def list_parked(connection: Connection, limit: int) -> list[ParkedRow]:
+    """Parked transactions, by user and acceptance."""
+    return [ParkedRow(*row) for row in connection.execute(_LIST_PARKED, {"limit": limit})]
+
+
+def find_parked(connection: Connection, uid: UUID) -> ParkedRow | None:
+    row = connection.execute(_FIND_PARKED, {"uid": str(uid)}).one_or_none()
+    return ParkedRow(*row) if row else None
+
+
+def find_due_heads(connection: Connection, limit: int) -> list[ParkedRow]:
+    """Each user's first parked row, where its back-off (a minute, doubling to an hour) is over.
+
+    Not while one before it, released, is still to be settled.
+    """
+    return [ParkedRow(*row) for row in connection.execute(_DUE_HEADS, {"limit": limit})]
