@@ -1,5 +1,6 @@
 """The house rules, as tests: what CI runs is what a developer runs."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,28 @@ def test_the_house_rule_holds(rule: str) -> None:
         [Path(sys.executable).parent / program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+
+
+MOST_MODULE_LINES = 250
+MOST_FUNCTION_LINES = 50
+
+
+def test_modules_and_functions_stay_small() -> None:
+    """Tripwires: what passes one is looked at and split, or the number is raised with a reason."""
+    long = []
+    for package in ("shared", "web", "worker", "local", "client", "migrations"):
+        for path in (ROOT / package).rglob("*.py"):
+            source = path.read_text(encoding="utf-8")
+            lines = source.count("\n")
+            if lines > MOST_MODULE_LINES:
+                long.append(f"{path.relative_to(ROOT)}: {lines} lines")
+            functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+            long += [
+                f"{path.relative_to(ROOT)}:{function.lineno} {function.name}"
+                for function in functions
+                if (function.end_lineno or 0) - function.lineno >= MOST_FUNCTION_LINES
+            ]
+    assert not long, "\n".join(long)
 
 
 def test_the_readme_lists_every_setting_as_it_is() -> None:
