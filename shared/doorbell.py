@@ -95,6 +95,12 @@ def rung(lane: int) -> bool:
     return bool(_with_bell(lambda redis: redis.exists(_key(lane))))
 
 
+def peek() -> bytes | None:
+    """The message that will be taken next; None where there is none, or the broker does not answer."""
+    message: bytes | None = _with_bell(lambda redis: redis.lindex(QUEUE, -1))
+    return message
+
+
 def _with_bell(act: Any) -> Any:
     """What the act returns, or None where the broker fails or the bell rests from a failure."""
     global _rests_until

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     heartbeat_file: str = Field(
         "", alias="PAYMENTS_HEARTBEAT_FILE", description="touched by the worker while it consumes"
     )
+    deaf_seconds: float = Field(
+        30, gt=0, alias="PAYMENTS_DEAF_SECONDS", description="a worker that takes no message for so long is restarted"
+    )
 
     # Limits of web
     backlog_limit: int = Field(

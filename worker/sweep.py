@@ -14,6 +14,7 @@ from shared.logs import get_logger
 from shared.parking import retry_due, work_lane
 from shared.queries.lanes import find_overdue_lanes
 from shared.status import LANES
+from worker.watchdog import Watchdog
 
 EVERY_SECONDS: Final = 1.0
 OVERDUE_SECONDS: Final = 1.0
@@ -73,10 +74,11 @@ def first_line(error: Exception) -> str:
 
 
 def _run() -> None:
-    sweep = Sweep()
+    sweep, watchdog = Sweep(), Watchdog()
     while True:
         time.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
         try:
+            watchdog.look()
             sweep.run_once()
         except Exception as error:
             # Whatever it was, this thread must live: it is what settles when all else is down.

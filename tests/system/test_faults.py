@@ -3,7 +3,7 @@
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -103,6 +103,22 @@ def test_a_frozen_process_does_not_keep_its_lane(service: Service, api: Api) -> 
     finally:
         for pid in pool[:-1]:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_worker_that_takes_no_messages_is_replaced(start_service: Callable[..., Service]) -> None:
+    """Its main process hangs; the sweep of its pool goes on settling, and sees that nobody takes the rings."""
+    service = start_service(PAYMENTS_DEAF_SECONDS="2")
+    api, deaf = Api(service.url), service.pid_of("worker")
+    user_id = api.add_user()
+    uids: list[str] = []
+
+    def another_consumes() -> bool:
+        uids.extend(accept_deposits(api, user_id, 1))  # each ring is a message that nobody takes
+        return [p["pid"] for p in service.ps() if p["role"] == "worker"] not in ([deaf], [])
+
+    os.kill(deaf, signal.SIGSTOP)
+    wait_until(another_consumes, "another worker", 40)
+    assert_settled(api, user_id, uids)
 
 
 def test_a_request_can_be_followed_by_its_id_from_web_to_the_workers_line(service: Service, api: Api) -> None:

@@ -1,0 +1,44 @@
+"""The watchdog: notices a worker that has gone deaf, and ends it so that its supervisor starts another.
+
+A worker is deaf when it no longer takes messages though the broker answers. The sweep hides that from clients (their
+payments settle within seconds), so nobody would ever notice. Asked by the sweep's thread of each pool process: the
+process that forks must not have threads, and may be the one that hangs.
+"""
+
+import os
+import signal
+import time
+from typing import Final
+
+from shared import doorbell
+from shared.logs import get_logger
+from shared.settings import settings
+
+GRACE_SECONDS: Final = 10.0
+
+log = get_logger("watchdog")
+
+
+class Watchdog:
+    """Watches the message that is next in the queue: while anybody takes messages, it changes."""
+
+    def __init__(self) -> None:
+        self._next: bytes | None = None
+        self._since = 0.0
+        self._told_to_end = 0.0
+
+    def look(self) -> None:
+        """End the worker's main process if the same message has been next for too long: SIGTERM, then SIGKILL."""
+        following = doorbell.peek()
+        now = time.monotonic()
+        if following is None or following != self._next:
+            self._next, self._since = following, now
+            return
+        if now - self._since < settings().deaf_seconds:
+            return
+        if not self._told_to_end:
+            self._told_to_end = now
+            log.error("the worker takes no messages: ending it", seconds=round(now - self._since, 1))
+            os.kill(os.getppid(), signal.SIGTERM)
+        elif now - self._told_to_end > GRACE_SECONDS:
+            os.kill(os.getppid(), signal.SIGKILL)
