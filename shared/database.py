@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from shared.errors import Unavailable
 from shared.settings import settings
 
 SESSION: Final = {
@@ -24,11 +25,12 @@ SESSION: Final = {
     "timezone": "UTC",
 }
 TRANSACTION_TIMEOUT: Final = "30s"  # Postgres 17 and newer
-LATE_SCAN_TIMEOUT: Final = "14s"  # it may come twice in a transaction: the rules, then the trigger
+LATE_SCAN_TIMEOUT: Final = "12s"  # it may come twice in a transaction: the rules, then the trigger
 
 # SQLSTATE classes that say nothing of the statement: connection, state of the transaction, rollback by the
 # server, resources, the operator, the system. (And 55, a lock not to be had in time.)
 _MACHINERY: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
+_OF_ONE_USER: Final = ("53", "55", "57014", "58", "XX")
 UNREACHABLE: Final = (OperationalError, InterfaceError, PoolTimeout, PendingRollbackError)
 
 
@@ -52,15 +54,28 @@ def engine() -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
         },
     )
-    event.listen(made, "connect", _limit_transactions)
+    event.listen(made, "connect", _check_session)
+    event.listen(made, "handle_error", _leave_a_standby)
     return made
 
 
-def _limit_transactions(connection: Any, _record: Any) -> None:
-    if connection.server_version >= 170000:
-        with connection.cursor() as cursor:
+def _check_session(connection: Any, _record: Any) -> None:
+    """Refuse a session that is not as we asked: a pooler may drop `options` without a word. Raises Unavailable."""
+    with connection.cursor() as cursor:
+        if connection.server_version >= 170000:
             cursor.execute(f"SET transaction_timeout = '{TRANSACTION_TIMEOUT}'")
-        connection.commit()
+        cursor.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in SESSION))
+        found = dict(zip(SESSION, cursor.fetchone(), strict=True))
+    connection.commit()
+    wrong = [f"{name} is {found[name]}" for name, asked in SESSION.items() if found[name] != asked.replace("\\", "")]
+    if wrong:
+        raise Unavailable("database_unavailable", f"A database session is not as it was asked for: {', '.join(wrong)}.")
+
+
+def _leave_a_standby(context: ExceptionContext) -> None:
+    """A connection to a server that has become read-only is as good as lost: the next one finds its successor."""
+    if getattr(context.original_exception, "pgcode", None) == "25006":
+        context.is_disconnect = True
 
 
 @contextmanager
@@ -80,12 +95,18 @@ def is_machinery(error: BaseException) -> bool:
         if code:
             return str(code).startswith(_MACHINERY)
         return error.connection_invalidated or isinstance(error, UNREACHABLE)
-    return isinstance(error, UNREACHABLE)
+    return isinstance(error, (*UNREACHABLE, Unavailable))
 
 
-def is_timeout(error: DBAPIError) -> bool:
-    """Whether a statement was cancelled: its time-out, or an operator."""
-    return getattr(error.orig, "pgcode", None) == "57014"
+def may_be_one_users(error: BaseException) -> bool:
+    """Whether machinery may have failed for one user's rows alone: a lock, a time-out, a damaged page."""
+    code = getattr(getattr(error, "orig", None), "pgcode", None)
+    return bool(code) and str(code).startswith(_OF_ONE_USER)
+
+
+def is_too_much(error: DBAPIError) -> bool:
+    """Whether a statement took more than it may: time, memory, temporary files."""
+    return getattr(error.orig, "pgcode", None) in ("57014", "53200", "53400")
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:

@@ -1,42 +1,51 @@
-"""What our own code cannot settle: found by settling a failed batch in smaller parts, parked, tried again.
+"""What our own code cannot settle: found by settling a failed lane user by user, parked, tried again.
 
-A row is parked only while others commit: when all fail alike, the release is bad, not the row. A parked row's
-user waits behind it, everybody else goes on, and it is tried again after a minute, then ever more rarely, up to
-an hour.
+A row is parked only once others commit: when all fail alike, the release is bad, not the row. A parked row's user
+waits behind it, everybody else goes on, and it is tried again after a minute, then ever more rarely, up to an hour.
+A user for whom only the machinery fails (a lock held elsewhere, a damaged page) is passed over, and never parked.
 """
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from shared import metrics
-from shared.database import is_machinery, transaction
+from shared.database import is_machinery, may_be_one_users, transaction
 from shared.errors import NotFound
 from shared.logs import get_logger
 from shared.queries import lanes, parked
-from shared.queries.lanes import PendingRow
+from shared.queries.lanes import Head
 from shared.queries.parked import ParkedRow
 from shared.settling import BATCH_ROWS, Slice, settle_batch, settle_lane
 
+PARTS_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
+HEADS: Final = 200  # users looked up at once
+RELEASE_ROWS: Final = 5000  # in one commit
 EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number
 
 log = get_logger("parking")
-
-
-@dataclass
-class Isolation:
-    """How a failed batch came out in parts: rows settled, and the first failing row of each user that has one."""
-
-    settled: int = 0
-    failing: list[tuple[PendingRow, str]] = field(default_factory=list)
 
 
 class LaneFails(Exception):
     """Rows of this lane cannot be settled and none could be parked: a bad release, or a lone bad row."""
 
 
+@dataclass
+class Parts:
+    """How a lane comes out in parts: rows settled and parked, rows that fail, and what the machinery raised."""
+
+    lane: int
+    settled: int = 0
+    parked: int = 0
+    busy: bool = False
+    failing: list[tuple[Head, str]] = field(default_factory=list)
+    passed_over: list[Exception] = field(default_factory=list)
+
+
 def work_lane(lane: int) -> Slice:
-    """Settle a lane; where a batch fails by a row's own fault or ours, in parts.
+    """Settle a lane; where a batch fails by a row's own fault, ours, or for one user alone, in parts.
 
     Raises LaneFails, or what the machinery raised: either way everything unsettled is still PENDING, and the
     sweep comes back to it.
@@ -44,86 +53,125 @@ def work_lane(lane: int) -> Slice:
     try:
         return settle_lane(lane)
     except Exception as error:
-        if is_machinery(error):
-            metrics.BATCH_FAILURES.labels("machinery").inc()
+        machinery = is_machinery(error)
+        metrics.BATCH_FAILURES.labels("machinery" if machinery else "own").inc()
+        if machinery and not may_be_one_users(error):
             raise
-        metrics.BATCH_FAILURES.labels("own").inc()
-        log.exception("a batch failed by its content or our code: settling it in parts", lane=lane)
+        log.exception("a batch failed, maybe by one user's rows: settling the lane in parts", lane=lane)
         return _settle_in_parts(lane)
 
 
 def _settle_in_parts(lane: int) -> Slice:
-    with transaction() as connection:
-        # Users, not rows: one whose first row fails may fill a batch by itself, and would hide all others.
-        user_ids = lanes.find_pending_users(connection, lane, BATCH_ROWS)
-    found = Isolation()
-    for user_id in user_ids:
-        if not _settle_user(lane, user_id, found):
-            return Slice(lane, found.settled, busy=True)
-    # One that was parked before has been told apart already: it goes back even when nothing else moves.
-    guilty = [(row, error) for row, error in found.failing if found.settled or row.attempts]
-    for row, error in guilty:
-        with transaction() as connection:
-            metrics.PARKED.inc(parked.park(connection, [row.pending.uid], error, failed=True))
-        log.error("parked", uid=str(row.pending.uid), user_id=row.pending.user_id, lane=lane, error=error)
-    if len(guilty) < len(found.failing):
-        raise LaneFails(f"{len(found.failing)} rows of lane {lane} fail and nothing commits: {found.failing[0][1]}")
-    return Slice(lane, found.settled, len(guilty))
+    parts = Parts(lane)
+    ends = time.monotonic() + PARTS_SECONDS
+    for head in _heads(lane):
+        _settle_user(head, parts)
+        _park_failing(parts)
+        if parts.busy or time.monotonic() > ends:
+            break
+    if parts.failing:
+        raise LaneFails(f"{len(parts.failing)} rows of lane {lane} fail and nothing commits: {parts.failing[0][1]}")
+    if parts.passed_over:
+        raise parts.passed_over[0]
+    return Slice(lane, parts.settled, parts.parked, parts.busy)
 
 
-def _settle_user(lane: int, user_id: int, found: Isolation) -> bool:
-    """Settle one user's rows, together or else one by one up to the first that fails. False: lane is busy."""
-    limit = BATCH_ROWS
+def _heads(lane: int) -> Iterator[Head]:
+    """Each user's first row, the longest waiting first. Users, not rows: one user may fill any number of batches."""
+    after = 0
     while True:
-        head = _head(lane, user_id)
-        if head is None:
-            return True
+        with transaction() as connection:
+            heads = lanes.read_heads(connection, lane, after, HEADS)
+        yield from heads
+        if len(heads) < HEADS:
+            return
+        after = heads[-1].accept_order
+
+
+def _settle_user(head: Head | None, parts: Parts) -> None:
+    """Settle one user's rows, together or else one by one up to the first that fails."""
+    limit = BATCH_ROWS
+    while head:
         try:
-            batch = settle_batch(lane, user_id, limit)
+            batch = settle_batch(parts.lane, head.user_id, 1 if head.attempts else limit)
         except Exception as error:
             if is_machinery(error):
-                raise
-            if limit == 1:
-                found.failing.append((head, repr(error)[:2000]))
-                return True
+                if not may_be_one_users(error):
+                    raise
+                parts.passed_over.append(error)
+                return
+            if limit == 1 or head.attempts:
+                parts.failing.append((head, repr(error)[:2000]))
+                return
             limit = 1
             continue
         if batch is None:
-            return False
-        found.settled += len(batch.outcomes)
+            parts.busy = True
+            return
+        parts.settled += len(batch.outcomes)
+        parts.parked += batch.parked
+        with transaction() as connection:
+            head = lanes.find_head(connection, parts.lane, head.user_id)
 
 
-def _head(lane: int, user_id: int) -> PendingRow | None:
-    with transaction() as connection:
-        return next(iter(lanes.read_pending(connection, lane, 1, user_id)), None)
+def _park_failing(parts: Parts) -> None:
+    """Park what fails as soon as something else commits. What was parked before is told apart already."""
+    guilty = [(head, error) for head, error in parts.failing if parts.settled or head.attempts]
+    parts.failing = [pair for pair in parts.failing if pair not in guilty]
+    for head, error in guilty:
+        with transaction() as connection:
+            count = parked.park(connection, [head.uid], error, failed=True)
+        metrics.PARKED.inc(count)
+        parts.parked += count
+        log.error("parked", uid=str(head.uid), user_id=head.user_id, lane=parts.lane, error=error)
 
 
 def retry_due() -> int:
     """Release what has been parked long enough: a failed row alone, its followers once it is settled."""
     with transaction() as connection:
         heads = parked.find_due_heads(connection, limit=100)
-    return sum(_release(head, head.accept_order if head.attempts else EVERYTHING) for head in heads)
+    return sum(_retry(head) for head in heads)
+
+
+def _retry(head: ParkedRow) -> int:
+    """One user's trouble keeps no other's rows parked."""
+    try:
+        with transaction() as connection:
+            # Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: the sweep returns.
+            if not lanes.try_lock_lane(connection, head.lane):
+                return 0
+            lanes.hurry(connection)
+            through = head.accept_order if head.attempts else EVERYTHING
+            released = parked.release(connection, head.user_id, through, RELEASE_ROWS)
+    except Exception as error:
+        if not may_be_one_users(error):
+            raise
+        log.warning("a parked row was not released; it is tried again", uid=str(head.uid), error=repr(error))
+        return 0
+    _tell_released(head, released)
+    return released
 
 
 def release(uid: UUID) -> int:
     """Release a parked transaction and all that wait behind it; the number of rows.
 
-    Raises NotFound where no parked transaction has this uid. Waits for a busy lane: nobody comes back to it.
+    Raises NotFound where no parked transaction has this uid. Waits for a busy lane, up to the lock's time-out:
+    nobody would come back to it.
     """
     with transaction() as connection:
         row = parked.find_parked(connection, uid)
     if row is None:
         raise NotFound("not_parked", f"There is no parked transaction {uid}.")
-    return _release(row, EVERYTHING, wait=True)
-
-
-def _release(row: ParkedRow, through: int, *, wait: bool = False) -> int:
-    """Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: 0, the sweep returns."""
-    with transaction() as connection:
-        if wait:
+    released = 0
+    while True:
+        with transaction() as connection:
             lanes.lock_lane(connection, row.lane)
-        elif not lanes.try_lock_lane(connection, row.lane):
-            return 0
-        released = parked.release(connection, row.user_id, through)
+            count = parked.release(connection, row.user_id, EVERYTHING, RELEASE_ROWS)
+        released += count
+        if count < RELEASE_ROWS:
+            _tell_released(row, released)
+            return released
+
+
+def _tell_released(row: ParkedRow, released: int) -> None:
     log.warning("released", uid=str(row.uid), user_id=row.user_id, lane=row.lane, rows=released)
-    return released

@@ -1,6 +1,7 @@
 """What one process owes another."""
 
 import ctypes
+import os
 import signal
 import sys
 
@@ -11,3 +12,11 @@ def die_with_parent() -> None:
     """Ask the kernel to kill this process when the one that made it ends, however that ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child of this process has ended and is still to be reaped. Leaves that to whom it belongs."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:  # reaped already
+        return False

@@ -26,7 +26,7 @@ def put_transaction() -> Response:
     check_names(request, ())
     asked = read_json(request, NewTransaction)
     (reply,) = intake.submit(
-        [Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id)]
+        [Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, g.arrived)]
     )
     if isinstance(reply, PaymentsError):
         raise reply

@@ -5,6 +5,9 @@ aim at two things, never to go deaf and to show the queue as it is.
 """
 
 import logging
+import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,11 @@ from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_process_init, worker_ready
 
 from shared import database, doorbell, logs
-from shared.processes import die_with_parent
+from shared.processes import die_with_parent, has_ended
 from shared.settings import settings
 
 HEARTBEAT_SECONDS = 5.0
+UNMENDED_SECONDS = 4.0
 
 app = Celery("payments", broker=settings().broker_url, include=["worker.tasks"])
 app.conf.update(
@@ -76,7 +80,32 @@ class Heartbeat(bootsteps.StartStopStep):
         self._timer.cancel()
 
 
-app.steps["worker"].add(Heartbeat)
+class PoolGuard(bootsteps.StartStopStep):
+    """Ends the worker when its pool is not mended: Celery replaces a dead process only while it hears the broker.
+
+    The sweeps live in the pool, so without this a dead pool and a broker that is down would settle nothing.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        threading.Thread(target=_guard, args=[worker.pool], name="pool-guard", daemon=True).start()
+
+
+def _guard(pool: Any) -> None:
+    """Holds no lock and no connection: the process that it runs in forks."""
+    dead_since: dict[int, float] = {}
+    while True:
+        time.sleep(1)
+        dead = {process.pid for process in list(pool._pool._pool) if has_ended(process.pid)}
+        now = time.monotonic()
+        dead_since = {pid: dead_since.get(pid, now) for pid in dead}
+        if any(now - since > UNMENDED_SECONDS for since in dead_since.values()):
+            os.write(2, b"a pool process has ended and was not replaced: ending the worker\n")
+            os._exit(1)
+
+
+app.steps["worker"].update([Heartbeat, PoolGuard])
 
 
 def _beat() -> None:

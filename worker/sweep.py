@@ -18,6 +18,7 @@ from worker.watchdog import Watchdog
 
 EVERY_SECONDS: Final = 1.0
 OVERDUE_SECONDS: Final = 1.0
+RETRY_EVERY_SECONDS: Final = 5.0  # what is parked waits for a minute at least
 MOST_BACKOFF_SECONDS: Final = 60.0
 
 log = get_logger("sweep")
@@ -33,6 +34,7 @@ class Sweep:
     def __init__(self) -> None:
         self._failures: dict[int, int] = {}
         self._rests_until: dict[int, float] = {}
+        self._retries_at = 0.0
 
     def run_once(self) -> int:
         """Settle the overdue lanes and release what is due; the number of rows settled.
@@ -44,7 +46,9 @@ class Sweep:
             overdue = find_overdue_lanes(connection, LANES, OVERDUE_SECONDS)
         # in any order, so that several processes spread over the lanes
         settled = sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
-        retry_due()
+        if time.monotonic() >= self._retries_at:
+            self._retries_at = time.monotonic() + RETRY_EVERY_SECONDS
+            retry_due()
         return settled
 
     def _settle(self, lane: int) -> int:

@@ -1,6 +1,7 @@
 """Statements on lanes: take one, read what is pending in it, see which are behind."""
 
 from typing import NamedTuple
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
@@ -19,6 +20,11 @@ def try_lock_lane(connection: Connection, lane: int) -> bool:
 def lock_lane(connection: Connection, lane: int) -> None:
     """Take the lane until the end of the transaction; waits until the one who has it commits."""
     connection.execute(_LOCK_LANE, {"lane": lane})
+
+
+def hurry(connection: Connection) -> None:
+    """Wait for no lock in this transaction longer than a moment."""
+    connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
 
 
 class PendingRow(NamedTuple):
@@ -61,15 +67,38 @@ def read_pending(connection: Connection, lane: int, limit: int, user_id: int | N
     ]
 
 
-_PENDING_USERS = text("""
-    SELECT user_id FROM transactions WHERE lane = :lane AND status = 'PENDING' AND parked_at IS NULL
-    GROUP BY user_id ORDER BY min(accept_order) LIMIT :limit
+class Head(NamedTuple):
+    """A user's first unparked PENDING row. `attempts`: how often it was parked for failing."""
+
+    user_id: int
+    uid: UUID
+    accept_order: int
+    attempts: int
+
+
+_READ_HEADS = text("""
+    SELECT user_id, uid, accept_order, attempts FROM (
+        SELECT DISTINCT ON (user_id) user_id, uid, accept_order, attempts FROM transactions
+        WHERE lane = :lane AND status = 'PENDING' AND parked_at IS NULL
+        ORDER BY user_id, accept_order
+    ) AS head
+    WHERE accept_order > :after ORDER BY accept_order LIMIT :limit
+""")
+_FIND_HEAD = text("""
+    SELECT user_id, uid, accept_order, attempts FROM transactions
+    WHERE lane = :lane AND user_id = :user_id AND status = 'PENDING' AND parked_at IS NULL
+    ORDER BY accept_order LIMIT 1
 """)
 
 
-def find_pending_users(connection: Connection, lane: int, limit: int) -> list[int]:
-    """The users with unparked PENDING rows in the lane, by their first such row."""
-    return list(connection.scalars(_PENDING_USERS, {"lane": lane, "limit": limit}))
+def read_heads(connection: Connection, lane: int, after: int, limit: int) -> list[Head]:
+    """The first rows of the lane's users that come after an acceptance number, in acceptance order."""
+    return [Head(*row) for row in connection.execute(_READ_HEADS, {"lane": lane, "after": after, "limit": limit})]
+
+
+def find_head(connection: Connection, lane: int, user_id: int) -> Head | None:
+    row = connection.execute(_FIND_HEAD, {"lane": lane, "user_id": user_id}).one_or_none()
+    return Head(*row) if row else None
 
 
 _OVERDUE = text("""

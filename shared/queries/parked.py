@@ -24,14 +24,17 @@ def park(connection: Connection, uids: Iterable[UUID], error: str, *, failed: bo
 
 _RELEASE = text("""
     UPDATE transactions SET parked_at = NULL
-    WHERE user_id = :user_id AND status = 'PENDING' AND parked_at IS NOT NULL
-      AND accept_order <= :through RETURNING uid
+    WHERE status = 'PENDING' AND uid IN (
+        SELECT uid FROM transactions
+        WHERE user_id = :user_id AND status = 'PENDING' AND parked_at IS NOT NULL AND accept_order <= :through
+        ORDER BY accept_order LIMIT :limit)
 """)
 
 
-def release(connection: Connection, user_id: int, through: int) -> int:
-    """Unpark a user's rows up to an acceptance number; the number of rows."""
-    return len(connection.execute(_RELEASE, {"user_id": user_id, "through": through}).all())
+def release(connection: Connection, user_id: int, through: int, limit: int) -> int:
+    """Unpark a user's first rows up to an acceptance number, at most `limit` of them; the number of rows."""
+    parameters = {"user_id": user_id, "through": through, "limit": limit}
+    return connection.execute(_RELEASE, parameters).rowcount
 
 
 class ParkedRow(NamedTuple):
@@ -55,17 +58,21 @@ _PARKED = """
 _LIST_PARKED = text(f"{_PARKED} ORDER BY user_id, accept_order LIMIT :limit")
 _FIND_PARKED = text(f"{_PARKED} AND uid = CAST(:uid AS uuid)")
 _DUE_HEADS = text(f"""
-    SELECT * FROM (
+    WITH head AS MATERIALIZED (
         SELECT DISTINCT ON (user_id) * FROM ({_PARKED}) AS parked ORDER BY user_id, accept_order
-    ) AS head
-    WHERE (attempts = 0
-       OR parked_at + least(interval '1 minute' * power(2, least(attempts, 10) - 1), interval '1 hour')
-          <= clock_timestamp())
-      AND NOT EXISTS (SELECT FROM transactions released
-                      WHERE released.lane = head.lane AND released.user_id = head.user_id
-                        AND released.accept_order < head.accept_order
-                        AND released.status = 'PENDING' AND released.parked_at IS NULL)
-    ORDER BY parked_at LIMIT :limit
+    ), due AS MATERIALIZED (
+        SELECT * FROM head
+        WHERE attempts = 0
+           OR parked_at + least(interval '1 minute' * power(2, least(attempts, 10) - 1), interval '1 hour')
+              <= clock_timestamp()
+    ), released AS MATERIALIZED (
+        SELECT user_id, min(accept_order) AS accept_order FROM transactions
+        WHERE status = 'PENDING' AND parked_at IS NULL AND lane IN (SELECT lane FROM due)
+        GROUP BY user_id
+    )
+    SELECT due.* FROM due LEFT JOIN released USING (user_id)
+    WHERE released.accept_order IS NULL OR released.accept_order > due.accept_order
+    ORDER BY due.parked_at LIMIT :limit
 """)
 
 

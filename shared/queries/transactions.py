@@ -1,5 +1,6 @@
 """Statements on transactions: accept, find, read what is pending, make final, park."""
 
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -13,7 +14,11 @@ from shared.status import Status, Type
 
 
 class Request(NamedTuple):
-    """A transaction as a client asked for it. `amount` in minor units, `requested_at` UTC or None."""
+    """A transaction as a client asked for it. `amount` in minor units, `requested_at` UTC or None.
+
+    `arrived` is time.monotonic() when it came in, None for "just now": it counts as accepted from then on, so that
+    no queue of ours makes a client's "now" too old.
+    """
 
     uid: UUID
     user_id: int
@@ -21,6 +26,7 @@ class Request(NamedTuple):
     amount: int
     requested_at: datetime | None
     request_id: str | None = None
+    arrived: float | None = None
 
 
 class Transaction(NamedTuple):
@@ -55,22 +61,23 @@ def transaction_of(row: Any) -> Transaction:
 
 # Acceptance numbers are taken in the order sent, rows inserted in uid order: two batches with the same uids in
 # opposite orders would deadlock otherwise. NOT EXISTS spares a repeat the wait for whoever is settling that row.
-# now(), the start of the transaction, judges timestamps: _AHEAD must say the same of them a moment later.
+# now() is the start of the transaction, before any lock was waited for. It judges timestamps, too: _AHEAD must say
+# the same of them a moment later.
 _ACCEPT = text(f"""
     WITH asked AS MATERIALIZED (
         SELECT uid, user_id, type, amount, requested_at, request_id,
-               nextval('transactions_accept_order_seq') AS accept_order
+               now() - make_interval(secs => waited) AS accepted_at, nextval('transactions_accept_order_seq') AS accept_order
         FROM unnest(CAST(:uids AS uuid[]), CAST(:user_ids AS bigint[]), CAST(:types AS text[]),
                     CAST(:amounts AS bigint[]), CAST(:requested_ats AS timestamptz[]),
-                    CAST(:request_ids AS text[]))
-             WITH ORDINALITY AS asked (uid, user_id, type, amount, requested_at, request_id, position)
+                    CAST(:request_ids AS text[]), CAST(:waited AS double precision[]))
+             WITH ORDINALITY AS asked (uid, user_id, type, amount, requested_at, request_id, waited, position)
         ORDER BY position
-    ), clock AS MATERIALIZED (SELECT clock_timestamp() AS moment)
+    )
     INSERT INTO transactions AS t
         (uid, user_id, type, amount, requested_at, accept_order, accepted_at, request_id)
     SELECT asked.uid, asked.user_id, asked.type, asked.amount, asked.requested_at, asked.accept_order,
-           clock.moment, asked.request_id
-    FROM asked JOIN users ON users.id = asked.user_id CROSS JOIN clock
+           asked.accepted_at, asked.request_id
+    FROM asked JOIN users ON users.id = asked.user_id
     WHERE NOT EXISTS (SELECT FROM transactions known WHERE known.uid = asked.uid)
       AND (asked.requested_at IS NULL OR asked.requested_at <= now() + interval '60 seconds')
     ORDER BY asked.uid, asked.accept_order
@@ -90,6 +97,7 @@ def insert_pending(connection: Connection, requests: Sequence[Request]) -> dict[
             "amounts": array(r.amount for r in requests),
             "requested_ats": array(r.requested_at for r in requests),
             "request_ids": text_array(r.request_id for r in requests),
+            "waited": array(0.0 if r.arrived is None else max(0.0, time.monotonic() - r.arrived) for r in requests),
         },
     )
     return {row.uid: transaction_of(row) for row in rows}

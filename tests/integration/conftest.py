@@ -27,6 +27,7 @@ from shared.settings import settings
 from shared.settling import settle_lane
 from shared.status import LANES
 from tests.integration.books import assert_books_balance, newest_user
+from tests.integration.bug import bug  # noqa: F401 - a fixture
 from tests.integration.given import run_sql
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-import shared.ledger
 from shared import parking
 from shared.database import is_machinery, transaction
 from shared.errors import NotFound
@@ -19,6 +18,7 @@ from shared.parking import LaneFails, release, retry_due, work_lane
 from shared.queries import lanes, ledger, parked, server, users
 from shared.queries.transactions import Request
 from shared.status import lane_of
+from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import (
     accepted,
     ago,
@@ -35,28 +35,6 @@ from tests.integration.given import (
 )
 
 pytestmark = pytest.mark.integration
-
-UNLUCKY = 13  # the amount that the planted bug cannot settle
-
-
-@pytest.fixture
-def bug(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """A bug in the rules that one amount meets. `bug.undo()` is the release that fixes it."""
-    judge = shared.ledger.judge
-
-    def stumble(row: shared.ledger.Pending, *others: object) -> object:
-        if row.amount == UNLUCKY:
-            raise ZeroDivisionError("a planted bug")
-        return judge(row, *others)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shared.ledger, "judge", stumble)
-        yield patch
-
-
-def are_parked(*requests: Request) -> list[bool]:
-    with transaction() as connection:
-        return [parked.find_parked(connection, request.uid) is not None for request in requests]
 
 
 def attempts(request: Request) -> int:

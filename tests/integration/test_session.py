@@ -7,6 +7,8 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from shared import database
+from shared.database import engine, is_machinery, transaction
+from shared.errors import Unavailable
 from shared.settings import settings
 from tests.integration.given import run_sql
 
@@ -83,3 +85,12 @@ def test_a_transaction_is_rolled_back_by_any_exception() -> None:
         create_and_fail()
     with database.transaction() as connection:
         assert connection.scalar(text("SELECT to_regclass('never') IS NULL"))
+
+
+def test_a_session_that_is_not_as_it_was_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a pooler that drops `options`: no 2xx may stand on a commit that is not durable."""
+    engine().dispose()
+    monkeypatch.setitem(database.SESSION, "synchronous_commit", "remote_apply")  # what the server does not have
+    with pytest.raises(Unavailable, match="synchronous_commit is on") as raised, transaction():
+        pass
+    assert is_machinery(raised.value)

@@ -69,6 +69,16 @@ def test_payments_settle_when_the_broker_is_killed(service: Service, api: Api) -
     assert_settled(api, user_id, accept_deposits(api, user_id, 20))
 
 
+def test_payments_settle_when_the_pool_dies_while_the_broker_is_frozen(service: Service, api: Api) -> None:
+    """Celery does not replace pool processes while it waits for the broker, and the sweeps live in them."""
+    user_id = api.add_user()
+    worker = service.pid_of("worker")
+    with frozen(service.pid_of("broker")):
+        for pid in family(worker).keys() - {worker}:
+            os.kill(pid, signal.SIGKILL)
+        assert_settled(api, user_id, accept_deposits(api, user_id, 5), seconds=30)
+
+
 def test_a_worker_killed_in_mid_batch_loses_nothing(service: Service, api: Api) -> None:
     """The batch stands at the user's row, which the test holds, when all processes of the worker are killed."""
     user_id = api.add_user()
