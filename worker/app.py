@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_process_init, worker_ready
+from kombu.transport.redis import Channel
 
 from shared import database, doorbell, logs
 from shared.processes import die_with_parent, has_ended
@@ -37,12 +38,14 @@ app.conf.update(
     broker_connection_max_retries=None,  # the default gives up after 100
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_transport_options={
-        "visibility_timeout": 120,
-        "unacked_restore_interval": 10,  # the default looks every 100 s
-        "unacked_restore_throttle": 1,
+        # A ring is acknowledged in memory only: through a connection that is gone it raises what ends the worker.
+        "ack_emulation": False,
         "health_check_interval": 10,
     },
 )
+
+# kombu would put unacknowledged rings back by a connection that is gone, and end the worker by it, its sweep too.
+Channel.do_restore = False
 
 
 @setup_logging.connect

@@ -1,0 +1,51 @@
+"""`./payments test faults`: break the service on purpose for a while, and say whether anything was lost."""
+
+import argparse
+import random
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from tests.faults.catalogue import FAULTS
+from tests.faults.run import Plan, run
+
+SHOWN = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="payments test faults", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600, help="of load and faults (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="fixes the schedule and the load (default: a new one, printed)")
+    parser.add_argument("--rate", type=float, default=60, help="new transactions a second (default: %(default)s)")
+    parser.add_argument("--faults", help="only these, separated by commas", metavar="NAMES")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table of recoveries there, as markdown")
+    options = parser.parse_args(arguments)
+    names = tuple(name.strip() for name in options.faults.split(",")) if options.faults else tuple(FAULTS)
+    if unknown := set(names) - set(FAULTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are: {', '.join(FAULTS)}")
+    seed = options.seed if options.seed is not None else random.randrange(2**31)
+    plan = Plan(options.seconds, seed, options.rate, faults=names)
+    _say(f"faults: --seconds {plan.seconds:g} --seed {plan.seed} --rate {plan.rate:g}; the schedule begins:")
+    for number, (name, pause) in enumerate(islice(plan.schedule(), len(names)), 1):
+        _say(f"  {number:3}  {pause:.2f} s, then {name}")
+    result = run(plan, _say)
+    table = result.table()
+    _say("\n".join(["", *table, ""]))
+    if options.table:
+        options.table.write_text("\n".join([*table, ""]), encoding="utf-8")
+    for violation in result.violations[:SHOWN]:
+        _say(f"VIOLATION {violation}")
+    verdict = (
+        f"{len(result.violations)} violations" if result.violations else "nothing lost, doubled, negative or stuck"
+    )
+    _say(f"{result.accepted} accepted, {sum(map(len, result.seconds.values()))} faults, seed {seed}: {verdict}")
+    return 1 if result.violations else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - the command's output
+
+
+if __name__ == "__main__":
+    sys.exit(main())

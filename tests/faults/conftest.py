@@ -1,0 +1,42 @@
+"""One broken service for the tests of a module: `stack`. After each test it is healed, and its books must balance."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.load import Http
+from tests.faults.stack import Stack
+from tests.system.running_service import payments
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What breaks things on purpose takes minutes: it runs when it is asked for, with `-m faults`."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.name != "test_checker.py":
+            item.add_marker("faults")
+
+
+@pytest.fixture(scope="module")
+def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    started = Stack(tmp_path_factory.mktemp("stack"))
+    try:
+        yield started.wait_ready()
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def stack(whole_stack: Stack) -> Iterator[Stack]:
+    yield whole_stack
+    whole_stack.postgres.heal()
+    whole_stack.broker.heal()
+    whole_stack.await_ready()
+    verified = payments("verify", "--data", whole_stack.service.data)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.fixture
+def http(stack: Stack) -> Http:
+    return Http(stack.url)
