@@ -4,12 +4,15 @@ What the promises need of a session (synchronous commit, READ COMMITTED, time-ou
 connection, whatever the server's defaults are.
 """
 
+import select
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+import psycopg2.extensions  # type: ignore[import-untyped]
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -25,18 +28,47 @@ SESSION: Final = {
     "timezone": "UTC",
 }
 TRANSACTION_TIMEOUT: Final = "30s"  # Postgres 17 and newer
-LATE_SCAN_TIMEOUT: Final = "12s"  # it may come twice in a transaction: the rules, then the trigger
+STATEMENT_SECONDS: Final = 5.0  # as in SESSION
+CONNECT_SECONDS: Final = 3.0
+ANSWER_SECONDS: Final = 3.0  # what an answer may take beyond the statement's own time-out
 
 # SQLSTATE classes that say nothing of the statement: connection, state of the transaction, rollback by the
 # server, resources, the operator, the system. (And 55, a lock not to be had in time.)
 _MACHINERY: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _OF_ONE_USER: Final = ("53", "55", "57014", "58", "XX")
+_EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 UNREACHABLE: Final = (OperationalError, InterfaceError, PoolTimeout, PendingRollbackError)
+
+
+class _Connection(psycopg2.extensions.connection):  # type: ignore[misc]
+    """Knows how long its present statement may take."""
+
+    statement_seconds = STATEMENT_SECONDS
+
+
+def _await_answer(connection: Any) -> None:
+    """Wait for the server as libpq does, but not for ever.
+
+    A line can be dead while its packets are still acknowledged (a hung proxy, a frozen server): no time-out of the
+    server and none of TCP ends that wait. Source: psycopg2's `extras.wait_select`, with a deadline.
+    """
+    deadline = None  # of another library's connection
+    if isinstance(connection, _Connection):
+        connecting = connection.status == psycopg2.extensions.STATUS_SETUP
+        patience = CONNECT_SECONDS if connecting else connection.statement_seconds + ANSWER_SECONDS
+        deadline = time.monotonic() + patience
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        poller = select.poll()  # not select(): web has more descriptors than that can take
+        poller.register(connection.fileno(), _EVENTS[state])
+        left = deadline and max(0.0, deadline - time.monotonic()) * 1000
+        if not poller.poll(left):
+            raise psycopg2.OperationalError("the server did not answer in time")
 
 
 @cache
 def engine() -> Engine:
     """The process's engine. Connects when first used, so nothing is shared across a fork before that."""
+    psycopg2.extensions.set_wait_callback(_await_answer)
     made = create_engine(
         settings().database_url,
         pool_size=settings().web_connections,
@@ -45,7 +77,8 @@ def engine() -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,  # errors are logged and stored; amounts and balances are not for there
         connect_args={
-            "connect_timeout": 3,
+            "connection_factory": _Connection,
+            "connect_timeout": int(CONNECT_SECONDS),
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 2,
@@ -56,6 +89,7 @@ def engine() -> Engine:
     )
     event.listen(made, "connect", _check_session)
     event.listen(made, "handle_error", _leave_a_standby)
+    event.listen(made, "checkin", _forget_allowance)
     return made
 
 
@@ -76,6 +110,17 @@ def _leave_a_standby(context: ExceptionContext) -> None:
     """A connection to a server that has become read-only is as good as lost: the next one finds its successor."""
     if getattr(context.original_exception, "pgcode", None) == "25006":
         context.is_disconnect = True
+
+
+def allow(connection: Connection, seconds: int) -> None:
+    """Give each further statement of the transaction this time instead."""
+    connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
+    connection.connection.dbapi_connection.statement_seconds = seconds  # type: ignore[union-attr]
+
+
+def _forget_allowance(connection: Any, _record: Any) -> None:
+    if connection is not None:
+        connection.statement_seconds = STATEMENT_SECONDS
 
 
 @contextmanager

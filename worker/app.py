@@ -4,6 +4,7 @@ A message is only a doorbell: losing one costs a second and receiving it twice c
 aim at two things, never to go deaf and to show the queue as it is.
 """
 
+import faulthandler
 import logging
 import os
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_process_init, worker_ready
+from celery.worker import state
 from kombu.transport.redis import Channel
 
 from shared import database, doorbell, logs
@@ -21,6 +23,7 @@ from shared.settings import settings
 
 HEARTBEAT_SECONDS = 5.0
 UNMENDED_SECONDS = 4.0
+STOP_SECONDS = 20.0  # a slice is 2 s, and what a longer batch has done is rolled back and settled by others
 
 app = Celery("payments", broker=settings().broker_url, include=["worker.tasks"])
 app.conf.update(
@@ -83,32 +86,48 @@ class Heartbeat(bootsteps.StartStopStep):
         self._timer.cancel()
 
 
-class PoolGuard(bootsteps.StartStopStep):
-    """Ends the worker when its pool is not mended: Celery replaces a dead process only while it hears the broker.
+class Guard(bootsteps.StartStopStep):
+    """Ends a worker that is neither alive nor dead, so that its supervisor starts another.
 
-    The sweeps live in the pool, so without this a dead pool and a broker that is down would settle nothing.
+    Its pool is not mended: Celery replaces a dead process only while it hears the broker. The sweeps live in the
+    pool, so without this a dead pool and a broker that is down would settle nothing. Or it lingers in its warm stop.
     """
 
     requires = ("celery.worker.components:Pool",)
 
     def start(self, worker: Any) -> None:
-        threading.Thread(target=_guard, args=[worker.pool], name="pool-guard", daemon=True).start()
+        threading.Thread(target=_guard, args=[worker.pool], name="guard", daemon=True).start()
 
 
 def _guard(pool: Any) -> None:
     """Holds no lock and no connection: the process that it runs in forks."""
     dead_since: dict[int, float] = {}
+    stops_since = None
     while True:
         time.sleep(1)
-        dead = {process.pid for process in list(pool._pool._pool) if has_ended(process.pid)}
         now = time.monotonic()
+        if _is_told_to_stop():  # its processes end one by one
+            stops_since = stops_since or now
+            if now - stops_since > STOP_SECONDS:
+                faulthandler.dump_traceback()
+                _end("the warm stop takes too long")
+            continue
+        dead = {process.pid for process in list(pool._pool._pool) if has_ended(process.pid)}
         dead_since = {pid: dead_since.get(pid, now) for pid in dead}
         if any(now - since > UNMENDED_SECONDS for since in dead_since.values()):
-            os.write(2, b"a pool process has ended and was not replaced: ending the worker\n")
-            os._exit(1)
+            _end("a pool process has ended and was not replaced")
 
 
-app.steps["worker"].update([Heartbeat, PoolGuard])
+def _is_told_to_stop() -> bool:
+    return any(told is not None and told is not False for told in (state.should_stop, state.should_terminate))
+
+
+def _end(why: str) -> None:
+    os.write(2, f"{why}: ending the worker\n".encode())
+    os._exit(1)
+
+
+app.steps["worker"].update([Heartbeat, Guard])
 
 
 def _beat() -> None:

@@ -5,9 +5,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from shared.database import LATE_SCAN_TIMEOUT, array
+from shared.database import allow, array
 from shared.ledger import Account, Outcome, Past
 from shared.status import lane_of
+
+LATE_SCAN_SECONDS = 12  # it may come twice in a transaction: the rules, then the trigger
 
 _INSERT_ENTRIES = text("""
     INSERT INTO ledger (user_id, seq, uid, amount, balance_after, effective_at, history_at, recorded_at)
@@ -90,7 +92,7 @@ def insert_events(connection: Connection, outcomes: Sequence[Outcome], moment: d
 
 def allow_late_scan(connection: Connection) -> None:
     """Give the rest of the transaction the time that reading a long past may take."""
-    connection.execute(text(f"SET LOCAL statement_timeout = '{LATE_SCAN_TIMEOUT}'"))
+    allow(connection, LATE_SCAN_SECONDS)
 
 
 def scan_past(connection: Connection, account: Account, starts: Sequence[datetime]) -> Past:

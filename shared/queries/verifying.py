@@ -10,12 +10,14 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
+from shared.database import allow
 from shared.status import Reason
 
 BEFORE_ALL: Final = -(2**63) + 1  # the literal of the lowest bigint is no bigint
 BEYOND_ALL: Final = 2**63 - 1
 RANGE_USERS: Final = 1_000
 RANGE_TRANSACTIONS: Final = 500_000  # a range ends with the user who passes this
+STATEMENT_SECONDS: Final = 900
 
 
 class Range(NamedTuple):
@@ -184,7 +186,6 @@ _EXIST_AFTER = text("SELECT EXISTS (SELECT FROM users WHERE id > :through)")
 # transaction_timeout (Postgres 17 and newer) is the session's; each statement has a time-out here.
 _BEGIN_SNAPSHOT = (
     text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
-    text("SET LOCAL statement_timeout = '15min'"),
     text("SET LOCAL work_mem = '64MB'"),
     text("SET LOCAL jit = off"),  # it compiles longer than a range takes
     text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'"),
@@ -195,6 +196,7 @@ def begin_snapshot(connection: Connection) -> None:
     """Make the transaction, which must have done nothing yet, one unchanging view of the books."""
     for statement in _BEGIN_SNAPSHOT:
         connection.execute(statement)
+    allow(connection, STATEMENT_SECONDS)
 
 
 def find_range(connection: Connection, after: int) -> Range:

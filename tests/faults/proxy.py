@@ -107,12 +107,15 @@ class Proxy:
         self._cut = Cut(matches, count, after)
         return self._cut
 
-    def heal(self) -> None:
-        """All as it should be; lines that lost something are reset, as when a hung middle box is restarted."""
+    def heal(self, *, leaves_dead: bool = False) -> None:
+        """All as it should be; lines that lost something are reset, as when a hung middle box is restarted.
+
+        Or they stay as they are: what the clients send is acknowledged, and nobody ever answers.
+        """
         self.delay_seconds, self.refuses, self._swallows, self._cut = 0.0, False, False, None
         self._flows.set()
         for line in self._snapshot():
-            if line.dead:
+            if line.dead and not leaves_dead:
                 line.reset()
 
     def _snapshot(self) -> list[Line]:

@@ -16,12 +16,13 @@ from tests.faults.load import Http
 from tests.faults.paying import COMPLETED_ONCE, add_user, balance, payment, put, state, wait_final
 from tests.faults.proxy import Proxy
 from tests.faults.stack import Stack
-from tests.system.running_service import wait_until
+from tests.system.running_service import started_at, wait_until
 
 pytestmark = pytest.mark.system
 
 UNAVAILABLE_SECONDS = 5.0
 SETTLED_SECONDS = 5.0
+GIVEN_UP_SECONDS = 15.0  # a statement's 5 s, and 3 s for the answer; then another connection
 
 
 def refuse(proxy: Proxy) -> None:
@@ -55,6 +56,35 @@ def test_without_postgres_the_answer_is_503_in_time_and_no_restart_is_needed(
     assert balance(http, user_id) == "21.00"
     assert stack.family_of("web") == web, "it was not restarted"
     wait_until(lambda: count_threads(stack) <= threads + 25, "no thread is stuck", 15)
+
+
+def test_a_line_that_never_answers_again_is_given_up(stack: Stack, http: Http) -> None:
+    """Its packets are still acknowledged, so neither TCP nor any time-out of the server ends the wait."""
+    user_id = add_user(http, balance="1.00")
+    families = stack.family_of("web"), stack.family_of("worker")
+    content = payment(user_id, "1.00")
+    stack.postgres.swallow()
+    put(http, content)
+    time.sleep(2)  # every sweep has asked something meanwhile
+    stack.postgres.heal(leaves_dead=True)
+    wait_until(partial(is_accepted, http, content), "it is accepted", GIVEN_UP_SECONDS)
+    assert wait_final(stack, content["uid"], GIVEN_UP_SECONDS) == COMPLETED_ONCE
+    assert balance(http, user_id) == "2.00"
+    assert (stack.family_of("web"), stack.family_of("worker")) == families, "nothing was restarted"
+
+
+def test_a_worker_that_cannot_stop_is_ended(stack: Stack, http: Http) -> None:
+    """It waits for a pool process that is frozen; whoever told it to stop wants another one."""
+    user_id = add_user(http)
+    main, frozen, *_ = stack.family_of("worker")
+    os.kill(frozen, signal.SIGSTOP)
+    os.kill(main, signal.SIGTERM)
+    stack.await_restart("worker", main)
+    stack.await_ready()
+    wait_until(lambda: started_at(frozen) is None, "its processes are gone")
+    content = payment(user_id, "1.00")
+    assert put(http, content)
+    assert wait_final(stack, content["uid"]) == COMPLETED_ONCE
 
 
 def is_accepted(http: Http, content: dict[str, Any]) -> bool:
