@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=60, help="new transactions a second (default: %(default)s)")
     parser.add_argument("--faults", help="only these, separated by commas", metavar="NAMES")
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table of recoveries there, as markdown")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep there what the service wrote")
     options = parser.parse_args(arguments)
     names = tuple(name.strip() for name in options.faults.split(",")) if options.faults else tuple(FAULTS)
     if unknown := set(names) - set(FAULTS):
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say(f"faults: --seconds {plan.seconds:g} --seed {plan.seed} --rate {plan.rate:g}; the schedule begins:")
     for number, (name, pause) in enumerate(islice(plan.schedule(), len(names)), 1):
         _say(f"  {number:3}  {pause:.2f} s, then {name}")
-    result = run(plan, _say)
+    result = run(plan, _say, log=options.log)
     table = result.table()
     _say("\n".join(["", *table, ""]))
     if options.table:

@@ -55,8 +55,13 @@ class Result:
         return lines
 
 
-def run(plan: Plan, say: Say, prepare: Prepare = lambda _: None, hook: str = "", **changes: str) -> Result:
-    """Run a plan on a service of its own; `hook` and variables for its processes as of Stack."""
+def run(
+    plan: Plan, say: Say, prepare: Prepare = lambda _: None, hook: str = "", log: Path | None = None, **changes: str
+) -> Result:
+    """Run a plan on a service of its own; `hook` and variables for its processes as of Stack.
+
+    What the service wrote is kept in `log`.
+    """
     with TemporaryDirectory(prefix="payments-faults-") as folder:
         stack = Stack(Path(folder), hook=hook, changes=changes)
         try:
@@ -64,6 +69,8 @@ def run(plan: Plan, say: Say, prepare: Prepare = lambda _: None, hook: str = "",
             return _run_on(stack, plan, say)
         finally:
             stack.stop()
+            if log:
+                log.write_bytes(stack.service.output.read_bytes())
 
 
 def _run_on(stack: Stack, plan: Plan, say: Say) -> Result:
