@@ -11,6 +11,7 @@ from tests.faults.catalogue import FAULTS
 from tests.faults.run import Plan, run
 
 SHOWN = 20
+BEGINS, ENDS = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="fixes the schedule and the load (default: a new one, printed)")
     parser.add_argument("--rate", type=float, default=60, help="new transactions a second (default: %(default)s)")
     parser.add_argument("--faults", help="only these, separated by commas", metavar="NAMES")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table of recoveries there, as markdown")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="write the table of recoveries there, between its marks if it has them (README.md)",
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep there what the service wrote")
     options = parser.parse_args(arguments)
     names = tuple(name.strip() for name in options.faults.split(",")) if options.faults else tuple(FAULTS)
@@ -31,17 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number, (name, pause) in enumerate(islice(plan.schedule(), len(names)), 1):
         _say(f"  {number:3}  {pause:.2f} s, then {name}")
     result = run(plan, _say, log=options.log)
-    table = result.table()
-    _say("\n".join(["", *table, ""]))
-    if options.table:
-        options.table.write_text("\n".join([*table, ""]), encoding="utf-8")
+    _say("\n".join(["", *result.table(), ""]))
     for violation in result.violations[:SHOWN]:
         _say(f"VIOLATION {violation}")
     verdict = (
         f"{len(result.violations)} violations" if result.violations else "nothing lost, doubled, negative or stuck"
     )
-    _say(f"{result.accepted} accepted, {sum(map(len, result.seconds.values()))} faults, seed {seed}: {verdict}")
+    faults = sum(map(len, result.seconds.values()))
+    summary = f"{result.accepted} accepted, {faults} faults in {plan.seconds:g} s, seed {seed}: {verdict}"
+    _say(summary)
+    if options.table:
+        _write(options.table, "\n".join([f"{summary}.", "", *result.table()]))
     return 1 if result.violations else 0
+
+
+def _write(file: Path, table: str) -> None:
+    known = file.read_text(encoding="utf-8") if file.exists() else ""
+    before, begins, rest = known.partition(BEGINS)
+    _, ends, after = rest.partition(ENDS)
+    if begins and ends:
+        file.write_text(f"{before}{BEGINS}\n{table}\n{ENDS}{after}", encoding="utf-8")
+    else:
+        file.write_text(f"{table}\n", encoding="utf-8")
 
 
 def _say(line: str) -> None:
