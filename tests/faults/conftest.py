@@ -9,12 +9,14 @@ from tests.faults.load import Http
 from tests.faults.stack import Stack
 from tests.system.running_service import payments
 
+IN_PLAIN_RUNS = ("test_checker.py", "test_short_run.py")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What breaks things on purpose takes minutes: it runs when it is asked for, with `-m faults`."""
+    """What breaks things on purpose takes minutes: but for one, it runs when it is asked for, with `-m faults`."""
     for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.name != "test_checker.py":
+        if item.path.parent == Path(__file__).parent and item.path.name not in IN_PLAIN_RUNS:
             item.add_marker("faults")
 
 
