@@ -80,14 +80,14 @@ def _place() -> Iterator[None]:
 
 
 def _judge(item: Any) -> Request | Result:
-    """A request to accept, or what is wrong with the item. It arrives now, however long the list took to send."""
+    """A request to accept, or what is wrong with the item."""
     try:
         if isinstance(item, Invalid):
             raise item
         asked = validate(item, NewTransaction)
     except Invalid as error:
         return _invalid(_uid_as_sent(item), error)
-    return Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, time.monotonic())
+    return Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, g.arrived)
 
 
 def _uid_as_sent(item: Any) -> str | None:
