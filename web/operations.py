@@ -83,13 +83,17 @@ _NOT_MODIFIED = Answer(None, "It is still what If-None-Match names", "ETag Prefe
 _PLAIN = Answer(None, "Prometheus text", others={"text/plain": TEXT})
 _DOCUMENT = Answer(None, "OpenAPI 3.1", others={JSON: {}})
 _TOLD = "Preference-Applied? Idempotency-Replayed?"
-# Whatever an item is, it is judged alone, so that none makes the list invalid.
+# Whatever an item is, it is judged alone: none makes the list invalid. How many there may be is told in words, because
+# more are refused with 413, and a broken schema means 422 to every reader of the document.
 _LIST: Final[Schema] = {
     "type": "array",
-    "maxItems": MOST_ITEMS,
     "items": {"anyOf": [{"$ref": f"#/components/schemas/{schemas.NewTransaction.__name__}"}, {}]},
+    "description": f"Up to {MOST_ITEMS} transactions, each judged alone.",
 }
-_LINES: Final[Schema] = {**TEXT, "description": f"NDJSON: a transaction per line, at most {MOST_ITEMS} lines."}
+_LINES: Final[Schema] = {
+    **TEXT,
+    "description": f"NDJSON: a transaction per line, up to {MOST_ITEMS}, each judged alone.",
+}
 _READ = "invalid_request database_unavailable internal_error"
 _WRITE = "not_json body_too_large unsupported_media_type overloaded " + _READ
 

@@ -190,7 +190,7 @@ def test_a_list_of_payments_is_told_how_each_stands(payments: Payments) -> None:
 
 def test_a_bad_line_makes_it_send_a_list_again_as_it_was(service: Service, payments: Payments) -> None:
     user = payments.add_user("Ada")
-    with bad_line(service.url, SPOILT) as line:
+    with bad_line(service, *SPOILT) as line:
         sent = Payments(line.url).submit_list([Payment("DEPOSIT", user.id, "1") for _ in range(10)])
     assert {payments.wait_until_final(result.uid).status for result in sent} == {"COMPLETED"}
     assert payments.balance(user.id).balance == 10
