@@ -100,7 +100,7 @@ def _items_of_array(body: bytes) -> Iterator[Any]:
         text = body.decode("utf-8")
         at = _skip(text, 0)
         if text[at : at + 1] != "[":
-            decoder.decode(text)
+            parse_json(body)
             raise Invalid("invalid_request", NO_ARRAY, [FieldError("", NO_ARRAY)])
         at = _skip(text, at + 1)
         more = text[at : at + 1] != "]"
