@@ -37,6 +37,17 @@ def test_a_list_is_one_statement_and_one_commit() -> None:
     assert orders == sorted(orders)
 
 
+def test_two_lists_with_the_same_uids_in_opposite_orders_do_not_deadlock() -> None:
+    user = new_user()
+    submit([deposit(user, 1)])  # the backlog has been read
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(5):
+            requests = [deposit(user, 1) for _ in range(2000)]
+            one, other = threads.map(submit, (requests, requests[::-1]))  # a deadlock raises in one of them
+            replies = [*one, *other]
+            assert sum(isinstance(reply, Accepted) and reply.replayed for reply in replies) == len(requests)
+
+
 def test_a_row_that_spoils_the_statement_is_told_alone() -> None:
     user = new_user()
     good = [deposit(user, 1) for _ in range(20)]

@@ -336,7 +336,7 @@ def test_over_the_backlog_limit_a_list_is_refused_as_a_whole(limited: Service) -
     known = [transaction(user, amount="1") for _ in range(6)]
     with held_lane(limited.database_url, user):
         results(api, known)
-        wait_until(lambda: put(api, [transaction(user)]).status == 429, "the limit is noticed")
+        wait_until(lambda: put(api, known).status == 429, "the limit is noticed")
         before = count_rows(limited.database_url)
         for items in ([transaction(user)], known, [5, *known], [known[0], transaction(user)]):
             answer = put(api, items).refused(429, "backlog_full")
@@ -407,10 +407,17 @@ def test_lists_that_never_come_keep_nobody_else_waiting(api: Api, service: Servi
     parts = urlsplit(service.url)
     head = f"PUT /api/transactions/ HTTP/1.1\r\nHost: x\r\nContent-Type: {NDJSON}\r\nContent-Length: 999\r\n\r\n{{"
     with ExitStack() as open_:
-        for _ in range(200):
-            connection = open_.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
-            connection.sendall(head.encode())
+
+        def begin_lists(count: int) -> None:
+            for _ in range(count):
+                connection = open_.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
+                connection.sendall(head.encode())
+
+        begin_lists(MOST_LISTS - 1)
+        assert put(api, []).status == 202
+        begin_lists(1)
         wait_until(lambda: put_or_503(api, []) == 503, "there is no room for lists")
+        begin_lists(200)
         answer = api.ask("PUT", "/api/transactions/", [], expected=503)
         assert answer.json["code"] == "overloaded"
         for _ in range(20):
