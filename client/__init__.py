@@ -8,7 +8,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
@@ -20,7 +20,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, InvalidHeader
 
 from client.errors import InvalidRequest, NotFound, PaymentsApiError, Rejected, UidReused, Unavailable
-from client.values import Balance, Payment, Transaction, User, instant_of, make_uid
+from client.values import Balance, Payment, Result, Transaction, User, instant_of, make_uid
 
 __all__ = [
     "Balance",
@@ -30,6 +30,7 @@ __all__ = [
     "Payments",
     "PaymentsApiError",
     "Rejected",
+    "Result",
     "Transaction",
     "UidReused",
     "Unavailable",
@@ -98,6 +99,11 @@ class Payments:
             raise Rejected(settled, answer.request_id)
         return settled
 
+    def submit_list(self, payments: Sequence[Payment]) -> list[Result]:
+        """Send up to 10,000 payments at once, for the first time or again: how each stands, in their order."""
+        answer = self._send("PUT", "/api/transactions/", body=[payment.as_json() for payment in payments])
+        return [Result.of(p.uid, r) for p, r in zip(payments, answer.document["results"], strict=True)]
+
     def get(self, uid: UUID, wait: float = 0.0) -> Transaction:
         """The transaction, whatever its state; with `wait` (30 s at most) final, if it becomes so in time."""
         with _naming(uid):
@@ -137,7 +143,7 @@ class Payments:
         method: str,
         path: str,
         headers: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Any = None,
         wait: float = 0.0,
     ) -> "_Answer":
         """Send until an answer stands. All that comes here may be sent twice: it reads, or has a uid or a key."""
@@ -157,9 +163,7 @@ class Payments:
             time.sleep(pause)
             attempt += 1
 
-    def _send_once(
-        self, method: str, path: str, headers: Mapping[str, str], body: Mapping[str, Any] | None, seconds: float
-    ) -> "_Answer":
+    def _send_once(self, method: str, path: str, headers: Mapping[str, str], body: Any, seconds: float) -> "_Answer":
         request_id = headers["X-Request-ID"]
         timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
         try:

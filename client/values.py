@@ -82,6 +82,20 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """How one payment of a list stands; where REJECTED or INVALID, `code` and `detail` say why."""
+
+    uid: UUID
+    status: str  # PENDING, COMPLETED, REJECTED or INVALID: nothing is stored of the last
+    code: str | None = None
+    detail: str | None = None
+
+    @classmethod
+    def of(cls, uid: UUID, document: Mapping[str, Any]) -> "Result":
+        return cls(uid, document["status"], document.get("code"), document.get("detail"))
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """A user."""
 

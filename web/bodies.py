@@ -4,12 +4,15 @@ The framework's own limit does not hold for chunked bodies behind granian (it cu
 """
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from functools import cache
+from itertools import islice
+from json import JSONDecoder
 from typing import Any, Final, TypeVar
 
 from flask import Request as HttpRequest
-from flask import json
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import FieldError, Invalid, Unavailable
@@ -19,6 +22,7 @@ MOST_BYTES: Final = 64 * 1024
 # A body that is refused unread is read away up to this much: who is still sending when the connection is closed
 # gets a reset instead of the answer.
 MOST_WASTED_BYTES: Final = 16 * 1024 * 1024
+MOST_ERRORS: Final = 100  # are told of one request
 _PIECE: Final = 64 * 1024
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,31 +35,38 @@ def _readers() -> threading.BoundedSemaphore:
 
 
 def read_body(http: HttpRequest, most_bytes: int = MOST_BYTES) -> bytes:
-    """The whole body. Raises Invalid: it is longer, or ends before its Content-Length; Unavailable."""
-    too_large = Invalid("body_too_large", f"The body must have at most {most_bytes} bytes.")
+    """The whole body. Raises as `arriving` does."""
+    with arriving(http, most_bytes) as pieces:
+        return b"".join(pieces)
+
+
+@contextmanager
+def arriving(http: HttpRequest, most_bytes: int) -> Iterator[Iterator[bytes]]:
+    """The body's pieces as they come. Raises Invalid: it is longer, or ends before its Content-Length; Unavailable."""
     if (http.content_length or 0) > most_bytes:
-        raise too_large
+        raise _too_large(most_bytes)
     if not _readers().acquire(blocking=False):
         raise Unavailable("overloaded", "Too many requests whose body has not come. Nothing was accepted.")
     try:
-        body = _read(http, most_bytes + 1)
+        yield _pieces(http, most_bytes)
     finally:
         _readers().release()
-    if len(body) > most_bytes:
-        raise too_large
-    if http.content_length is not None and len(body) < http.content_length:
-        raise Invalid("not_json", "The body ends before its Content-Length.")
-    return body
 
 
-def _read(http: HttpRequest, most_bytes: int) -> bytes:
+def _pieces(http: HttpRequest, most_bytes: int) -> Iterator[bytes]:
     stream = http.environ["wsgi.input"]
-    pieces: list[bytes] = []
-    left = most_bytes
-    while left and (piece := stream.read(min(left, _PIECE))):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+    read = 0
+    while piece := stream.read(min(most_bytes + 1 - read, _PIECE)):
+        read += len(piece)
+        if read > most_bytes:
+            raise _too_large(most_bytes)
+        yield piece
+    if read < (http.content_length or 0):
+        raise Invalid("not_json", "The body ends before its Content-Length.")
+
+
+def _too_large(most_bytes: int) -> Invalid:
+    return Invalid("body_too_large", f"The body must have at most {most_bytes} bytes.")
 
 
 def read_away(http: HttpRequest) -> None:
@@ -79,14 +90,16 @@ def read_json(http: HttpRequest, model: type[Model]) -> Model:
     return validate(parse_json(read_body(http)), model)
 
 
+def not_json(why: object) -> Invalid:
+    return Invalid("not_json", f"The body is not JSON: {str(why)[:200]}")
+
+
 def parse_json(body: bytes) -> Any:
     """JSON with exact numbers. Raises Invalid (not_json), also for a name that an object holds twice."""
     try:
-        return json.loads(
-            body.decode("utf-8"), parse_float=_parse_decimal, parse_int=_parse_int, object_pairs_hook=_object
-        )
+        return _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Invalid("not_json", f"The body is not JSON: {str(error)[:200]}") from None
+        raise not_json(error) from None
 
 
 def _parse_decimal(digits: str) -> Decimal:
@@ -105,17 +118,32 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+def exact_decoder(make_object: Callable[[list[tuple[str, Any]]], Any]) -> JSONDecoder:
+    return JSONDecoder(parse_float=_parse_decimal, parse_int=_parse_int, object_pairs_hook=make_object)
+
+
+_DECODER: Final = exact_decoder(_object)
+
+
 def validate(value: Any, model: type[Model]) -> Model:
     """Raises Invalid (invalid_request) with every bad field by name."""
     try:
-        return model.model_validate(value)
+        return model.model_validate(_without_most_strangers(value, model))
     except ValidationError as error:
         fields = [
             FieldError(_printable(".".join(map(str, e["loc"]))), e["msg"].removeprefix("Value error, "))
-            for e in error.errors(include_url=False, include_input=False)[:100]
+            for e in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]
         ]
         told = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)
         raise Invalid("invalid_request", told[:2000], fields) from None
+
+
+def _without_most_strangers(value: Any, model: type[BaseModel]) -> Any:
+    """No more names that mean nothing than are told: each of half a million would become an error, told or not."""
+    if not isinstance(value, dict) or len(value) <= MOST_ERRORS:
+        return value
+    strangers = islice((name for name in value if name not in model.model_fields), MOST_ERRORS)
+    return {name: value[name] for name in (*(value.keys() & model.model_fields.keys()), *strangers)}
 
 
 def _printable(name: str) -> str:

@@ -106,9 +106,9 @@ class Intake:
         for waiting in batch:
             waiting.answered.set_result(replies[start : start + len(waiting.requests)])
             start += len(waiting.requests)
-        self._ask_to_ring(requests, replies)
+        self.ring(requests, replies)
 
-    def _ask_to_ring(self, requests: Sequence[Request], replies: Sequence[Reply]) -> None:
+    def ring(self, requests: Sequence[Request], replies: Sequence[Reply]) -> None:
         """For what is new and for repeats that are still PENDING: the ring before may have been lost."""
         with self._bell_arrival:
             for request, reply in zip(requests, replies, strict=True):

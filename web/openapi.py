@@ -11,7 +11,7 @@ from web import schemas
 from web.operations import HEADERS, JSON, OPERATIONS, PARAMETERS, Answer, Operation, Schema
 from web.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS_OF_CODE
 
-TAGS: Final = {"/api/user/": "Users", "/api/transaction/": "Transactions", "/": "Service"}
+TAGS: Final = {"/api/user/": "Users", "/api/transaction": "Transactions", "/": "Service"}
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -74,8 +74,10 @@ def _operation(operation: Operation) -> Schema:
     }
     for code in operation.codes.split():
         _add_problem(described["responses"], code)
-    if operation.body:
-        described["requestBody"] = {"required": True, "content": {JSON: {"schema": _reference(operation.body)}}}
+    bodies = {JSON: _reference(operation.body)} if operation.body else operation.bodies
+    if bodies:
+        content = {media: {"schema": schema} for media, schema in bodies.items()}
+        described["requestBody"] = {"required": True, "content": content}
     return described
 
 

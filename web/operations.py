@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from shared.history import MOST_USER_ID
 from shared.status import Status, Type
 from web import schemas
+from web.lists import MOST_ITEMS, NDJSON
 from web.requests import CURSOR_PATTERN
 from web.users import DEFAULT_PAGE, KEY_PATTERN, LONGEST_PAGE, MOST_KEY_CHARACTERS
 
@@ -41,6 +42,7 @@ class Operation(NamedTuple):
     parameters: str = ""
     codes: str = ""
     body: type[BaseModel] | None = None
+    bodies: Mapping[str, Schema] = {}  # where it is no model, by media type
 
 
 PARAMETERS: Final[Mapping[str, tuple[str, Schema, str]]] = {
@@ -81,6 +83,17 @@ _NOT_MODIFIED = Answer(None, "It is still what If-None-Match names", "ETag Prefe
 _PLAIN = Answer(None, "Prometheus text", others={"text/plain": TEXT})
 _DOCUMENT = Answer(None, "OpenAPI 3.1", others={JSON: {}})
 _TOLD = "Preference-Applied? Idempotency-Replayed?"
+# Whatever an item is, it is judged alone: none makes the list invalid. How many there may be is told in words, because
+# more are refused with 413, and a broken schema means 422 to every reader of the document.
+_LIST: Final[Schema] = {
+    "type": "array",
+    "items": {"anyOf": [{"$ref": f"#/components/schemas/{schemas.NewTransaction.__name__}"}, {}]},
+    "description": f"Up to {MOST_ITEMS} transactions, each judged alone.",
+}
+_LINES: Final[Schema] = {
+    **TEXT,
+    "description": f"NDJSON: a transaction per line, up to {MOST_ITEMS}, each judged alone.",
+}
 _READ = "invalid_request database_unavailable internal_error"
 _WRITE = "not_json body_too_large unsupported_media_type overloaded " + _READ
 
@@ -122,6 +135,13 @@ OPERATIONS: Final = (
         parameters="Prefer",
         codes=f"user_not_found uid_reused backlog_full {_WRITE}",
         body=schemas.NewTransaction,
+    ),
+    Operation(
+        *("put_transactions", "put", "/api/transactions/"),
+        "Send a list of transactions: each is judged alone, all that are good are accepted in one commit",
+        {202: Answer(schemas.ResultsOut, "How each stands, in the order sent")},
+        codes=f"backlog_full {_WRITE}",
+        bodies={JSON: _LIST, NDJSON: _LINES},
     ),
     Operation(
         *("get_transaction", "get", "/api/transaction/{uid}", "Look a transaction up"),

@@ -148,6 +148,21 @@ class StatementOut(BaseModel):
     next: str | None
 
 
+class ResultOut(BaseModel):
+    """How one transaction of a list stands."""
+
+    uid: str | None = Field(description="What was sent in its place where it is no UUID; null where that is unknown.")
+    status: Literal["PENDING", "COMPLETED", "REJECTED", "INVALID"]
+    code: str = Field(default="", description="Where REJECTED, the reason; where INVALID, a single PUT's error code.")
+    detail: str = Field(default="", description="Where there is a code.")
+
+
+class ResultsOut(BaseModel):
+    """One result per transaction, in the order sent."""
+
+    results: list[ResultOut]
+
+
 class FieldErrorOut(BaseModel):
     field: str
     message: str

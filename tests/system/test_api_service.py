@@ -102,6 +102,7 @@ def test_an_unknown_route_is_a_problem_document(api: Api, method: str, path: str
         ("/api/user/1/balance/", {"GET", "HEAD", "OPTIONS"}),
         ("/api/user/1/transactions/", {"GET", "HEAD", "OPTIONS"}),
         ("/api/transaction/", {"PUT", "OPTIONS"}),
+        ("/api/transactions/", {"PUT", "OPTIONS"}),
         (f"/api/transaction/{uuid.uuid4()}", {"GET", "HEAD", "POST", "OPTIONS"}),
         ("/livez", {"GET", "HEAD", "OPTIONS"}),
     ],

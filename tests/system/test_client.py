@@ -171,6 +171,31 @@ def test_a_rejection_is_raised_with_the_transaction_now_and_ever_after(payments:
     assert payments.get(payment.uid) == error.transaction
 
 
+def test_a_list_of_payments_is_told_how_each_stands(payments: Payments) -> None:
+    user = payments.add_user("Ada")
+    paid, poor = Payment("DEPOSIT", user.id, "5"), Payment("WITHDRAW", user.id, "9")
+    bad = Payment("DEPOSIT", user.id, "0.001")
+    sent = payments.submit_list([paid, bad, poor])
+    assert [(result.uid, result.status in ("INVALID", "REJECTED")) for result in sent[:2]] == [
+        *((paid.uid, False), (bad.uid, True))
+    ]
+    assert (sent[1].code, bool(sent[1].detail)) == ("invalid_request", True)
+    payments.wait_until_final(poor.uid)
+    again = payments.submit_list([paid, poor])
+    assert [(result.status, result.code) for result in again] == [
+        *(("COMPLETED", None), ("REJECTED", "insufficient_funds"))
+    ]
+    assert payments.submit_list([]) == []
+
+
+def test_a_bad_line_makes_it_send_a_list_again_as_it_was(service: Service, payments: Payments) -> None:
+    user = payments.add_user("Ada")
+    with bad_line(service, *SPOILT) as line:
+        sent = Payments(line.url).submit_list([Payment("DEPOSIT", user.id, "1") for _ in range(10)])
+    assert {payments.wait_until_final(result.uid).status for result in sent} == {"COMPLETED"}
+    assert payments.balance(user.id).balance == 10
+
+
 @pytest.mark.parametrize(
     ("act", "kind", "code", "status"),
     [

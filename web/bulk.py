@@ -1,0 +1,157 @@
+"""PUT of a list of transactions: each item is judged alone, as a single PUT would; all that is good is one commit.
+
+Lists do not go through the intake: a single PUT would wait for each of them. A few threads of their own commit them,
+and a bounded number of lists is in memory; whoever comes beyond that waits a moment, and is then told to come back.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotInTime
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+from flask import Blueprint, Response, g, json, request
+
+from shared.accepting import Reply, accept
+from shared.database import is_machinery
+from shared.errors import Invalid, PaymentsError, Unavailable
+from shared.logs import get_logger
+from shared.queries.transactions import Request
+from shared.settings import settings
+from shared.status import Status
+from web.backlog import reader
+from web.bodies import validate
+from web.intake import PATIENCE_SECONDS, intake
+from web.lists import read_list
+from web.requests import check_names
+from web.schemas import NewTransaction, parse_uid
+
+MOST_LISTS: Final = 16  # in memory, read or about to be committed
+MOST_COMMITS: Final = 2  # at once: each takes a processor of Postgres for a while
+MOST_SPOILT: Final = 16  # rows that fail alone; more are no fault of the rows
+DOOR_SECONDS: Final = 2.0
+MOST_UID_CHARACTERS: Final = 200  # of what was sent in place of a uid
+
+Result = dict[str, Any]
+
+blueprint = Blueprint("bulk", __name__)
+log = get_logger("bulk")
+
+_room = threading.BoundedSemaphore(MOST_LISTS)
+_commits = ThreadPoolExecutor(MOST_COMMITS, thread_name_prefix="bulk")  # its threads start with the first list
+
+
+@blueprint.put("/api/transactions/")
+def put_transactions() -> Response:
+    check_names(request, ())
+    with _place():
+        judged = read_list(request, _judge)
+        asked = [item for item in judged if isinstance(item, Request)]
+        replies = iter(submit(asked) if asked else ())
+        results = [_result(item, next(replies)) if isinstance(item, Request) else item for item in judged]
+        return Response(json.dumps({"results": results}), 202, mimetype="application/json")
+
+
+@cache
+def _door() -> threading.BoundedSemaphore:
+    """So that lists cannot use up the threads that answer."""
+    return threading.BoundedSemaphore(settings().web_threads // 8)
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    """Raises Unavailable."""
+    busy = Unavailable("overloaded", "More lists come than this process takes. Nothing was accepted.")
+    if not _door().acquire(blocking=False):
+        raise busy
+    try:
+        if not _room.acquire(timeout=DOOR_SECONDS):
+            raise busy
+        try:
+            yield
+        finally:
+            _room.release()
+    finally:
+        _door().release()
+
+
+def _judge(item: Any) -> Request | Result:
+    """A request to accept, or what is wrong with the item."""
+    try:
+        if isinstance(item, Invalid):
+            raise item
+        asked = validate(item, NewTransaction)
+    except Invalid as error:
+        return _invalid(_uid_as_sent(item), error)
+    return Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, g.arrived)
+
+
+def _uid_as_sent(item: Any) -> str | None:
+    """The uid if it is one; otherwise what stands in its place, if it can be shown."""
+    uid = item.get("uid") if isinstance(item, dict) else None
+    try:
+        return str(parse_uid(uid))
+    except ValueError:
+        shown = isinstance(uid, str) and len(uid) <= MOST_UID_CHARACTERS and uid.isprintable()
+        return str(uid) if shown else None
+
+
+def _invalid(uid: str | None, error: PaymentsError) -> Result:
+    return {"uid": uid, "status": "INVALID", "code": error.code, "detail": error.detail}
+
+
+def _result(asked: Request, reply: Reply) -> Result:
+    if isinstance(reply, PaymentsError):
+        return _invalid(str(asked.uid), reply)
+    stands = reply.transaction
+    shown: Result = {"uid": str(asked.uid), "status": stands.status}
+    if stands.status == Status.REJECTED:
+        shown.update(code=stands.reason, detail=f"The transaction was rejected: {stands.reason}.")
+    return shown
+
+
+def submit(requests: Sequence[Request]) -> list[Reply]:
+    """Accept the requests in one commit: one reply each, in order.
+
+    Raises Unavailable, told in its code: none was accepted, or it is not known in time; and what SQLAlchemy raises.
+    """
+    answered = _commits.submit(_accept_unless_full, requests, time.monotonic() + PATIENCE_SECONDS)
+    try:
+        return answered.result(PATIENCE_SECONDS)
+    except NotInTime:
+        if answered.cancel():
+            raise Unavailable("overloaded", "Other lists are being committed. Nothing was accepted.") from None
+        raise Unavailable(
+            "database_unavailable",
+            "The database did not answer in time. Whether the list was accepted is not known: send it again.",
+        ) from None
+
+
+def _accept_unless_full(requests: Sequence[Request], until: float) -> list[Reply]:
+    # Not `is_full`: between two lists there may be no reading for long, and a list is many.
+    if reader.read().pending >= settings().backlog_limit:
+        raise Unavailable(
+            "backlog_full", "Too many transactions wait to be settled. Nothing was accepted: send the list again later."
+        )
+    replies = _accept(requests, until, [])
+    intake.ring(requests, replies)
+    return replies
+
+
+def _accept(requests: Sequence[Request], until: float, spoilt: list[UUID]) -> list[Reply]:
+    """One commit. Only where a row spoils the statement are there more: that row alone shall hear of it."""
+    try:
+        return accept(requests)
+    except Exception as error:
+        if is_machinery(error) or time.monotonic() > until or len(spoilt) >= MOST_SPOILT:
+            raise
+        if len(requests) == 1:
+            spoilt.append(requests[0].uid)
+            log.error("a row of a list cannot be accepted", exc_info=error, uid=str(requests[0].uid))
+            return [PaymentsError("internal_error", "The service failed. The request may be sent again as it was.")]
+        half = len(requests) // 2
+        return _accept(requests[:half], until, spoilt) + _accept(requests[half:], until, spoilt)
