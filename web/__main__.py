@@ -25,7 +25,7 @@ LOGGING: dict[str, Any] = {
 def application() -> Any:
     """What granian calls in the process that serves."""
     die_with_parent()
-    logs.configure()
+    logs.configure(in_batches=True)
     _answer_waiters_at_the_end()
     return create_app()
 
