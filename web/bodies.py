@@ -71,8 +71,9 @@ def _too_large(most_bytes: int) -> Invalid:
 
 def read_away(http: HttpRequest) -> None:
     """Take in, within bounds, what is left of the body. Not of one that waits for our 100 Continue."""
-    coming = http.content_length or "Transfer-Encoding" in http.headers
-    if not coming or "Expect" in http.headers or (http.content_length or 0) > MOST_WASTED_BYTES:
+    length, headers = http.content_length or 0, http.environ
+    coming = length or "HTTP_TRANSFER_ENCODING" in headers
+    if not coming or "HTTP_EXPECT" in headers or length > MOST_WASTED_BYTES:
         return
     if _readers().acquire(blocking=False):
         try:

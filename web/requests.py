@@ -28,7 +28,7 @@ _WAIT = re.compile(
 
 def check_names(http: HttpRequest, known: Collection[str]) -> None:
     """Raises Invalid for a query parameter that means nothing here: a misspelt filter must not pass for none."""
-    for name in http.args:
+    for name in http.args if http.query_string else ():
         if name not in known:
             raise invalid_field(name[:200], "is not a query parameter of this address")
 
@@ -84,7 +84,7 @@ def preferred_wait(http: HttpRequest) -> int | None:
 
     A preference that cannot be read is ignored, as the RFC has it; the first of several counts.
     """
-    for preference in _PREFERENCES.findall(",".join(http.headers.getlist("Prefer"))):
+    for preference in _PREFERENCES.findall(http.environ.get("HTTP_PREFER", "")):
         written = _WAIT.fullmatch(preference)
         if written:
             digits = written["token"] or written["quoted"]

@@ -1,9 +1,10 @@
 """PUT, GET and POST of a transaction: the status code of an answer tells the transaction's state."""
 
+import json
 import uuid
 from typing import Final
 
-from flask import Blueprint, Response, g, json, request
+from flask import Blueprint, Response, g, request
 
 from shared.errors import PaymentsError, transaction_not_found
 from shared.history import get_transaction
