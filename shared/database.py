@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import psycopg2.extensions  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shared.errors import Unavailable
@@ -37,6 +37,7 @@ ANSWER_SECONDS: Final = 3.0  # what an answer may take beyond the statement's ow
 _MACHINERY: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _OF_ONE_USER: Final = ("53", "55", "57014", "58", "XX")
 _EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
+PING_AFTER_SECONDS: Final = 1.0
 UNREACHABLE: Final = (OperationalError, InterfaceError, PoolTimeout, PendingRollbackError)
 
 
@@ -74,7 +75,6 @@ def engine() -> Engine:
         pool_size=settings().web_connections,
         max_overflow=0,
         pool_timeout=3,
-        pool_pre_ping=True,
         hide_parameters=True,  # errors are logged and stored; amounts and balances are not for there
         connect_args={
             "connection_factory": _Connection,
@@ -89,7 +89,8 @@ def engine() -> Engine:
     )
     event.listen(made, "connect", _check_session)
     event.listen(made, "handle_error", _leave_a_standby)
-    event.listen(made, "checkin", _forget_allowance)
+    event.listen(made, "checkout", _ping_after_a_rest)
+    event.listen(made, "checkin", _note_end_of_use)
     return made
 
 
@@ -118,7 +119,19 @@ def allow(connection: Connection, seconds: int) -> None:
     connection.connection.dbapi_connection.statement_seconds = seconds  # type: ignore[union-attr]
 
 
-def _forget_allowance(connection: Any, _record: Any) -> None:
+def _ping_after_a_rest(connection: Any, record: Any, _proxy: Any) -> None:
+    """Replace a connection that was lost while nobody used it; at full load the question would cost too much."""
+    if time.monotonic() - record.info.get("used_at", 0.0) > PING_AFTER_SECONDS:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            connection.rollback()
+        except psycopg2.Error as error:
+            raise DisconnectionError from error
+
+
+def _note_end_of_use(connection: Any, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
     if connection is not None:
         connection.statement_seconds = STATEMENT_SECONDS
 

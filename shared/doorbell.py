@@ -1,13 +1,15 @@
-"""The doorbell: tells a worker that a lane has work. It carries no money, so it may be lost or rung twice.
+"""The doorbell: tells a worker that lanes have work. It carries no money, so it may be lost or rung twice.
 
-`SET lane NX EX 2` makes hundreds of payments ride on one Celery message. Whatever fails here is counted and
+`SET lane NX EX 2` makes hundreds of payments ride on one Celery message, and one message rings for all the lanes
+that have work at that moment: a message costs more than settling a payment does. Whatever fails here is counted and
 left: the sweep settles. After a failure the bell rests for a second, so that an outage does not cost every
 payment its time-out.
 """
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from celery import Celery
 from redis import Redis
@@ -62,36 +64,49 @@ def _key(lane: int) -> str:
     return f"payments:lane:{lane}"
 
 
-def ring(lane: int, uid: str, request_id: str | None) -> bool:
-    """Ring for a lane with PENDING rows, unless it has been rung for. The task's id is the uid that rang.
+class Bell(NamedTuple):
+    """What a ring tells of who rang: the uid becomes the task's id."""
+
+    uid: str
+    request_id: str | None = None
+
+
+def ring(bells: Mapping[int, Bell]) -> bool:
+    """Ring for lanes with PENDING rows, but for those that have been rung for: one message for them all.
 
     False where the broker did not take it; never raises for a broker's fault, never takes longer than its
     time-outs.
     """
 
     def send(redis: Redis) -> bool:
-        if not redis.set(_key(lane), uid, nx=True, ex=HELD_SECONDS):
+        with redis.pipeline(transaction=False) as pipeline:
+            for lane, bell in bells.items():
+                pipeline.set(_key(lane), bell.uid, nx=True, ex=HELD_SECONDS)
+            lanes = [lane for lane, is_first in zip(bells, pipeline.execute(), strict=True) if is_first]
+        if not lanes:
             return True
+        uid, request_id = bells[lanes[0]]
         try:
             _sender().send_task(
-                TASK, args=[lane], task_id=uid, queue=QUEUE, headers={"request_id": request_id}, retry=False
+                TASK, args=[lanes], task_id=uid, queue=QUEUE, headers={"request_id": request_id}, retry=False
             )
         except Exception:
-            redis.delete(_key(lane))
+            redis.delete(*map(_key, lanes))
             raise
         return True
 
     return bool(_with_bell(send))
 
 
-def hush(lane: int) -> None:
-    """Delete the lane's key: who commits after this rings again. Called before the lane is read."""
-    _with_bell(lambda redis: redis.delete(_key(lane)))
+def hush(lanes: Iterable[int]) -> None:
+    """Delete the lanes' keys: who commits after this rings again. Called before the lanes are read."""
+    _with_bell(lambda redis: redis.delete(*map(_key, lanes)))
 
 
-def rung(lane: int) -> bool:
-    """Whether somebody rang for the lane since it was hushed."""
-    return bool(_with_bell(lambda redis: redis.exists(_key(lane))))
+def rung(lanes: Sequence[int]) -> set[int]:
+    """The lanes that somebody rang for since they were hushed."""
+    found = _with_bell(lambda redis: redis.mget(list(map(_key, lanes))))
+    return {lane for lane, uid in zip(lanes, found or (), strict=False) if uid}
 
 
 def peek() -> bytes | None:

@@ -6,7 +6,7 @@ A user for whom only the machinery fails (a lock held elsewhere, a damaged page)
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -15,10 +15,11 @@ from shared import metrics
 from shared.database import is_machinery, may_be_one_users, transaction
 from shared.errors import NotFound
 from shared.logs import get_logger
-from shared.queries import lanes, parked
+from shared.queries import lanes as lane_queries
+from shared.queries import parked
 from shared.queries.lanes import Head
 from shared.queries.parked import ParkedRow
-from shared.settling import BATCH_ROWS, Slice, settle_batch, settle_lane
+from shared.settling import BATCH_ROWS, Slice, settle_batch, settle_lanes
 
 PARTS_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
 HEADS: Final = 200  # users looked up at once
@@ -44,21 +45,38 @@ class Parts:
     passed_over: list[Exception] = field(default_factory=list)
 
 
-def work_lane(lane: int) -> Slice:
-    """Settle a lane; where a batch fails by a row's own fault, ours, or for one user alone, in parts.
+def work_lanes(lanes: Sequence[int]) -> Slice:
+    """Settle lanes; where a batch fails by a row's own fault, ours, or for one user alone: each lane in parts.
 
     Raises LaneFails, or what the machinery raised: either way everything unsettled is still PENDING, and the
     sweep comes back to it.
     """
     try:
-        return settle_lane(lane)
+        return settle_lanes(lanes)
     except Exception as error:
         machinery = is_machinery(error)
         metrics.BATCH_FAILURES.labels("machinery" if machinery else "own").inc()
         if machinery and not may_be_one_users(error):
             raise
-        log.exception("a batch failed, maybe by one user's rows: settling the lane in parts", lane=lane)
-        return _settle_in_parts(lane)
+        log.exception("a batch failed, maybe by one user's rows: settling in parts", lanes=list(lanes))
+    return _settle_each(lanes) if len(lanes) > 1 else _settle_in_parts(lanes[0])
+
+
+def _settle_each(lanes: Sequence[int]) -> Slice:
+    """Lane by lane: what one of them raises keeps no other from being settled."""
+    done = Slice(list(lanes))
+    failures: list[Exception] = []
+    for lane in lanes:
+        try:
+            part = work_lanes([lane])
+        except Exception as error:
+            failures.append(error)
+        else:
+            done.settled += part.settled
+            done.parked += part.parked
+    if failures:
+        raise failures[0]
+    return done
 
 
 def _settle_in_parts(lane: int) -> Slice:
@@ -73,7 +91,7 @@ def _settle_in_parts(lane: int) -> Slice:
         raise LaneFails(f"{len(parts.failing)} rows of lane {lane} fail and nothing commits: {parts.failing[0][1]}")
     if parts.passed_over:
         raise parts.passed_over[0]
-    return Slice(lane, parts.settled, parts.parked, parts.busy)
+    return Slice([lane], parts.settled, parts.parked, parts.busy)
 
 
 def _heads(lane: int) -> Iterator[Head]:
@@ -81,7 +99,7 @@ def _heads(lane: int) -> Iterator[Head]:
     after = 0
     while True:
         with transaction() as connection:
-            heads = lanes.read_heads(connection, lane, after, HEADS)
+            heads = lane_queries.read_heads(connection, lane, after, HEADS)
         yield from heads
         if len(heads) < HEADS:
             return
@@ -93,7 +111,7 @@ def _settle_user(head: Head | None, parts: Parts) -> None:
     limit = BATCH_ROWS
     while head:
         try:
-            batch = settle_batch(parts.lane, head.user_id, 1 if head.attempts else limit)
+            batch = settle_batch([parts.lane], head.user_id, 1 if head.attempts else limit)
         except Exception as error:
             if is_machinery(error):
                 if not may_be_one_users(error):
@@ -111,7 +129,7 @@ def _settle_user(head: Head | None, parts: Parts) -> None:
         parts.settled += len(batch.outcomes)
         parts.parked += batch.parked
         with transaction() as connection:
-            head = lanes.find_head(connection, parts.lane, head.user_id)
+            head = lane_queries.find_head(connection, parts.lane, head.user_id)
 
 
 def _park_failing(parts: Parts) -> None:
@@ -138,9 +156,9 @@ def _retry(head: ParkedRow) -> int:
     try:
         with transaction() as connection:
             # Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: the sweep returns.
-            if not lanes.try_lock_lane(connection, head.lane):
+            if not lane_queries.try_lock_lanes(connection, [head.lane]):
                 return 0
-            lanes.hurry(connection)
+            lane_queries.hurry(connection)
             through = head.accept_order if head.attempts else EVERYTHING
             released = parked.release(connection, head.user_id, through, RELEASE_ROWS)
     except Exception as error:
@@ -165,7 +183,7 @@ def release(uid: UUID) -> int:
     released = 0
     while True:
         with transaction() as connection:
-            lanes.lock_lane(connection, row.lane)
+            lane_queries.lock_lane(connection, row.lane)
             count = parked.release(connection, row.user_id, EVERYTHING, RELEASE_ROWS)
         released += count
         if count < RELEASE_ROWS:

@@ -1,11 +1,14 @@
-"""Settle a lane: its PENDING rows in acceptance order, one commit per batch, one worker at a time.
+"""Settle lanes: their PENDING rows in acceptance order, one commit per batch, each lane by one worker at a time.
 
-The lane's lock is tried, never waited for: with waiting, every process ends up asleep on one busy lane. Lock,
-read and clock are statements of their own, since what a statement sees is fixed when it begins.
+A lane's lock is tried, never waited for: with waiting, every process ends up asleep on one busy lane. Lock,
+read and clock are statements of their own, since what a statement sees is fixed when it begins. What a batch costs is
+mostly the same for one row and for thirty, so one commit settles all the lanes that were rung for together; where
+rows pile up, each lane goes its own way, so that many processes share the work.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,10 +19,11 @@ from sqlalchemy.exc import DBAPIError
 
 from shared import doorbell, metrics
 from shared.database import is_too_much, transaction
-from shared.ledger import Account, Outcome, Past, Pending, fold, instants_to_scan
+from shared.ledger import Account, Outcome, Pending, fold, instants_to_scan
 from shared.logs import get_logger
-from shared.queries import lanes, ledger, parked, server, transactions, users
-from shared.status import Status
+from shared.queries import lanes as lane_queries
+from shared.queries import ledger, parked, server, transactions, users
+from shared.status import Status, lane_of
 
 BATCH_ROWS: Final = 500
 SLICE_SECONDS: Final = 2.0
@@ -38,64 +42,81 @@ class PastTooLong(Exception):
 
 @dataclass
 class Batch:
-    """What one commit did. `more`: the lane may hold rows that it did not read."""
+    """What one commit did. `lanes` are those that were free; `more` those that may hold rows it did not settle."""
 
+    lanes: list[int]
     outcomes: list[Outcome] = field(default_factory=list)
     moment: datetime | None = None
     parked: int = 0
-    more: bool = False
+    more: set[int] = field(default_factory=set)
 
 
 @dataclass
 class Slice:
-    """What a slice of work on a lane did. `busy`: another process had the lane. The counts are of rows."""
+    """What a slice of work on lanes did. `busy`: other processes had them all. The counts are of rows."""
 
-    lane: int
+    lanes: list[int]
     settled: int = 0
     parked: int = 0
     busy: bool = False
 
     def __str__(self) -> str:
+        named = f"lane{'s' * (len(self.lanes) > 1)} {', '.join(map(str, self.lanes))}"
         if self.busy and not self.settled:
-            return f"lane {self.lane} is busy elsewhere"
-        return f"lane {self.lane}: {self.settled} settled, {self.parked} parked"
+            return f"{named}: busy elsewhere"
+        return f"{named}: {self.settled} settled, {self.parked} parked"
 
 
-def settle_lane(lane: int) -> Slice:
-    """Settle a lane until it is empty or the slice's time is over; then hand it back by ringing.
+def settle_lanes(lanes: Sequence[int]) -> Slice:
+    """Settle lanes until they are empty or the slice's time is over; then hand them back by ringing.
 
     Raises the first error met. What was committed before it stays; the rest is PENDING as it was.
     """
-    done = Slice(lane)
+    done = Slice(list(lanes))
     ends = time.monotonic() + SLICE_SECONDS
     while True:
-        batch = settle_batch(lane)
+        batch = settle_batch(lanes)
         if batch is None:
             done.busy = True
             return done
         done.settled += len(batch.outcomes)
         done.parked += batch.parked
-        # Looked at after the commit, which let go of the lock: a worker that came before that has left again.
-        if not batch.more and not doorbell.rung(lane):
+        # Looked at after the commit, which let go of the locks: a worker that came before that has left again.
+        left = sorted(batch.more | doorbell.rung(batch.lanes))
+        if not left:
             return done
         if time.monotonic() > ends:
-            doorbell.hush(lane)  # or else the ring below would ride on a message that may be spent
-            doorbell.ring(lane, str(batch.outcomes[-1].pending.uid) if batch.outcomes else f"lane-{lane}", None)
+            _hand_back(left, batch)
             return done
+        if batch.more:  # they pile up: one is ours, the others are for whoever comes
+            _hand_back(left[1:], batch)
+            left = left[:1]
+        lanes = left
 
 
-def settle_batch(lane: int, user_id: int | None = None, limit: int = BATCH_ROWS) -> Batch | None:
-    """Settle the next rows of a lane, or of one user in it, in one transaction. None: the lane is busy."""
+def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
+    """Ring for each lane by itself: one process a lane. Hushed first, or the ring would ride on a spent message."""
+    uid = str(batch.outcomes[-1].pending.uid) if batch.outcomes else "nothing"
+    for lane in lanes:
+        doorbell.hush([lane])
+        doorbell.ring({lane: doorbell.Bell(f"{uid}-{lane}")})
+
+
+def settle_batch(lanes: Sequence[int], user_id: int | None = None, limit: int = BATCH_ROWS) -> Batch | None:
+    """Settle the next rows of lanes, or of one user in a lane, in one transaction. None: all are busy."""
     with transaction() as connection:
-        if not lanes.try_lock_lane(connection, lane):
+        free = lane_queries.try_lock_lanes(connection, lanes)
+        if not free:
             return None
         if user_id is not None:
-            lanes.hurry(connection)  # others wait behind this user: one who is locked elsewhere is passed over
+            lane_queries.hurry(connection)  # others wait behind this user: one who is locked elsewhere is passed over
         # The one network call inside a transaction. After the lock and before the read: whoever commits too
         # late for this read finds the key gone and rings.
-        doorbell.hush(lane)
-        rows = lanes.read_pending(connection, lane, limit, user_id)
-        batch = Batch(more=len(rows) == limit)
+        doorbell.hush(free)
+        of_each = -(-limit // len(free))
+        rows = lane_queries.read_pending(connection, free, of_each, user_id)
+        read = Counter(lane_of(row.pending.user_id) for row in rows)
+        batch = Batch(free, more={lane for lane, count in read.items() if count == of_each})
         if not rows:
             return batch
         behind = [row.pending.uid for row in rows if row.behind_parked]
@@ -103,18 +124,20 @@ def settle_batch(lane: int, user_id: int | None = None, limit: int = BATCH_ROWS)
             batch.parked = parked.park(connection, behind, "waits behind a parked one", failed=False)
         pending = [row.pending for row in rows if not row.behind_parked]
         if pending:
-            batch.outcomes, batch.moment = _settle(connection, pending)
-            batch.more = batch.more or len(batch.outcomes) < len(pending)
-    _report(lane, batch)
+            _settle(connection, pending, batch)
+    _report(batch)
     return batch
 
 
-def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Outcome], datetime]:
-    """Lock, fold, write: the outcomes of the rows taken, from the front, and the moment of settling."""
+def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) -> None:
+    """Lock, fold, write, and put into the batch what became of the rows."""
     accounts = users.lock_accounts(connection, {row.user_id for row in pending})
-    pending, late = _cut_to_scannable(pending, accounts)
-    with _time_to_scan(connection, late):
-        pasts = _scan_pasts(connection, pending, late)
+    pending, scans, cut = _cut_to_scannable(pending, accounts, at_least_one=len(batch.lanes) == 1)
+    batch.more |= cut
+    if not pending:
+        return
+    with _time_to_scan(connection, scans):
+        pasts = {user_id: ledger.scan_past(connection, accounts[user_id], scans[user_id]) for user_id in scans}
         moment = server.read_clock(connection)
         outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
         ledger.insert_entries(connection, outcomes, moment)  # the trigger reads the same past once more
@@ -123,31 +146,33 @@ def _settle(connection: Connection, pending: Sequence[Pending]) -> tuple[list[Ou
     ledger.insert_events(connection, outcomes, moment)
     if (written, final) != (len(after), len(pending)):
         raise BooksDisagree(f"{final} of {len(pending)} rows, {written} of {len(after)} accounts were written")
-    return outcomes, moment
+    batch.outcomes, batch.moment = outcomes, moment
 
 
 def _cut_to_scannable(
-    pending: Sequence[Pending], accounts: Mapping[int, Account]
-) -> tuple[Sequence[Pending], list[Account]]:
-    """The rows, cut where their users' pasts would be too much to scan for one commit, and whose must be.
+    pending: Sequence[Pending], accounts: Mapping[int, Account], *, at_least_one: bool
+) -> tuple[Sequence[Pending], dict[int, list[datetime]], set[int]]:
+    """The rows to settle, from which instants on which users' pasts must be scanned for them, and the lanes cut.
 
-    One past is always scanned, however long; more only while they are short. The rest wait for their turn.
+    A lane is cut at the first row of a user whose past is too much for this commit: its rest waits for its turn. With
+    `at_least_one` the first past is scanned however long it is.
     """
-    late: list[Account] = []
+    scans: dict[int, list[datetime]] = {}
+    cuts: dict[int, int] = {}
+    entries = 0
     for user_id, rows in _by_user(pending).items():
-        if instants_to_scan(accounts[user_id], rows):
-            late.append(accounts[user_id])
-            if len(late) > 1 and sum(account.last_seq for account in late) > SCAN_ENTRIES:
-                cut = next(index for index, row in enumerate(pending) if row.user_id == user_id)
-                return pending[:cut], late[:-1]
-    return pending, late
-
-
-def _scan_pasts(connection: Connection, pending: Sequence[Pending], late: Sequence[Account]) -> dict[int, Past]:
-    rows = _by_user(pending)
-    starts = {account.user_id: instants_to_scan(account, rows[account.user_id]) for account in late}
-    # a cut may have taken the rows that a scan was for
-    return {a.user_id: ledger.scan_past(connection, a, starts[a.user_id]) for a in late if starts[a.user_id]}
+        lane = lane_of(user_id)
+        starts = [] if lane in cuts else instants_to_scan(accounts[user_id], rows)
+        if not starts:
+            continue
+        entries += accounts[user_id].last_seq
+        if entries > SCAN_ENTRIES and (scans or not at_least_one):
+            cuts[lane] = pending.index(rows[0])
+        else:
+            scans[user_id] = starts
+    if cuts:
+        pending = [row for place, row in enumerate(pending) if place < cuts.get(lane_of(row.user_id), len(pending))]
+    return pending, scans, set(cuts)
 
 
 def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
@@ -159,9 +184,9 @@ def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
 
 
 @contextmanager
-def _time_to_scan(connection: Connection, late: Sequence[Account]) -> Iterator[None]:
+def _time_to_scan(connection: Connection, user_ids: Collection[int]) -> Iterator[None]:
     """Allow what reading a long past takes. Raises PastTooLong where even that is not enough."""
-    if not late:
+    if not user_ids:
         yield
         return
     ledger.allow_late_scan(connection)
@@ -169,14 +194,14 @@ def _time_to_scan(connection: Connection, late: Sequence[Account]) -> Iterator[N
         yield
     except DBAPIError as error:
         if is_too_much(error):
-            raise PastTooLong(f"the past of user {late[0].user_id} takes too long to read") from error
+            raise PastTooLong(f"the past of user {next(iter(user_ids))} takes too long to read") from error
         raise
 
 
-def _report(lane: int, batch: Batch) -> None:
+def _report(batch: Batch) -> None:
     if batch.parked:
         metrics.PARKED.inc(batch.parked)
-        log.error("parked behind a parked one", lane=lane, parked=batch.parked)
+        log.error("parked behind a parked one", lanes=batch.lanes, parked=batch.parked)
     if batch.moment is None:
         return
     completed = sum(outcome.status == Status.COMPLETED for outcome in batch.outcomes)
@@ -186,7 +211,7 @@ def _report(lane: int, batch: Batch) -> None:
         metrics.TIME_TO_FINAL.observe((batch.moment - outcome.pending.accepted_at).total_seconds())
     log.info(
         "settled",
-        lane=lane,
+        lanes=batch.lanes,
         completed=completed,
         rejected=len(batch.outcomes) - completed,
         transactions=[(str(o.pending.uid), o.reason or o.status, o.pending.request_id) for o in batch.outcomes],

@@ -5,15 +5,15 @@ after the waiters are released, so that a slow broker delays nobody.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotInTime
-from typing import Final, NamedTuple
+from typing import Final
 
 from shared import doorbell
 from shared.accepting import Accepted, Reply, accept, recognise
 from shared.database import is_machinery
+from shared.doorbell import Bell
 from shared.errors import Unavailable
 from shared.logs import get_logger
 from shared.queries.transactions import Request
@@ -23,13 +23,40 @@ from web.backlog import reader
 MOST_ROWS: Final = 1000  # in one commit
 MOST_WAITING: Final = 5000  # requests
 PATIENCE_SECONDS: Final = 4.5
+RING_SECONDS: Final = 0.01  # between two rings: under load, what gathers meanwhile rides on one message
 
 log = get_logger("intake")
 
 
-class _Waiting(NamedTuple):
-    requests: Sequence[Request]
-    answered: Future[list[Reply]]
+class _Waiting:
+    """Requests of one client that waits. A bare lock: a Future costs several times as much, at every payment."""
+
+    __slots__ = ("_answered", "_error", "_replies", "given_up", "requests")
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.given_up = False
+        self._replies: list[Reply] = []
+        self._error: Exception | None = None
+        self._answered = threading.Lock()
+        self._answered.acquire()
+
+    def answer(self, replies: list[Reply], error: Exception | None = None) -> None:
+        """To be called once."""
+        self._replies, self._error = replies, error
+        self._answered.release()
+
+    def wait(self) -> list[Reply]:
+        """Raises Unavailable where there is no answer in time, and the error that was the answer."""
+        if not self._answered.acquire(timeout=PATIENCE_SECONDS):
+            self.given_up = True
+            raise Unavailable(
+                "database_unavailable",
+                "The database did not answer in time. Whether the request was accepted is not known: send it again.",
+            )
+        if self._error:
+            raise self._error
+        return self._replies
 
 
 class Intake:
@@ -38,7 +65,7 @@ class Intake:
     def __init__(self) -> None:
         self._waiting: deque[_Waiting] = deque()
         self._arrival = threading.Condition()
-        self._bells: dict[int, tuple[str, str | None]] = {}
+        self._bells: dict[int, Bell] = {}
         self._bell_arrival = threading.Condition()
         self._threads: dict[str, threading.Thread] = {}
 
@@ -47,21 +74,14 @@ class Intake:
 
         Raises Unavailable where that is not known in time (send it again), and what SQLAlchemy raises.
         """
-        waiting = _Waiting(requests, Future())
+        waiting = _Waiting(requests)
         with self._arrival:
             if len(self._waiting) >= MOST_WAITING:
                 raise Unavailable("overloaded", "More requests wait than this process takes. Nothing was accepted.")
             self._keep_alive("commit", self._commit_for_ever)
             self._waiting.append(waiting)
             self._arrival.notify()
-        try:
-            return waiting.answered.result(PATIENCE_SECONDS)
-        except NotInTime:
-            waiting.answered.cancel()
-            raise Unavailable(
-                "database_unavailable",
-                "The database did not answer in time. Whether the request was accepted is not known: send it again.",
-            ) from None
+        return waiting.wait()
 
     def _keep_alive(self, name: str, work: Callable[[], None]) -> None:
         thread = self._threads.get(name)
@@ -83,7 +103,7 @@ class Intake:
         rows = 0
         while self._waiting and rows < MOST_ROWS:
             waiting = self._waiting.popleft()
-            if waiting.answered.set_running_or_notify_cancel():  # else nobody waits for it any more
+            if not waiting.given_up:
                 batch.append(waiting)
                 rows += len(waiting.requests)
         return batch
@@ -100,11 +120,11 @@ class Intake:
                     self._commit([waiting])
                 return
             for waiting in batch:
-                waiting.answered.set_exception(error)
+                waiting.answer([], error)
             return
         start = 0
         for waiting in batch:
-            waiting.answered.set_result(replies[start : start + len(waiting.requests)])
+            waiting.answer(replies[start : start + len(waiting.requests)])
             start += len(waiting.requests)
         self.ring(requests, replies)
 
@@ -113,7 +133,7 @@ class Intake:
         with self._bell_arrival:
             for request, reply in zip(requests, replies, strict=True):
                 if isinstance(reply, Accepted) and reply.transaction.status == Status.PENDING:
-                    self._bells.setdefault(reply.transaction.lane, (str(request.uid), request.request_id))
+                    self._bells.setdefault(reply.transaction.lane, Bell(str(request.uid), request.request_id))
             if self._bells:
                 self._keep_alive("ring", self._ring_for_ever)
                 self._bell_arrival.notify()
@@ -124,8 +144,8 @@ class Intake:
                 while not self._bells:
                     self._bell_arrival.wait()
                 bells, self._bells = self._bells, {}
-            for lane, (uid, request_id) in bells.items():
-                doorbell.ring(lane, uid, request_id)
+            doorbell.ring(bells)
+            time.sleep(RING_SECONDS)
 
 
 intake = Intake()

@@ -11,7 +11,7 @@ from typing import Final
 
 from shared.database import is_machinery, transaction
 from shared.logs import get_logger
-from shared.parking import retry_due, work_lane
+from shared.parking import retry_due, work_lanes
 from shared.queries.lanes import find_overdue_lanes
 from shared.status import LANES
 from worker.watchdog import Watchdog
@@ -55,7 +55,7 @@ class Sweep:
         if time.monotonic() < self._rests_until.get(lane, 0.0):
             return 0
         try:
-            settled = work_lane(lane).settled
+            settled = work_lanes([lane]).settled
         except Exception as error:
             if is_machinery(error):
                 log.warning("a lane was not settled; it is tried again", lane=lane, error=first_line(error))

@@ -5,12 +5,12 @@ from typing import Any
 from structlog.contextvars import bound_contextvars
 
 from shared import doorbell
-from shared.parking import work_lane
+from shared.parking import work_lanes
 from worker.app import app
 
 
 @app.task(name=doorbell.TASK, bind=True)
-def settle(self: Any, lane: int) -> str:
-    """Settle the lane that was rung for. The task's id is the uid that rang."""
+def settle(self: Any, lanes: list[int]) -> str:
+    """Settle the lanes that were rung for. The task's id is the uid that rang."""
     with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id):
-        return str(work_lane(lane))
+        return str(work_lanes(lanes))

@@ -1,20 +1,24 @@
-"""Statements on lanes: take one, read what is pending in it, see which are behind."""
+"""Statements on lanes: take some, read what is pending in it, see which are behind."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from shared.database import array
 from shared.ledger import Pending
 from shared.status import Type
 
-_TRY_LOCK_LANE = text("SELECT pg_try_advisory_xact_lock(7411, :lane)")
+_TRY_LOCK_LANES = text("""
+    SELECT lane FROM unnest(CAST(:lanes AS smallint[])) AS lane WHERE pg_try_advisory_xact_lock(7411, lane)
+""")
 _LOCK_LANE = text("SELECT pg_advisory_xact_lock(7411, :lane)")
 
 
-def try_lock_lane(connection: Connection, lane: int) -> bool:
-    """Take the lane until the end of the transaction, unless another one has it. Never waits."""
-    return bool(connection.scalar(_TRY_LOCK_LANE, {"lane": lane}))
+def try_lock_lanes(connection: Connection, lanes: Collection[int]) -> list[int]:
+    """Take those of the lanes that nobody has, until the end of the transaction; which they are. Never waits."""
+    return list(connection.scalars(_TRY_LOCK_LANES, {"lanes": array(lanes)}))
 
 
 def lock_lane(connection: Connection, lane: int) -> None:
@@ -38,22 +42,27 @@ class PendingRow(NamedTuple):
 
 _READ_PENDING = """
     SELECT t.uid, t.user_id, t.type, t.amount, t.requested_at, t.accepted_at, t.request_id, t.accept_order,
-           t.attempts,
-           EXISTS (SELECT FROM transactions parked
-                   WHERE parked.user_id = t.user_id AND parked.accept_order < t.accept_order
-                     AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL) AS behind_parked
-    FROM transactions t
-    WHERE t.lane = :lane AND t.status = 'PENDING' AND t.parked_at IS NULL {of_user}
-    ORDER BY t.accept_order LIMIT :limit
+           t.attempts, t.behind_parked
+    FROM unnest(CAST(:lanes AS smallint[])) AS lane (lane) CROSS JOIN LATERAL (
+        SELECT t.*, EXISTS (SELECT FROM transactions parked
+                            WHERE parked.user_id = t.user_id AND parked.accept_order < t.accept_order
+                              AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL) AS behind_parked
+        FROM transactions t
+        WHERE t.lane = lane.lane AND t.status = 'PENDING' AND t.parked_at IS NULL {of_user}
+        ORDER BY t.accept_order LIMIT :limit
+    ) AS t
+    ORDER BY t.accept_order
 """
-_READ_LANE = text(_READ_PENDING.format(of_user=""))
+_READ_LANES = text(_READ_PENDING.format(of_user=""))
 _READ_USER = text(_READ_PENDING.format(of_user="AND t.user_id = :user_id"))
 
 
-def read_pending(connection: Connection, lane: int, limit: int, user_id: int | None = None) -> list[PendingRow]:
-    """The lane's (or one user's) next unparked PENDING rows in acceptance order."""
-    statement = _READ_LANE if user_id is None else _READ_USER
-    parameters = {"lane": lane, "limit": limit}
+def read_pending(
+    connection: Connection, lanes: Collection[int], limit: int, user_id: int | None = None
+) -> list[PendingRow]:
+    """The next unparked PENDING rows in acceptance order, of one user or all: of each lane at most `limit`."""
+    statement = _READ_LANES if user_id is None else _READ_USER
+    parameters = {"lanes": array(lanes), "limit": limit}
     if user_id is not None:
         parameters["user_id"] = user_id
     return [

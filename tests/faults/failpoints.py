@@ -62,6 +62,8 @@ class Failpoint:
         dialect.do_commit = lambda fairy: self._around("commit", lambda: commit(fairy), fairy.dbapi_connection)
         bell: Any = doorbell._redis()
         bell.execute_command = self._wrapped(bell.execute_command, str)
+        make_pipeline = bell.pipeline
+        bell.pipeline = lambda *arguments, **options: self._pipeline(make_pipeline(*arguments, **options))
         sender: Any = doorbell._sender()
         sender.send_task = self._wrapped(sender.send_task, lambda _: "send the task")
 
@@ -71,9 +73,13 @@ class Failpoint:
     def _after_statement(self, connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         self._pass("after", name_of(statement), connection.connection.dbapi_connection)
 
+    def _pipeline(self, pipeline: Any) -> Any:
+        pipeline.execute = self._wrapped(pipeline.execute, lambda *_: "SET")
+        return pipeline
+
     def _wrapped(self, plain: Callable[..., Any], name: Callable[[Any], str]) -> Callable[..., Any]:
         def around(*arguments: Any, **options: Any) -> Any:
-            return self._around(name(arguments[0]), lambda: plain(*arguments, **options), None)
+            return self._around(name(*arguments[:1]), lambda: plain(*arguments, **options), None)
 
         return around
 

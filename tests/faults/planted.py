@@ -75,7 +75,7 @@ def no_unique_uid() -> None:
 
 def no_lane_lock() -> None:
     """Every process settles any lane at any time. The users' rows are still locked."""
-    replace(lanes, "try_lock_lane", lambda _connection, _lane: True)
+    replace(lanes, "try_lock_lanes", lambda _connection, lanes: list(lanes))
     _no_count()
     _widen_after_reading()
 
@@ -94,9 +94,9 @@ def no_status_guard() -> None:
 
 def lock_and_read_in_one_statement() -> None:
     """The lock is waited for in the statement that reads: it sees what was PENDING before the wait."""
-    replace(lanes, "try_lock_lane", lambda _connection, _lane: True)
-    locked = "    FROM (SELECT pg_advisory_xact_lock(7411, :lane)) AS lock CROSS JOIN transactions t\n"
-    lanes._READ_LANE = changed(lanes._READ_LANE, "    FROM transactions t\n", locked)
+    replace(lanes, "try_lock_lanes", lambda _connection, lanes: list(lanes))
+    locked = "FROM (SELECT pg_advisory_xact_lock(7411, lane.lane)) AS lock CROSS JOIN transactions t\n"
+    lanes._READ_LANES = changed(lanes._READ_LANES, "FROM transactions t\n", locked)
     _no_status_guard()
 
 
@@ -116,19 +116,19 @@ def reject_when_the_line_is_lost() -> None:
 
 
 def _when_the_line_is_lost(change: str) -> None:
-    plain = vars(parking)["settle_lane"]
-    blame = text(f"UPDATE transactions SET {change} WHERE lane = :lane AND status = 'PENDING'")
+    plain = vars(parking)["settle_lanes"]
+    blame = text(f"UPDATE transactions SET {change} WHERE lane = ANY(:lanes) AND status = 'PENDING'")
 
-    def hasty(lane: int) -> settling.Slice:
+    def hasty(of: list[int]) -> settling.Slice:
         try:
-            done: settling.Slice = plain(lane)
+            done: settling.Slice = plain(of)
             return done
         except Exception:
             with database.transaction() as connection:
-                connection.execute(blame, {"lane": lane})
+                connection.execute(blame, {"lanes": of})
             raise
 
-    replace(parking, "settle_lane", hasty)
+    replace(parking, "settle_lanes", hasty)
 
 
 def two_transactions() -> None:
@@ -148,13 +148,13 @@ def key_deleted_after_the_read() -> None:
     no_sweep()
     hush, read = doorbell.hush, lanes.read_pending
 
-    def read_then_hush(connection: Connection, lane: int, *arguments: Any) -> Any:
-        rows = read(connection, lane, *arguments)
+    def read_then_hush(connection: Connection, of: list[int], *arguments: Any) -> Any:
+        rows = read(connection, of, *arguments)
         time.sleep(5 * WIDER_SECONDS)
-        hush(lane)
+        hush(of)
         return rows
 
-    replace(doorbell, "hush", lambda _lane: None)
+    replace(doorbell, "hush", lambda _lanes: None)
     replace(lanes, "read_pending", read_then_hush)
 
 

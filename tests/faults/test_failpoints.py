@@ -17,9 +17,9 @@ from local.addresses import free_port
 from shared import database
 from shared.accepting import Accepted, accept
 from shared.database import is_machinery
-from shared.parking import retry_due, work_lane
+from shared.parking import retry_due, work_lanes
 from shared.queries.transactions import Request
-from shared.settling import settle_lane
+from shared.settling import settle_lanes
 from shared.status import lane_of
 from tests.faults.failpoints import ACTIONS
 from tests.faults.victim import Order, Report, as_environment, run
@@ -36,7 +36,7 @@ ACCEPTING = ["insert", "commit", "SET", "send the task"]
 REPEATING = ["insert", "find", "commit"]
 SETTLING = [
     *("lock the lane", "DEL", "read pending", "lock users", "allow the scan", "scan the past", "read the clock"),
-    *("write entries", "write balances", "make final", "write events", "commit", "EXISTS"),
+    *("write entries", "write balances", "make final", "write events", "commit", "MGET"),
 ]
 
 forked = multiprocessing.get_context("forkserver")
@@ -113,7 +113,7 @@ def settle_until_final(lane: int, *requests: Request) -> None:
     while "PENDING" in states(*requests):
         assert time.monotonic() < deadline, stored(*requests)
         try:
-            work_lane(lane)
+            work_lanes([lane])
             retry_due()
         except Exception as error:
             if not is_machinery(error):
@@ -191,4 +191,4 @@ def test_every_boundary_is_walked(servers: dict[str, str], user_id: int) -> None
     assert passed(Order(servers, lane=lane_of(user_id))) == points(SETTLING)
     assert passed(Order(servers, request=batch[0])) == points(REPEATING)
     accept(batch)
-    settle_lane(lane_of(user_id))
+    settle_lanes([lane_of(user_id)])

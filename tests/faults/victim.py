@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from shared import database, settings
 from shared.accepting import Accepted
-from shared.parking import work_lane
+from shared.parking import work_lanes
 from shared.queries.transactions import Request
 from tests.faults.failpoints import IDLE_LIMIT, Failpoint
 from web.backlog import reader
@@ -59,7 +59,7 @@ def run(order: Order, told: Connection) -> None:
             _await_ring(failpoint)
         else:
             assert order.lane is not None
-            work_lane(order.lane)
+            work_lanes([order.lane])
     except Exception as raised:
         error = repr(raised)
     report()

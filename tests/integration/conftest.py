@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 from shared import database, doorbell
 from shared.queries.lanes import find_overdue_lanes
 from shared.settings import settings
-from shared.settling import settle_lane
+from shared.settling import settle_lanes
 from shared.status import LANES
 from tests.integration.books import assert_books_balance, newest_user
 from tests.integration.bug import bug  # noqa: F401 - a fixture
@@ -78,7 +78,7 @@ def the_books_balance(database_url: str) -> Iterator[None]:
     run_sql("UPDATE transactions SET parked_at = NULL WHERE status = 'PENDING' AND parked_at IS NOT NULL")
     while overdue := _lanes_with_work():
         for lane in overdue:
-            settle_lane(lane)
+            settle_lanes([lane])
     assert_books_balance(above)
 
 

@@ -17,7 +17,7 @@ from shared.queries import transactions
 from shared.queries.server import read_clock
 from shared.queries.transactions import Request, Transaction
 from shared.settings import settings
-from shared.settling import settle_lane
+from shared.settling import settle_lanes
 from shared.status import Type, lane_of
 
 
@@ -52,7 +52,7 @@ def settled(*requests: Request) -> list[str]:
     """Accept requests and settle their users' lanes; what became of them, in order."""
     accepted(*requests)
     for lane in {lane_of(request.user_id) for request in requests}:
-        settle_lane(lane)
+        settle_lanes([lane])
     return states(*requests)
 
 

@@ -1,15 +1,24 @@
-"""The bell may fail in any way: nothing is raised, nothing waits for long, and it rests."""
+"""What a ring says; and the bell may fail in any way: nothing is raised, nothing waits for long, and it rests."""
 
+import json
 import socket
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
+from local import broker
+from local.addresses import free_port
 from shared import doorbell
 from shared.settings import settings
+from tests.integration.conftest import _start
 
 pytestmark = pytest.mark.integration
 
@@ -66,10 +75,45 @@ def test_whatever_the_broker_answers_the_bell_raises_nothing_and_rests(
         monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{port}/0")
         forget()
         began = time.monotonic()
-        assert not doorbell.ring(7, "uid", None)
+        assert not doorbell.ring({7: doorbell.Bell("uid")})
         assert time.monotonic() - began < 2.5
         rested = time.monotonic()
         for _ in range(100):
-            doorbell.hush(7)
-            assert not doorbell.rung(7)
+            doorbell.hush([7])
+            assert not doorbell.rung([7])
         assert time.monotonic() - rested < 0.3, "an outage costs one time-out, not one a payment"
+
+
+@pytest.fixture
+def broker_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A real broker of the test's own."""
+    program = broker.server(tmp_path, free_port(), {})
+    process = _start(program)
+    try:
+        monkeypatch.setenv("BROKER_URL", str(program.url))
+        forget()
+        with Redis.from_url(str(program.url), retry=Retry(ConstantBackoff(0.05), 100)) as redis:
+            redis.ping()
+        yield str(program.url)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def messages(broker_url: str) -> list[list[int]]:
+    """The lanes of each message in the queue, the oldest first."""
+    with Redis.from_url(broker_url) as redis:
+        found = [json.loads(message)["body"] for message in redis.lrange(doorbell.QUEUE, 0, -1)]
+    return [json.loads(b64decode(body))[0][0] for body in reversed(found)]
+
+
+def test_one_message_rings_for_all_lanes_that_have_not_been_rung_for(broker_url: str) -> None:
+    bell = doorbell.Bell("0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10", "asked")
+    assert doorbell.ring({3: bell, 7: bell})
+    assert doorbell.ring({7: bell, 9: bell})
+    assert doorbell.ring({3: bell, 9: bell})
+    assert messages(broker_url) == [[3, 7], [9]]
+    doorbell.hush([3, 9])
+    assert doorbell.rung([3, 7, 9]) == {7}
+    assert doorbell.ring({3: bell, 7: bell, 9: bell})
+    assert messages(broker_url) == [[3, 7], [9], [3, 9]]

@@ -19,7 +19,7 @@ from shared.ledger import Outcome, Past
 from shared.queries import ledger
 from shared.queries.statement import Filter
 from shared.queries.transactions import Request
-from shared.settling import settle_batch, settle_lane
+from shared.settling import settle_batch, settle_lanes
 from shared.status import Status, Type, lane_of
 from tests.integration.given import accepted, ago, clock, deposit, new_user, new_users, settled, states, withdrawal
 from tests.naive import NaiveAccount
@@ -126,19 +126,19 @@ def test_long_pasts_are_scanned_one_user_a_commit(monkeypatch: pytest.MonkeyPatc
     """With pasts of two entries each, and three allowed: the second user waits, and all rows after."""
     rows = late_withdrawals_of_three_users()
     monkeypatch.setattr(settling, "SCAN_ENTRIES", 3)
-    first = settle_batch(9)
+    first = settle_batch([9])
     assert first is not None
     assert first.more
     assert [outcome.pending.uid for outcome in first.outcomes] == [rows[0].uid]
-    settle_lane(9)
+    settle_lanes([9])
     assert states(*rows) == ["COMPLETED"] * 6 + ["REJECTED"] * 3
 
 
 def test_short_pasts_are_scanned_together() -> None:
     rows = late_withdrawals_of_three_users()
-    only = settle_batch(9)
+    only = settle_batch([9])
     assert only is not None
-    assert (len(only.outcomes), only.more) == (len(rows), False)
+    assert (len(only.outcomes), only.more) == (len(rows), set())
     assert states(*rows) == ["COMPLETED"] * 6 + ["REJECTED"] * 3
 
 
@@ -161,9 +161,9 @@ def test_without_our_rules_the_database_refuses_a_negative_past(monkeypatch: pyt
     with monkeypatch.context() as patch:
         allow_all(patch)
         with refused_by_the_database():
-            settle_batch(lane_of(user))
+            settle_batch([lane_of(user)])
     assert states(row) == ["PENDING"]
-    settle_lane(lane_of(user))
+    settle_lanes([lane_of(user)])
     assert states(row) == ["REJECTED"]
 
 
@@ -176,7 +176,7 @@ def test_without_our_rules_the_database_counts_batch_mates(monkeypatch: pytest.M
     allow_all(monkeypatch)
     with refused_by_the_database():
         for _ in range(2):
-            settle_batch(lane_of(user), limit=size or 500)
+            settle_batch([lane_of(user)], limit=size or 500)
 
 
 def test_without_our_rules_the_database_allows_what_a_batch_mate_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_any_account_has_the_history_of_a_list_of_entries(batches: list[tuple[li
     user, naive, begin = new_user(), NaiveAccount(), clock()
     for batch, size in batches:
         accepted(*[request_of(user, line, begin) for line in batch])
-        while (done := settle_batch(lane_of(user), user, size)) and done.outcomes:
+        while (done := settle_batch([lane_of(user)], user, size)) and done.outcomes:
             assert done.moment
             for outcome in done.outcomes:
                 assert_as_naive(outcome, naive, done.moment)

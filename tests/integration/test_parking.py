@@ -14,7 +14,7 @@ from shared import parking
 from shared.database import is_machinery, transaction
 from shared.errors import NotFound
 from shared.history import get_balance
-from shared.parking import LaneFails, release, retry_due, work_lane
+from shared.parking import LaneFails, release, retry_due, work_lanes
 from shared.queries import lanes, ledger, parked, server, users
 from shared.queries.transactions import Request
 from shared.status import lane_of
@@ -60,8 +60,8 @@ def test_a_row_that_fails_is_parked_and_others_of_the_lane_go_on() -> None:
     others = [deposit(other, 3), withdrawal(other, 4)]
     accepted(before, bad, others[0], after, others[1])
 
-    assert work_lane(11).parked == 1
-    work_lane(11)
+    assert work_lanes([11]).parked == 1
+    work_lanes([11])
     assert states(before, bad, after, *others) == ["COMPLETED", "PENDING", "PENDING", "COMPLETED", "REJECTED"]
     assert are_parked(before, bad, after) == [False, True, True]
     with transaction() as connection:
@@ -75,10 +75,10 @@ def test_a_row_that_fails_is_parked_and_others_of_the_lane_go_on() -> None:
 def test_what_is_accepted_later_is_parked_behind_when_its_turn_comes() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
-    work_lane(11)
+    work_lanes([11])
     accepted(behind := deposit(unlucky, 1), free := deposit(other, 1))
     assert are_parked(behind) == [False]
-    assert work_lane(11).parked == 1
+    assert work_lanes([11]).parked == 1
     assert (are_parked(bad, behind), states(behind, free)) == ([True, True], ["PENDING", "COMPLETED"])
     assert attempts(behind) == 0
 
@@ -88,7 +88,7 @@ def test_a_bug_that_hits_every_row_parks_none() -> None:
     users = new_users(3, lane=11)
     accepted(*(rows := [deposit(user, UNLUCKY) for user in users]))
     with pytest.raises(LaneFails):
-        work_lane(11)
+        work_lanes([11])
     assert (states(*rows), are_parked(*rows)) == (["PENDING"] * 3, [False] * 3)
 
 
@@ -98,22 +98,22 @@ def test_a_users_long_queue_behind_a_bad_row_does_not_hold_up_the_lane(monkeypat
     unlucky, other = new_users(2, lane=11)
     monkeypatch.setattr(parking, "BATCH_ROWS", 5)
     accepted(bad := deposit(unlucky, UNLUCKY), *[deposit(unlucky, 1) for _ in range(10)], free := deposit(other, 1))
-    work_lane(11)
+    work_lanes([11])
     assert (states(free), are_parked(bad)) == (["COMPLETED"], [True])
 
 
 def test_a_released_row_and_all_behind_it_settle_in_their_order(bug: pytest.MonkeyPatch) -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), second := withdrawal(unlucky, 10), deposit(other, 1))
-    work_lane(11)
-    work_lane(11)
+    work_lanes([11])
+    work_lanes([11])
     accepted(third := withdrawal(unlucky, 3))
-    work_lane(11)
+    work_lanes([11])
     accepted(fourth := withdrawal(unlucky, 1))  # not parked: its turn has not come
     bug.undo()
 
     assert release(bad.uid) == 3
-    work_lane(11)
+    work_lanes([11])
     assert states(bad, second, third, fourth) == ["COMPLETED"] * 3 + ["REJECTED"]
     assert [row.balance_after for row in stored(bad, second, third)] == [13, 3, 0]
 
@@ -129,8 +129,8 @@ def test_only_what_is_parked_can_be_released() -> None:
 def test_a_parked_row_is_tried_again_alone_and_its_followers_after_it(bug: pytest.MonkeyPatch) -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), behind := withdrawal(unlucky, UNLUCKY), deposit(other, 1))
-    work_lane(11)
-    work_lane(11)
+    work_lanes([11])
+    work_lanes([11])
     bug.undo()
 
     assert retry_due() == 0, "a minute has not passed"
@@ -142,10 +142,10 @@ def test_a_parked_row_is_tried_again_alone_and_its_followers_after_it(bug: pytes
     assert retry_due() == 0, "the one before has not been settled yet"
     assert are_parked(bad, behind) == [False, True]
 
-    work_lane(11)
+    work_lanes([11])
     assert states(bad, behind) == ["COMPLETED", "PENDING"]
     assert retry_due() == 1
-    work_lane(11)
+    work_lanes([11])
     assert states(bad, behind) == ["COMPLETED", "COMPLETED"]
 
 
@@ -153,14 +153,14 @@ def test_a_parked_row_is_tried_again_alone_and_its_followers_after_it(bug: pytes
 def test_a_row_that_fails_again_rests_twice_as_long_up_to_an_hour() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
-    work_lane(11)
+    work_lanes([11])
     for tries, minutes in enumerate([1, 2, 4, 8, 16, 32, 60, 60], start=1):
         assert attempts(bad) == tries
         wait_of(bad, minutes=minutes - 0.1)
         assert retry_due() == 0, tries
         wait_of(bad, minutes=minutes + 0.1)
         assert retry_due() == 1, tries
-        work_lane(11)  # nothing else moves in the lane: it goes back all the same
+        work_lanes([11])  # nothing else moves in the lane: it goes back all the same
 
 
 def test_a_connection_lost_once_parks_nothing_and_settles_nothing_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +174,10 @@ def test_a_connection_lost_once_parks_nothing_and_settles_nothing_in_parts(monke
 
     monkeypatch.setattr(server, "read_clock", cut)
     with pytest.raises(DBAPIError) as raised:
-        work_lane(lane_of(row.user_id))
+        work_lanes([lane_of(row.user_id)])
     assert is_machinery(raised.value)
     assert (states(row), are_parked(row)) == (["PENDING"], [False])
-    assert work_lane(lane_of(row.user_id)).settled == 1
+    assert work_lanes([lane_of(row.user_id)]).settled == 1
 
 
 @contextmanager
@@ -200,7 +200,7 @@ def test_a_time_out_parks_nothing(monkeypatch: pytest.MonkeyPatch, setting: str)
 
     monkeypatch.setattr(lanes, "read_pending", hurried)
     with rows_locked("users", "id", user), pytest.raises(DBAPIError) as raised:
-        work_lane(lane_of(user))
+        work_lanes([lane_of(user)])
     assert is_machinery(raised.value)
     assert (states(row), are_parked(row)) == (["PENDING"], [False])
 
@@ -217,10 +217,10 @@ def test_a_past_that_takes_too_long_to_read_is_parked_like_a_bug(monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "scan_past", scan)
-        work_lane(11)
+        work_lanes([11])
     assert (states(late, fine), are_parked(late)) == (["PENDING", "COMPLETED"], [True])
     assert release(late.uid) == 1
-    work_lane(11)
+    work_lanes([11])
     assert states(late) == ["COMPLETED"]
 
 
@@ -238,7 +238,7 @@ def test_machinery_that_fails_while_parts_are_settled_parks_nothing(monkeypatch:
 
     monkeypatch.setattr(users, "lock_accounts", cut)
     with pytest.raises(DBAPIError) as raised:
-        work_lane(11)
+        work_lanes([11])
     assert is_machinery(raised.value)
     assert (states(*rows), are_parked(*rows)) == (["COMPLETED", "PENDING", "PENDING"], [False] * 3)
 
@@ -248,7 +248,7 @@ def test_a_lane_that_is_busy_is_not_settled_in_parts() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
     with outsider() as holder:
-        assert lanes.try_lock_lane(holder, 11)
+        assert lanes.try_lock_lanes(holder, [11])
         assert parking._settle_in_parts(11).busy
     assert are_parked(bad) == [False]
 
@@ -257,10 +257,10 @@ def test_an_operators_release_waits_for_a_busy_lane(bug: pytest.MonkeyPatch) -> 
     """There is nobody who comes back to it: it must not be lost because a worker is at it just then."""
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
-    work_lane(11)
+    work_lanes([11])
     bug.undo()
     with outsider() as holder:
-        assert lanes.try_lock_lane(holder, 11)
+        assert lanes.try_lock_lanes(holder, [11])
         leaves = threading.Timer(0.3, holder.rollback)
         leaves.start()
         assert release(bad.uid) == 1
@@ -271,8 +271,8 @@ def test_an_operators_release_waits_for_a_busy_lane(bug: pytest.MonkeyPatch) -> 
 def test_parked_rows_are_listed_by_user_in_the_order_of_acceptance() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), behind := deposit(unlucky, 1), deposit(other, 1))
-    work_lane(11)
-    work_lane(11)
+    work_lanes([11])
+    work_lanes([11])
     with transaction() as connection:
         listed = [row for row in parked.list_parked(connection, 100) if row.user_id == unlucky]
         backlog = lanes.read_backlog(connection, 16)
@@ -284,7 +284,7 @@ def test_parked_rows_are_listed_by_user_in_the_order_of_acceptance() -> None:
 def test_parked_rows_are_no_backlog(bug: pytest.MonkeyPatch) -> None:
     user, other = new_users(2, lane=11)
     accepted(deposit(user, UNLUCKY), deposit(other, 1))
-    work_lane(11)
+    work_lanes([11])
     with plain_engine().connect() as connection:
         backlog = lanes.read_backlog(connection, 16)
         assert (backlog.pending, backlog.oldest_seconds, backlog.parked) == (0, 0.0, 1)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shared import parking
 from shared.database import is_machinery
-from shared.parking import LaneFails, release, retry_due, work_lane
+from shared.parking import LaneFails, release, retry_due, work_lanes
 from shared.settling import Batch, settle_batch
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import accepted, deposit, new_users, outsider, run_sql, states
@@ -25,12 +25,12 @@ def test_a_row_that_fails_is_parked_even_if_another_process_takes_the_lane_in_be
     unlucky, other, third = new_users(3, lane=LANE)
     accepted(bad := deposit(unlucky, UNLUCKY), fine := deposit(other, 1), deposit(third, 1))
 
-    def busy_for_the_third(lane: int, user_id: int | None = None, limit: int = 500) -> Batch | None:
-        return None if user_id == third else settle_batch(lane, user_id, limit)
+    def busy_for_the_third(lanes: list[int], user_id: int | None = None, limit: int = 500) -> Batch | None:
+        return None if user_id == third else settle_batch(lanes, user_id, limit)
 
     with monkeypatch.context() as patch:
         patch.setattr(parking, "settle_batch", busy_for_the_third)
-        assert work_lane(LANE).busy
+        assert work_lanes([LANE]).busy
     assert (states(fine), are_parked(bad)) == (["COMPLETED"], [True])
 
 
@@ -40,7 +40,7 @@ def test_any_number_of_bad_rows_ahead_hides_no_good_one(monkeypatch: pytest.Monk
     *unlucky, last = new_users(8, lane=LANE)
     bad = [deposit(user, UNLUCKY) for user in unlucky]
     accepted(*bad, fine := deposit(last, 1))
-    assert work_lane(LANE).settled == 1
+    assert work_lanes([LANE]).settled == 1
     assert states(fine) == ["COMPLETED"]
     assert are_parked(*bad) == [True] * len(bad)
 
@@ -50,7 +50,7 @@ def test_a_lane_of_nothing_but_bad_rows_parks_none() -> None:
     bad = [deposit(user, UNLUCKY) for user in new_users(3, lane=LANE)]
     accepted(*bad)
     with pytest.raises(LaneFails):
-        work_lane(LANE)
+        work_lanes([LANE])
     assert are_parked(*bad) == [False] * 3
 
 
@@ -62,11 +62,11 @@ def test_a_lock_on_one_users_row_holds_up_that_user_alone() -> None:
     with outsider() as holder:
         holder.execute(text("SELECT FROM users WHERE id = :held FOR UPDATE"), {"held": held})
         with pytest.raises(DBAPIError) as raised:
-            work_lane(LANE)
+            work_lanes([LANE])
         assert is_machinery(raised.value)
         assert states(*rows) == ["PENDING", "COMPLETED", "COMPLETED"]
     assert are_parked(rows[0]) == [False]
-    work_lane(LANE)
+    work_lanes([LANE])
     assert states(rows[0]) == ["COMPLETED"]
 
 
@@ -74,7 +74,7 @@ def test_a_lock_on_one_parked_row_keeps_no_other_parked(bug: pytest.MonkeyPatch)
     first, second, other = new_users(3, lane=LANE)
     bad = [deposit(first, UNLUCKY), deposit(second, UNLUCKY)]
     accepted(*bad, deposit(other, 1))
-    work_lane(LANE)
+    work_lanes([LANE])
     bug.undo()
     run_sql("UPDATE transactions SET parked_at = '2020-01-01' WHERE uid = :uid", uid=str(bad[0].uid))
     run_sql("UPDATE transactions SET parked_at = '2021-01-01' WHERE uid = :uid", uid=str(bad[1].uid))
@@ -92,17 +92,17 @@ def test_many_followers_are_released_some_at_a_time_and_settle_in_order(
     unlucky, other = new_users(2, lane=LANE)
     rows = [deposit(unlucky, UNLUCKY), *[deposit(unlucky, number) for number in range(1, 6)]]
     accepted(*rows, deposit(other, 1))
-    work_lane(LANE)
-    work_lane(LANE)
+    work_lanes([LANE])
+    work_lanes([LANE])
     assert are_parked(*rows) == [True] * 6
     bug.undo()
     run_sql("UPDATE transactions SET parked_at = '2020-01-01' WHERE uid = :uid", uid=str(rows[0].uid))
     assert retry_due() == 1, "the head alone"
     for left in (3, 1, 0):
-        work_lane(LANE)
+        work_lanes([LANE])
         assert retry_due() <= 2
         assert sum(are_parked(*rows)) == left
-    work_lane(LANE)
+    work_lanes([LANE])
     assert states(*rows) == ["COMPLETED"] * 6
 
 
@@ -111,11 +111,11 @@ def test_an_operator_releases_all_at_once(bug: pytest.MonkeyPatch, monkeypatch: 
     unlucky, other = new_users(2, lane=LANE)
     rows = [deposit(unlucky, UNLUCKY), *[deposit(unlucky, 1) for _ in range(4)]]
     accepted(*rows, deposit(other, 1))
-    work_lane(LANE)
-    work_lane(LANE)
+    work_lanes([LANE])
+    work_lanes([LANE])
     bug.undo()
     assert release(rows[0].uid) == 5
-    work_lane(LANE)
+    work_lanes([LANE])
     assert states(*rows) == ["COMPLETED"] * 5
 
 
@@ -123,11 +123,11 @@ def test_waiting_in_our_queue_makes_no_now_too_old() -> None:
     """A client's clock 59 s slow, and a request that waited 10 s to be accepted: still "now", so not late."""
     (user,) = new_users(1)
     accepted(deposit(user, 100))
-    work_lane(user % 16)
+    work_lanes([user % 16])
     with outsider() as connection:
         stamp = connection.scalar(text("SELECT clock_timestamp() - interval '65 seconds'"))
     asked = deposit(user, 1)._replace(type="WITHDRAW", requested_at=stamp, arrived=time.monotonic() - 10)
     (reply,) = accepted(asked)
     assert 54 < (reply.transaction.accepted_at - stamp).total_seconds() < 57
-    work_lane(user % 16)
+    work_lanes([user % 16])
     assert states(asked) == ["COMPLETED"]

@@ -99,8 +99,8 @@ def test_the_next_rows_of_a_lane(busy_user: int) -> None:
 
     def read() -> None:
         with transaction() as connection:
-            assert len(lanes.read_pending(connection, lane_of(busy_user), 500)) == 2
-            assert len(lanes.read_pending(connection, lane_of(busy_user), 1, busy_user)) == 1
+            assert len(lanes.read_pending(connection, [lane_of(busy_user)], 500)) == 2
+            assert len(lanes.read_pending(connection, [lane_of(busy_user)], 1, busy_user)) == 1
 
     assert_looked_up(plans_of(read), "transactions_pending", "transactions_parked")
 
@@ -141,6 +141,6 @@ def test_a_late_withdrawal_reads_only_what_is_later(busy_user: int) -> None:
 def test_a_batch_of_late_withdrawals_of_a_user_with_a_long_history_is_settled(busy_user: int) -> None:
     """What the trigger reads must not grow with the batch times the history: a time-out would stop the lane."""
     accepted(*[withdrawal(busy_user, 1, MIDDLE - timedelta(minutes=4_000)) for _ in range(500)])
-    done = settle_batch(lane_of(busy_user))
+    done = settle_batch([lane_of(busy_user)])
     assert done
     assert [outcome.status for outcome in done.outcomes] == [Status.COMPLETED] * 500

@@ -16,7 +16,7 @@ from shared.history import get_balance, get_user
 from shared.money import MAX_BALANCE
 from shared.queries import lanes, ledger, server, transactions, users
 from shared.queries.transactions import Request
-from shared.settling import BooksDisagree, settle_batch, settle_lane
+from shared.settling import BooksDisagree, settle_batch, settle_lanes
 from shared.status import lane_of
 from tests.integration.given import (
     accepted,
@@ -68,7 +68,7 @@ def test_many_batches_empty_a_lane_in_one_call(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 3))
     rows = [deposit(user, 1) for _ in range(10)]
     accepted(*rows)
-    assert settle_lane(lane_of(user)).settled == 10
+    assert settle_lanes([lane_of(user)]).settled == 10
     assert [balance for _, _, balance in entries(user)] == list(range(1, 11))
 
 
@@ -77,9 +77,9 @@ def test_a_slice_ends_and_rings_for_the_rest(monkeypatch: pytest.MonkeyPatch) ->
     rang: list[int] = []
     monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 3))
     monkeypatch.setattr(settling, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(doorbell, "ring", lambda lane, uid, request_id: rang.append(lane))
+    monkeypatch.setattr(doorbell, "ring", rang.extend)
     accepted(*[deposit(user, 1) for _ in range(10)])
-    assert settle_lane(lane_of(user)).settled == 3
+    assert settle_lanes([lane_of(user)]).settled == 3
     assert rang == [lane_of(user)]
 
 
@@ -95,7 +95,7 @@ def settle_together(lane: int, workers: int = 4) -> None:
     """Several workers settle the same lane at once, each until it sees nothing left. Any error is raised."""
 
     def work(_: int) -> None:
-        while (done := settle_lane(lane)).settled or done.busy:
+        while (done := settle_lanes([lane])).settled or done.busy:
             pass
 
     with ThreadPoolExecutor(workers) as threads:
@@ -133,7 +133,7 @@ def test_lock_read_and_clock_are_statements_of_their_own_in_this_order() -> None
         *("INSERT INTO ledger", "UPDATE users", "UPDATE transactions", "INSERT INTO events"),
     ]
     with heard() as sent:
-        settle_batch(lane_of(row.user_id))
+        settle_batch([lane_of(row.user_id)])
     assert [[step for step in steps if step in statement] for statement, _ in sent] == [[step] for step in steps]
 
 
@@ -141,14 +141,14 @@ def test_a_busy_lane_is_left_at_once_and_others_are_not_held_up() -> None:
     (user,), (other,) = new_users(1, lane=3), new_users(1, lane=4)
     accepted(here := deposit(user, 1), elsewhere := deposit(other, 1))
     with outsider() as holder:
-        assert lanes.try_lock_lane(holder, 3)
-        assert settle_batch(3) is None
-        done = settle_lane(3)
+        assert lanes.try_lock_lanes(holder, [3])
+        assert settle_batch([3]) is None
+        done = settle_lanes([3])
         assert done.busy
-        assert str(done) == "lane 3 is busy elsewhere"
-        settle_lane(4)
+        assert str(done) == "lane 3: busy elsewhere"
+        settle_lanes([4])
         assert states(here, elsewhere) == ["PENDING", "COMPLETED"]
-    settle_lane(3)
+    settle_lanes([3])
     assert states(here) == ["COMPLETED"]
 
 
@@ -170,7 +170,7 @@ def test_a_batch_that_does_not_write_every_row_is_rolled_back_whole(table: str) 
     accepted(*rows)
     condition = f"OLD.uid = '{rows[1].uid}'" if table == "transactions" else f"OLD.id = {second}"
     with losing_a_row_of(table, condition), pytest.raises(BooksDisagree):
-        settle_batch(6)
+        settle_batch([6])
     assert states(*rows) == ["PENDING", "PENDING"]
     assert entries(first) == entries(second) == []
     assert get_balance(first).balance == 0
@@ -204,7 +204,7 @@ def test_events_of_a_lane_commit_in_the_order_of_their_ids() -> None:
 
     def pay(row: Request) -> None:
         accepted(row)
-        settle_lane(lane)
+        settle_lanes([lane])
 
     with ThreadPoolExecutor(5) as threads, plain_engine().connect() as reader:
         newer = text("SELECT id, uid FROM events WHERE lane = 8 AND id > :last ORDER BY id LIMIT 7")
@@ -212,7 +212,7 @@ def test_events_of_a_lane_commit_in_the_order_of_their_ids() -> None:
         seen: list[object] = []
         page: Sequence[Row[Any]] = []
         tasks = [threads.submit(pay, row) for row in rows]
-        while not all(task.done() for task in tasks) or settle_lane(lane).settled or page:
+        while not all(task.done() for task in tasks) or settle_lanes([lane]).settled or page:
             page = reader.execute(newer, {"last": last}).all()
             seen += [event.uid for event in page]
             last = page[-1].id if page else last
@@ -238,7 +238,7 @@ def test_a_slow_queue_rejects_nothing() -> None:
                nextval('transactions_accept_order_seq'), clock_timestamp() - interval '1 hour'
         FROM (VALUES ('DEPOSIT', interval '30 s'), ('WITHDRAW', interval '-59 s')) AS row (type, skew)
     """)
-    settle_lane(lane_of(user))
+    settle_lanes([lane_of(user)])
     assert [amount for _, amount, _ in entries(user)] == [5, -5]
 
 
@@ -267,10 +267,10 @@ def test_a_failure_at_any_write_leaves_everything_pending(monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fails_after(getattr(module, name)))
             with pytest.raises(ZeroDivisionError):
-                settle_batch(lane_of(user))
+                settle_batch([lane_of(user)])
         assert states(*rows) == ["PENDING", "PENDING"], name
         assert entries(user) == [(1, 5, 5)], name
-    settle_lane(lane_of(user))
+    settle_lanes([lane_of(user)])
     assert states(*rows) == ["COMPLETED", "REJECTED"]
 
 
@@ -287,12 +287,12 @@ def test_rows_that_are_accepted_while_a_lane_is_settled_are_settled_too(monkeypa
     user = new_user()
     late: list[Request] = []
 
-    def rung(lane: int) -> bool:
+    def rung(lanes: list[int]) -> set[int]:
         if late:
-            return False
+            return set()
         late.append(deposit(user, 7))
         accepted(*late)
-        return True
+        return set(lanes)
 
     monkeypatch.setattr(doorbell, "rung", rung)
     settled(deposit(user, 1))

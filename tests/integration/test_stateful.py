@@ -16,7 +16,7 @@ from shared.accepting import Accepted, accept
 from shared.errors import Conflict
 from shared.history import get_balance
 from shared.queries.transactions import Request
-from shared.settling import settle_lane
+from shared.settling import settle_lanes
 from shared.status import Status, Type, lane_of
 from tests.integration.given import clock, new_users, stored
 from tests.naive import NaiveAccount
@@ -88,7 +88,7 @@ class Accounts(RuleBasedStateMachine):
         """The lane of a user; the model settles what waited in it, one by one."""
         lane = lane_of(self.order[user])
         before = clock()
-        settle_lane(lane)
+        settle_lanes([lane])
         after = clock()
         for account in self.accounts.values():
             if lane_of(account.user_id) == lane:

@@ -35,7 +35,7 @@ def test_a_busy_lane_does_not_hold_up_the_others() -> None:
     (user,), (other,) = new_users(1, lane=3), new_users(1, lane=4)
     accepted(here := deposit(user, 1), elsewhere := deposit(other, 1))
     with outsider() as holder:
-        assert lanes.try_lock_lane(holder, 3)
+        assert lanes.try_lock_lanes(holder, [3])
         assert sweep.Sweep().run_once() == 1
     assert states(here, elsewhere) == ["PENDING", "COMPLETED"]
 

@@ -18,7 +18,7 @@ from shared.errors import NotReady
 from shared.queries import guards, verifying
 from shared.queries.server import ServerState
 from shared.queries.verifying import Counts
-from shared.settling import settle_lane
+from shared.settling import settle_lanes
 from shared.status import lane_of
 from shared.verifying import SHOWN, Findings, unsafe_settings, verify
 from tests.integration.conftest import empty_database, forget_settings, migrate
@@ -302,7 +302,7 @@ def test_it_is_exact_while_payments_are_being_settled(books: None, monkeypatch: 
         while not stop.is_set():
             for user_id in (ANN, BEN, CAT, DAN):
                 accepted(*(deposit(user_id, 2, ago(days=n)) for n in range(3)), withdrawal(user_id, 1, ago(days=1)))
-                settle_lane(lane_of(user_id))
+                settle_lanes([lane_of(user_id)])
 
     worker = threading.Thread(target=settle)
     worker.start()
