@@ -42,7 +42,7 @@ def _draw_row(line: Line, top: int) -> list[str]:
     score = _score(line.median, ratio.bar, ratio.most)
     kind = "missed" if line.verdict == "missed" else "reached"
     row = [
-        f'<text x="8" y="{middle}">{escape(f"{ratio.name} / {ratio.floor_name}")}</text>',
+        f'<text x="8" y="{middle}">{escape(ratio.title)}</text>',
         f'<rect class="track" x="{LEFT}" y="{top + 4}" width="{WIDTH - LEFT - RIGHT}" height="{ROW - 8}"/>',
         f'<rect class="{kind}" x="{LEFT}" y="{top + 4}" width="{_x(score) - LEFT:.1f}" height="{ROW - 8}"/>',
     ]

@@ -76,6 +76,10 @@ class Ratio:
     stretch: float | None = None
     most: bool = False  # the bar is the most it may be, not the least it must
 
+    @property
+    def title(self) -> str:
+        return f"{self.name} / {self.floor_name}" if self.floor else self.name
+
     def of(self, values: Values) -> float | None:
         """None where something of it was not measured."""
         if {self.value, *self.floor} - values.keys():
@@ -133,7 +137,7 @@ RATIOS: tuple[Ratio, ...] = (
         8,
         most=True,
     ),
-    Ratio("until final at 50 % load, p99", "final_at_50_p99_ms", {}, "in milliseconds", 100, 30, most=True),
+    Ratio("until final at 50 % load, p99, in ms", "final_at_50_p99_ms", {}, "", 100, 30, most=True),
     Ratio("balance at a date, long", "balance_at_large_ms", {"balance_at_small_ms": 1}, "short", 1.5, 1.1, most=True),
     Ratio("drain, one process", "drain_1_per_s", {"sql_loop_1_per_s": 1}, "SQL loop, one process"),
     Ratio("drain, two processes", "drain_2_per_s", {"sql_loop_2_per_s": 1}, "SQL loop, two processes"),
