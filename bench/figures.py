@@ -7,7 +7,7 @@ says something of the code.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import backlog, balances, growth, loads, memory
+from bench import backlog, balances, growth, loads, processes
 from bench.floors import empty_route, fastapi_service, fronts, one_message, pgbench, sql_loop
 from bench.plan import Step, Values
 
@@ -46,7 +46,7 @@ STEPS: tuple[Step, ...] = (
         ("spread",),
     ),
     Step("fronts", "the accept path alone, on granian and on gunicorn's threads", fronts.measure),
-    Step("memory", "memory of each process after the load", memory.memory, ("spread",)),
+    Step("memory", "memory of each process after the load", processes.memory, ("spread",)),
     Step("sql_loop_2", "floor: a bare set-based SQL settle loop, two processes", sql_loop.with_two),
     Step("drain_2", "settling a backlog with two processes", backlog.drain_with_two, ("pgbench_spread", "sql_loop_2")),
     Step("sql_loop_1", "floor: a bare set-based SQL settle loop, one process", sql_loop.with_one, workers=1),

@@ -1,9 +1,14 @@
-"""The memory of each process of the service after the load, in MB: PSS, where shared pages count by their share."""
+"""What each process of the service takes: memory after the load, CPU during one.
 
+Memory is PSS in MB, where shared pages count by their share.
+"""
+
+import os
 import re
 from pathlib import Path
 
 from bench.plan import Run, Values
+from bench.stack import Stack
 
 
 def memory(run: Run) -> Values:
@@ -35,3 +40,17 @@ def _sizes(pid: int) -> tuple[float, float]:
 def _megabytes(text: str, name: str) -> float:
     found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
+
+
+def cpu_seconds(stack: Stack) -> dict[str, float]:
+    """By role, since its processes began; and our own, which makes the load."""
+    spent = {role: sum(map(_cpu_of, stack.pids_of(role))) for role in stack.roles if role != "up"}
+    return spent | {"generator": sum(os.times()[:2])}
+
+
+def _cpu_of(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0  # it has just ended
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
