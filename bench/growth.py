@@ -13,15 +13,14 @@ from sqlalchemy import Connection, event
 from bench import in_process
 from bench.floors import books
 from bench.plan import Run, Values
-from bench.stack import add_users, query
+from bench.stack import BenchError, add_users, query
 from shared.accepting import accept
 from shared.database import engine
 from shared.queries import lanes, transactions
 from shared.queries.transactions import Request
 from shared.settling import BATCH_ROWS, settle_batch
-from shared.status import LANES, Type
+from shared.status import LANES, Type, lane_of
 
-ACCEPTS = 16  # statements of ACCEPT_ROWS: two settle batches a lane, when spread
 ACCEPT_ROWS = 1_000
 CHUNK = 100_000
 ANOTHER_REDIS_DATABASE = "/3"  # its rings are heard by nobody
@@ -81,16 +80,15 @@ def _fill(run: Run, url: str, kind: str, rows: int) -> None:
 def _measure(run: Run, url: str, kind: str, name: str) -> Values:
     broker = urlsplit(run.stack.broker_url)._replace(path=ANOTHER_REDIS_DATABASE).geturl()
     users = [user for (user,) in query(url, "SELECT id FROM users")]
+    accepting, settling = [], []
     with in_process.use(url, broker, run.log("in_process")):
-        accepting = [_timed(accept, _requests(kind, users)) for _ in range(ACCEPTS)]
-        run.notes[name] = _plans(_requests(kind, users))
-        settling = []
+        # lane after lane, so that what is PENDING stays two batches: this is about what is stored
         for lane in range(LANES):
-            batch, milliseconds = _timed_batch(lane)
-            while batch:
-                if batch == BATCH_ROWS:
-                    settling.append(milliseconds)
-                batch, milliseconds = _timed_batch(lane)
+            of_lane = [user for user in users if lane_of(user) == lane]
+            accepting.append(_timed(accept, _requests(kind, of_lane)))
+            if lane == 0:
+                run.notes[name] = _plans(_requests(kind, of_lane))
+            settling += [_timed(_settle_whole_batch, lane) for _ in range(ACCEPT_ROWS // BATCH_ROWS)]
     return {
         f"{name}_accept_{ACCEPT_ROWS}_rows_ms": statistics.median(accepting),
         f"{name}_settle_{BATCH_ROWS}_rows_ms": statistics.median(settling),
@@ -103,10 +101,10 @@ def _timed(act: Any, *arguments: Any) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _timed_batch(lane: int) -> tuple[int, float]:
-    began = time.perf_counter()
+def _settle_whole_batch(lane: int) -> None:
     batch = settle_batch(lane)
-    return len(batch.outcomes) if batch else 0, (time.perf_counter() - began) * 1000
+    if batch is None or len(batch.outcomes) != BATCH_ROWS:
+        raise BenchError(f"lane {lane} did not settle {BATCH_ROWS} rows: {batch}")
 
 
 def _requests(kind: str, users: Sequence[int]) -> list[Request]:
