@@ -120,7 +120,9 @@ def _of_the_service(run: Run, name: str, users: int) -> Values:
     before = cpu_seconds(run.stack)
     values = single_puts(run, name, run.stack.web, run.stack.database_url, users)
     after = cpu_seconds(run.stack)
-    run.notes[f"cpu seconds of {name}"] = {role: round(after[role] - before[role], 2) for role in after}
+    spent = {role: round(after[role] - before[role], 2) for role in after}
+    run.notes[f"cpu seconds of {name}"] = spent
+    run.say(f"{name}, seconds of CPU: {', '.join(f'{role} {seconds}' for role, seconds in spent.items())}")
     return values
 
 
@@ -143,7 +145,9 @@ def bulk(run: Run) -> Values:
 
 def latency(run: Run) -> Values:
     """Open loop at three levels of this run's capacity: until accepted, and until final."""
-    capacity = run.values["spread_settled_per_s"]
+    capacity = run.values.get("spread_settled_per_s")
+    if capacity is None:
+        raise Skipped("spread was not measured, so its capacity is not known")
     users = open_accounts(run.stack.web, run.stack.database_url, run.plan.users)
     values: Values = {}
     for level in LEVELS:

@@ -43,10 +43,10 @@ class Run:
 
     plan: Plan
     folder: Path
-    stack: Stack
     say: Callable[[str], None]
-    values: Values = field(default_factory=dict)
+    values: Values
     notes: dict[str, Any] = field(default_factory=dict)
+    stack: Stack = field(init=False)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"

@@ -5,7 +5,6 @@ import platform
 import re
 import statistics
 import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +29,7 @@ class Results:
     not_done: dict[str, str] = field(default_factory=dict)  # step: why
     failed: bool = False
     postgres: dict[str, str] = field(default_factory=dict)
+    filesystem: str = ""
 
     def medians(self) -> Values:
         found: dict[str, list[float]] = {}
@@ -109,6 +109,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "commit": commit(),
         "machine": machine(),
         "postgres": results.postgres,
+        "filesystem": results.filesystem,
         "plan": asdict(results.plan),
         "figures": [line.as_json() for line in lines_of(results)],
         "medians": results.medians(),
@@ -135,6 +136,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def filesystem_of(folder: Path) -> str:
+    """Its type. On tmpfs a commit costs no disk, which is no measurement of a database."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    over = [(len(point), kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    return max(over)[1] if over else "unknown"
+
+
 def commit() -> str:
     """The commit of this tree, `+` where it was changed since; empty where there is no git."""
     try:
@@ -155,10 +163,6 @@ def _machine_line(results: Results) -> str:
     return (
         f"{here['cores']} cores ({here['cpu']}), {here['memory_gb']} GB, Python {here['python']}, "
         f"Postgres {results.postgres.get('server_version', '?')} ({settings})\n"
-        f"commit {commit() or 'unknown'}; median of {plan.runs} runs, {plan.seconds:g} s a load; "
+        f"commit {commit() or 'unknown'}; median of {plan.runs} runs, {plan.seconds:g} s a load, on {results.filesystem}; "
         "the machine also carries Postgres, the broker and the load generator"
     )
-
-
-def print_names(names: Sequence[tuple[str, str]]) -> str:
-    return table(("name", "what it is"), names)

@@ -58,7 +58,7 @@ class Stack:
 
     def __enter__(self) -> "Stack":
         try:
-            wait_until(self._is_ready, f"`up` is ready (its log: {self.log})", READY_SECONDS)
+            wait_until(self._is_ready, "`up` is ready (see its log, with --keep)", READY_SECONDS)
         except BaseException:
             self.__exit__()
             raise
@@ -72,7 +72,7 @@ class Stack:
 
     def _is_ready(self) -> bool:
         if self._process.poll() is not None:
-            raise BenchError(f"`up` ended with {self._process.returncode}; its log: {self.log}")
+            raise BenchError(f"`up` ended with {self._process.returncode}: {_end_of(self.log)}")
         return b"\nready " in self.log.read_bytes()
 
     @property
@@ -174,7 +174,7 @@ def server(module: str, log: Path, *options: str, **variables: str) -> Iterator[
     with program([sys.executable, "-m", module, "--port", str(port), *options], log, **variables) as process:
         wait_until(lambda: process.poll() is not None or _listens(port), f"{module} listens", READY_SECONDS)
         if process.poll() is not None:
-            raise BenchError(f"{module} ended with {process.returncode}; its log: {log}")
+            raise BenchError(f"{module} ended with {process.returncode}: {_end_of(log)}")
         yield "127.0.0.1", port
 
 
@@ -196,6 +196,10 @@ def program(command: Sequence[str], log: Path, **variables: str) -> Iterator[sub
             for pid in family:
                 os.kill(pid, signal.SIGKILL)
             process.wait(10)
+
+
+def _end_of(log: Path) -> str:
+    return " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:]
 
 
 def _listens(port: int) -> bool:
