@@ -20,6 +20,7 @@ import psycopg2  # type: ignore[import-untyped]
 
 from bench.generator import Address
 from local.addresses import free_port
+from shared.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS = 90
@@ -54,6 +55,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread here
             )
 
     def __enter__(self) -> "Stack":
@@ -183,7 +185,13 @@ def program(command: Sequence[str], log: Path, **variables: str) -> Iterator[sub
     """A process and its descendants, ended with the block."""
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(**variables), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            cwd=ROOT,
+            env=environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread here
         )
     try:
         yield process
