@@ -116,7 +116,7 @@ def measure(results: Results, steps: Sequence[Step], folder: Path, keep: bool) -
     plan = results.plan
     each = [step for step in steps if not step.once]
     parts = [(f"run {n} of {plan.runs}", each, True) for n in range(1, plan.runs + 1)] if each else []
-    parts += [(step.name, [step], False) for step in steps if step.once]
+    parts += [("once", [step], False) for step in steps if step.once]
     for number, (label, chosen, of_a_run) in enumerate(parts):
         values: Values = {} if of_a_run else results.once
         if of_a_run:

@@ -78,10 +78,21 @@ def as_text(results: Results) -> str:
         header = ("figure", "value", "to", "floor", "ratio", "range", "bar", "stretch", "")
         rows = [_row(line) for line in lines]
         parts.append(table(header, rows, right=("value", "floor", "ratio", "bar", "stretch")))
+    parts += _not_waited(results.medians())
     medians = sorted(results.medians().items())
     parts.append(table(("measured", "median"), [(key, _number(value)) for key, value in medians], right=("median",)))
     parts += [f"not measured: {name}: {why}" for name, why in results.not_done.items()]
     return "\n\n".join(parts)
+
+
+def _not_waited(medians: Values) -> list[str]:
+    ending = "_not_waited_percent"
+    return [
+        f"{key.removesuffix(ending)}: {share:.0f} % of the PUTs that asked to wait were answered 202 at once, since more "
+        "waited than a process keeps; they are in no percentile"
+        for key, share in medians.items()
+        if key.endswith(ending) and share
+    ]
 
 
 def _row(line: Line) -> tuple[str, ...]:

@@ -67,6 +67,12 @@ def test_what_was_measured_once_stands_beside_what_was_measured_in_runs() -> Non
     assert (found.ratio.name, found.median, found.verdict) == ("balance at a date, long", 1.5, "reached")
 
 
+def test_the_table_says_how_many_waits_were_declined() -> None:
+    told = report.as_text(results({"final_at_50_not_waited_percent": 72.4, "final_at_10_not_waited_percent": 0.0}))
+    assert "final_at_50: 72 % of the PUTs" in told
+    assert "final_at_10:" not in told
+
+
 def test_a_step_brings_what_it_is_compared_with_in_the_order_of_all() -> None:
     assert [step.name for step in choose(["latency"])] == ["pgbench_spread", "spread", "latency"]
     chosen = [step.name for step in choose(["drain_1", "one_user"])]
