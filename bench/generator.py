@@ -7,37 +7,44 @@ read as far as their status and length.
 import select
 import socket
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 READ_BYTES = 1 << 16
 STUCK_SECONDS = 30.0  # without any answer
 
+Address = tuple[str, int]
+
 
 @dataclass
 class Sample:
-    """What came of a load. `latencies` are seconds, in the order of the answers."""
+    """What came of a load: the latencies in seconds, by the answers' status."""
 
-    latencies: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
+    by_status: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     seconds: float = 0.0
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        return {status: len(latencies) for status, latencies in sorted(self.by_status.items())}
 
     @property
     def rate(self) -> float:
         """Answers a second."""
-        return len(self.latencies) / self.seconds
+        return sum(self.statuses.values()) / self.seconds
 
-    def percentile(self, percent: float) -> float:
-        """Of the latencies, in seconds; the nearest rank."""
-        ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+    def percentile(self, percent: float, status: int | None = None) -> float:
+        """Of the latencies (of one status, if given), in seconds; the nearest rank. NaN where there are none."""
+        chosen = chain(*self.by_status.values()) if status is None else self.by_status.get(status, [])
+        ordered = sorted(chosen)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
 
 
 class _Connection:
     """One request at a time. `began` is the instant that its latency is counted from."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: Address) -> None:
         self.socket = socket.create_connection(address, timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.began = 0.0
@@ -72,7 +79,7 @@ def _length_of(head: bytes) -> int:
     return int(rest.split(b"\r\n", 1)[0]) if found else 0
 
 
-def closed_loop(address: tuple[str, int], requests: Iterator[bytes], connections: int, seconds: float) -> Sample:
+def closed_loop(address: Address, requests: Iterator[bytes], connections: int, seconds: float) -> Sample:
     """Each connection sends the next request as soon as it has its answer, for `seconds` or to the last request."""
     sample = Sample()
     with _Pool(address, connections) as pool:
@@ -85,7 +92,7 @@ def closed_loop(address: tuple[str, int], requests: Iterator[bytes], connections
         while pool.busy:
             for connection, status in pool.answers(STUCK_SECONDS):
                 now = time.perf_counter()
-                _note(sample, status, now - connection.began)
+                sample.by_status[status].append(now - connection.began)
                 request = next(requests, None) if now < ends else None
                 if request is None:
                     pool.busy -= 1
@@ -96,7 +103,7 @@ def closed_loop(address: tuple[str, int], requests: Iterator[bytes], connections
 
 
 def open_loop(
-    address: tuple[str, int], requests: Iterator[bytes], rate: float, seconds: float, connections: int = 256
+    address: Address, requests: Iterator[bytes], rate: float, seconds: float, connections: int = 256
 ) -> Sample:
     """A request every 1/rate seconds whatever the answers do; latency counts from the instant it was due."""
     sample = Sample()
@@ -111,9 +118,9 @@ def open_loop(
                 connection.send(next(requests), due)
                 pool.busy += 1
                 sent += 1
-            patience = began + sent / rate - now if sent < last and free else STUCK_SECONDS
+            patience = began + sent / rate - time.perf_counter() if sent < last and free else STUCK_SECONDS
             for connection, status in pool.answers(max(0.0, patience)):
-                _note(sample, status, time.perf_counter() - connection.began)
+                sample.by_status[status].append(time.perf_counter() - connection.began)
                 pool.busy -= 1
                 free.append(connection)
         sample.seconds = time.perf_counter() - began
@@ -121,34 +128,32 @@ def open_loop(
 
 
 class _Pool:
-    """Connections and the poll that watches them."""
+    """Connections and what watches them."""
 
-    def __init__(self, address: tuple[str, int], connections: int) -> None:
+    def __init__(self, address: Address, connections: int) -> None:
         self.all = [_Connection(address) for _ in range(connections)]
         self.busy = 0
         self._by_descriptor = {connection.socket.fileno(): connection for connection in self.all}
-        self._poll = select.poll()
+        self._watch = select.epoll()
         for descriptor in self._by_descriptor:
-            self._poll.register(descriptor, select.POLLIN)
+            self._watch.register(descriptor, select.EPOLLIN)
 
     def __enter__(self) -> "_Pool":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watch.close()
         for connection in self.all:
             connection.socket.close()
 
     def answers(self, patience: float) -> Iterator[tuple[_Connection, int]]:
         """Whole answers as they come. Raises TimeoutError when for very long none does."""
-        ready = self._poll.poll(patience * 1000)
+        # select on epoll's own descriptor: it waits to the microsecond, epoll to the millisecond, and a request that
+        # is sent late by us would count against the server
+        ready = self._watch.poll(0) if select.select([self._watch], [], [], patience)[0] else []
         if not ready and patience >= STUCK_SECONDS:
             raise TimeoutError(f"no answer for {STUCK_SECONDS:.0f} s, {self.busy} are waited for")
         for descriptor, _ in ready:
             connection = self._by_descriptor[descriptor]
             if status := connection.read():
                 yield connection, status
-
-
-def _note(sample: Sample, status: int, seconds: float) -> None:
-    sample.statuses[status] += 1
-    sample.latencies.append(seconds)

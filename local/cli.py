@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from local import demo, migrate, parked, ps, psql, test, tx, up, verify
+from local import bench, demo, migrate, parked, ps, psql, test, tx, up, verify
 from local.command import ROOT, Command, CommandError, add_setting
 from shared.settings import Settings, settings
 
@@ -25,6 +25,7 @@ COMMANDS: tuple[Command, ...] = (
     psql.COMMAND,
     test.COMMAND,
     test.CHECK,
+    bench.COMMAND,
 )
 
 DESCRIPTION = """\

@@ -34,7 +34,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)} | changes
 
 
-def payments(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+def payments(*arguments: str | Path, seconds: float = 60, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "local", *map(str, arguments)],
@@ -43,7 +43,7 @@ def payments(*arguments: str | Path, **changes: str) -> subprocess.CompletedProc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds,
         check=False,
     )
 
