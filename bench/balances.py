@@ -39,6 +39,8 @@ def measure(run: Run) -> Values:
     users = {name: _fill(run, size) for name, size in zip(("small", "large"), run.plan.entries, strict=True)}
     found: dict[str, list[float]] = {}
     with in_process.use(run.stack.database_url, run.stack.broker_url, run.log("in_process")):
+        for user, size in zip(users.values(), run.plan.entries, strict=True):
+            _check(run.stack.database_url, user, BEGIN + _across_a_late_entry(size))
         for _ in range(run.plan.runs):
             for (name, user), size in zip(users.items(), run.plan.entries, strict=True):
                 for key, milliseconds in _look_up(run, user, size).items():
@@ -60,6 +62,18 @@ def _fill(run: Run, size: int) -> int:
     query(url, "VACUUM ANALYZE ledger")
     query(url, "VACUUM ANALYZE users")
     return user
+
+
+def _across_a_late_entry(size: int) -> timedelta:
+    """From the beginning to an instant in the middle that late entries lie across."""
+    return timedelta(seconds=size // 2 // LATE_EVERY * LATE_EVERY - LATE_SECONDS / 2)
+
+
+def _check(url: str, user: int, instant: datetime) -> None:
+    """That the history is one the service could have written: its look-up must equal the plain sum."""
+    total = query(url, "SELECT sum(amount) FROM ledger WHERE user_id = %s AND effective_at <= %s", user, instant)[0][0]
+    if (found := get_balance(user, instant).balance) != (total or 0):
+        raise BenchError(f"the balance of user {user} at {instant} is {found}, the sum of the entries {total}")
 
 
 def _look_up(run: Run, user: int, size: int) -> dict[str, float]:
