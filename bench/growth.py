@@ -102,7 +102,7 @@ def _timed(act: Any, *arguments: Any) -> float:
 
 
 def _settle_whole_batch(lane: int) -> None:
-    batch = settle_batch(lane)
+    batch = settle_batch([lane])
     if batch is None or len(batch.outcomes) != BATCH_ROWS:
         raise BenchError(f"lane {lane} did not settle {BATCH_ROWS} rows: {batch}")
 
@@ -123,7 +123,7 @@ def _plans(requests: Sequence[Request]) -> dict[str, list[str]]:
     plans = {}
     for what, act in (
         ("accept", lambda connection: transactions.insert_pending(connection, requests)),
-        ("read pending", lambda connection: lanes.read_pending(connection, 0, BATCH_ROWS)),
+        ("read pending", lambda connection: lanes.read_pending(connection, [0], BATCH_ROWS)),
     ):
         with engine().connect() as connection:
             statement, parameters = _sent_by(connection, act)

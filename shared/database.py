@@ -143,6 +143,13 @@ def transaction() -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def reading() -> Iterator[Connection]:
+    """For a lone SELECT: without a transaction around it it is one round trip, not three."""
+    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+
+
 def is_machinery(error: BaseException) -> bool:
     """Whether an error says nothing of the row that met it, so that trying again is right.
 

@@ -24,6 +24,7 @@ MOST_BYTES: Final = 64 * 1024
 MOST_WASTED_BYTES: Final = 16 * 1024 * 1024
 MOST_ERRORS: Final = 100  # are told of one request
 _PIECE: Final = 64 * 1024
+_READ_WHOLE: Final = "payments.body_read"  # in the request's environ
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -54,15 +55,16 @@ def arriving(http: HttpRequest, most_bytes: int) -> Iterator[Iterator[bytes]]:
 
 
 def _pieces(http: HttpRequest, most_bytes: int) -> Iterator[bytes]:
-    stream = http.environ["wsgi.input"]
+    stream, length = http.environ["wsgi.input"], http.content_length
     read = 0
-    while piece := stream.read(min(most_bytes + 1 - read, _PIECE)):
+    while read != length and (piece := stream.read(min(most_bytes + 1 - read, _PIECE))):
         read += len(piece)
         if read > most_bytes:
             raise _too_large(most_bytes)
         yield piece
-    if read < (http.content_length or 0):
+    if read < (length or 0):
         raise Invalid("not_json", "The body ends before its Content-Length.")
+    http.environ[_READ_WHOLE] = True
 
 
 def _too_large(most_bytes: int) -> Invalid:
@@ -71,6 +73,8 @@ def _too_large(most_bytes: int) -> Invalid:
 
 def read_away(http: HttpRequest) -> None:
     """Take in, within bounds, what is left of the body. Not of one that waits for our 100 Continue."""
+    if _READ_WHOLE in http.environ:
+        return
     length, headers = http.content_length or 0, http.environ
     coming = length or "HTTP_TRANSFER_ENCODING" in headers
     if not coming or "HTTP_EXPECT" in headers or length > MOST_WASTED_BYTES:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
-from flask import Blueprint, Response, g, json, request
+from flask import Blueprint, Response, g, request
 
 from shared.accepting import Reply, accept
 from shared.database import is_machinery
@@ -23,6 +23,7 @@ from shared.logs import get_logger
 from shared.queries.transactions import Request
 from shared.settings import settings
 from shared.status import Status
+from web.answers import JsonAnswer
 from web.backlog import reader
 from web.bodies import validate
 from web.intake import PATIENCE_SECONDS, intake
@@ -53,7 +54,7 @@ def put_transactions() -> Response:
         asked = [item for item in judged if isinstance(item, Request)]
         replies = iter(submit(asked) if asked else ())
         results = [_result(item, next(replies)) if isinstance(item, Request) else item for item in judged]
-        return Response(json.dumps({"results": results}), 202, mimetype="application/json")
+        return JsonAnswer({"results": results}, 202)
 
 
 @cache

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
-from flask import Blueprint, Response, json, request
+from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from shared import history, metrics
 from shared.errors import Unavailable
+from web.answers import JsonAnswer
 from web.backlog import reader
 from web.requests import check_names
 
@@ -18,14 +19,14 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/livez")
 def livez() -> Response:
     check_names(request, ())
-    return Response(json.dumps({"status": "alive"}), mimetype="application/json")
+    return JsonAnswer({"status": "alive"})
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
     check_names(request, ())
     history.check_server()
-    return Response(json.dumps({"status": "ready"}), mimetype="application/json")
+    return JsonAnswer({"status": "ready"})
 
 
 @blueprint.get("/metrics")

@@ -23,7 +23,8 @@ from web.backlog import reader
 MOST_ROWS: Final = 1000  # in one commit
 MOST_WAITING: Final = 5000  # requests
 PATIENCE_SECONDS: Final = 4.5
-RING_SECONDS: Final = 0.01  # between two rings: under load, what gathers meanwhile rides on one message
+LONGEST_REST_SECONDS: Final = 0.03
+RING_REST: Final = 8  # times as long as it rang the bell rests: what gathers meanwhile rides on one message
 
 log = get_logger("intake")
 
@@ -144,8 +145,9 @@ class Intake:
                 while not self._bells:
                     self._bell_arrival.wait()
                 bells, self._bells = self._bells, {}
+            began = time.monotonic()
             doorbell.ring(bells)
-            time.sleep(RING_SECONDS)
+            time.sleep(min(LONGEST_REST_SECONDS, RING_REST * (time.monotonic() - began)))
 
 
 intake = Intake()

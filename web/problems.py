@@ -3,13 +3,14 @@
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Flask, Response, json, request
+from flask import Flask, Response, request
 from structlog.contextvars import get_contextvars
 from werkzeug.exceptions import HTTPException
 
 from shared.database import is_machinery
 from shared.errors import Conflict, Invalid, NotFound, PaymentsError, Unavailable
 from shared.logs import get_logger
+from web.answers import JsonAnswer
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_SECONDS: Final = 1
@@ -54,7 +55,7 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Response:
         "request_id": get_contextvars().get("request_id"),
         **members,
     }
-    response = Response(json.dumps(document), status, mimetype=MEDIA_TYPE)
+    response = JsonAnswer(document, status, MEDIA_TYPE)
     if status in RETRY_STATUSES:
         response.headers["Retry-After"] = str(RETRY_SECONDS)
     return response

@@ -1,6 +1,5 @@
 """PUT, GET and POST of a transaction: the status code of an answer tells the transaction's state."""
 
-import json
 import uuid
 from typing import Final
 
@@ -10,6 +9,7 @@ from shared.errors import PaymentsError, transaction_not_found
 from shared.history import get_transaction
 from shared.queries.transactions import Request, Transaction
 from shared.status import Status
+from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.intake import intake
 from web.problems import problem
@@ -48,7 +48,7 @@ def look_up(uid: str) -> Response:
     if request.method != "POST" and request.if_none_match.contains_weak(tag):
         response = Response(status=304)
     else:
-        response = Response(json.dumps(show_transaction(transaction)), mimetype="application/json")
+        response = JsonAnswer(show_transaction(transaction))
     response.set_etag(tag)
     return _tell_preference(response, seconds, waited)
 
@@ -62,7 +62,7 @@ def _answer_by_state(transaction: Transaction) -> Response:
             f"The transaction was rejected: {transaction.reason}.",
             transaction=shown,
         )
-    response = Response(json.dumps(shown), mimetype="application/json")
+    response = JsonAnswer(shown)
     response.headers["Location"] = f"/api/transaction/{transaction.uid}"
     if transaction.status == Status.PENDING:
         response.status_code = 202

@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, json, request
+from flask import Blueprint, Response, request
 
 from shared import history
 from shared.errors import invalid_field, user_not_found
@@ -15,6 +15,7 @@ from shared.money import format_amount
 from shared.queries.statement import Filter
 from shared.registering import register
 from shared.status import Status, Type
+from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.requests import check_names, read_cursor, read_instant, read_limit, read_word, write_cursor
 from web.schemas import NewUser, TransactionOut, show_transaction, show_user
@@ -34,7 +35,7 @@ def post_user() -> Response:
     if key is not None and not (1 <= len(key) <= MOST_KEY_CHARACTERS and re.fullmatch(KEY_PATTERN, key)):
         raise invalid_field("Idempotency-Key", f"must have 1 to {MOST_KEY_CHARACTERS} characters, ASCII and printable")
     user, replayed = register(read_json(request, NewUser).name, key)
-    response = _json(show_user(user), 201)
+    response = JsonAnswer(show_user(user), 201)
     response.headers["Location"] = f"/api/user/{user.id}/"
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -45,14 +46,14 @@ def post_user() -> Response:
 def get_user(user_id: str) -> Response:
     check_names(request, ())
     user = history.get_user(_id_of_path(user_id))
-    return _json({**show_user(user), "balance": format_amount(user.balance)})
+    return JsonAnswer({**show_user(user), "balance": format_amount(user.balance)})
 
 
 @blueprint.get("/<user_id>/balance/")
 def get_balance(user_id: str) -> Response:
     check_names(request, ("date",))
     found = history.get_balance(_id_of_path(user_id), read_instant(request, "date"))
-    return _json(
+    return JsonAnswer(
         {
             "user_id": found.user_id,
             "balance": format_amount(found.balance),
@@ -77,13 +78,9 @@ def get_statement(user_id: str) -> Response:
     following = write_cursor(page.after)
     forms = ["application/json", "text/csv"]
     csv_asked = request.accept_mimetypes.best_match(forms, forms[0]) == "text/csv"
-    response = _csv(items, following) if csv_asked else _json({"items": items, "next": following})
+    response = _csv(items, following) if csv_asked else JsonAnswer({"items": items, "next": following})
     response.headers["Vary"] = "Accept"
     return response
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(json.dumps(value), status, mimetype="application/json")
 
 
 def _csv(items: list[dict[str, Any]], following: str | None) -> Response:

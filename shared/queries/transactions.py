@@ -133,12 +133,14 @@ def find_ahead(connection: Connection, requested_ats: Sequence[datetime | None])
     return {row.position - 1 for row in rows}
 
 
+# The status is compared in a way that no index and no statistics know: they say that next to nothing is PENDING, and
+# the planner would go through all of a backlog for each uid (8 million comparisons a batch at 16,000 rows).
 _MAKE_FINAL = text("""
     UPDATE transactions t
     SET status = outcome.status, reason = outcome.reason, settled_at = :moment, last_error = NULL
     FROM unnest(CAST(:uids AS uuid[]), CAST(:statuses AS text[]), CAST(:reasons AS text[]))
         AS outcome (uid, status, reason)
-    WHERE t.uid = outcome.uid AND t.status = 'PENDING'
+    WHERE t.uid = outcome.uid AND t.status || '' = 'PENDING'
 """)
 
 

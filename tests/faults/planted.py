@@ -171,7 +171,7 @@ def nothing() -> None:
 
 def _no_status_guard() -> None:
     _no_count()
-    transactions._MAKE_FINAL = changed(transactions._MAKE_FINAL, "AND t.status = 'PENDING'", "")
+    transactions._MAKE_FINAL = changed(transactions._MAKE_FINAL, "AND t.status || '' = 'PENDING'", "")
 
 
 def _no_count() -> None:

@@ -11,7 +11,7 @@ from running_service import Service, wait_until
 
 pytestmark = pytest.mark.system
 
-ROOM = 64
+ROOM = 128
 AT_ONCE_SECONDS = 1.5
 
 
@@ -120,7 +120,7 @@ def test_a_304_is_waited_for_too(api: Api, service: Service, user_id: int) -> No
     assert (answer.status, answer.json["status"]) == (200, "COMPLETED")
 
 
-def test_64_wait_at_once_more_are_answered_at_once_and_nobody_else_is_kept(
+def test_128_wait_at_once_more_are_answered_at_once_and_nobody_else_is_kept(
     api: Api, service: Service, user_id: int
 ) -> None:
     content = transaction(user_id)

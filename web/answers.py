@@ -1,0 +1,17 @@
+"""The answers whose body is JSON."""
+
+import json
+from typing import Any
+
+from flask import Response
+from werkzeug.datastructures import Headers
+
+
+class JsonAnswer(Response):
+    """A JSON document. Its headers go out as they are: werkzeug would copy them all, and quote a Location of ASCII."""
+
+    def __init__(self, value: Any, status: int = 200, mimetype: str = "application/json") -> None:
+        super().__init__(json.dumps(value), status, mimetype=mimetype)
+
+    def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:  # noqa: ARG002
+        return self.headers
