@@ -53,20 +53,16 @@ def _most_connections() -> int:
     return max(256, min(8 * settings().web_threads, descriptors - 128))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m web", description=__doc__)
-    parser.add_argument("--host", default=settings().host, help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=settings().port, help="port (default: %(default)s)")
-    options = parser.parse_args()
-
+def serve(factory: str, host: str, port: int) -> None:
+    """Serve an application until a signal says to stop. `factory` is module:function, called in the process that serves."""
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces
 
     Granian(
-        "web.__main__:application",
+        factory,
         factory=True,
-        address=options.host,
-        port=options.port,
+        address=host,
+        port=port,
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
         blocking_threads=settings().web_threads,
@@ -76,6 +72,14 @@ def main() -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=25,
     ).serve()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m web", description=__doc__)
+    parser.add_argument("--host", default=settings().host, help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=settings().port, help="port (default: %(default)s)")
+    options = parser.parse_args()
+    serve("web.__main__:application", options.host, options.port)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from web.backlog import reader
 MOST_ROWS: Final = 1000  # in one commit
 MOST_WAITING: Final = 5000  # requests
 PATIENCE_SECONDS: Final = 4.5
-LONGEST_REST_SECONDS: Final = 0.03
-RING_REST: Final = 8  # times as long as it rang the bell rests: what gathers meanwhile rides on one message
+LONGEST_REST_SECONDS: Final = 0.02
+RING_REST: Final = 4  # times as long as it rang the bell rests: what gathers meanwhile rides on one message
 
 log = get_logger("intake")
 

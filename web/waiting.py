@@ -17,7 +17,7 @@ MOST_SECONDS: Final = 30
 LEAST_PLACES: Final = 64  # as the contract has it
 SHORTEST_POLL_SECONDS: Final = 0.002
 LONGEST_POLL_SECONDS: Final = 0.25
-LONGEST_REST_SECONDS: Final = 0.03  # after a question that took long
+LONGEST_REST_SECONDS: Final = 0.015  # after a question that took long
 
 log = get_logger("waiting")
 
@@ -92,7 +92,7 @@ class WaitingRoom:
             # Soon for who has just come, ever more rarely for who has waited long; and most of the time not at all,
             # however many come.
             youngest = time.monotonic() - max(waiter.since for waiter in waiters)
-            pause = max(SHORTEST_POLL_SECONDS, youngest / 8, min(LONGEST_REST_SECONDS, 4 * asked_seconds))
+            pause = max(SHORTEST_POLL_SECONDS, youngest / 8, min(LONGEST_REST_SECONDS, 2 * asked_seconds))
             time.sleep(min(LONGEST_POLL_SECONDS, pause))
             began = time.monotonic()
             self._release(waiters)

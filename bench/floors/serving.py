@@ -1,12 +1,8 @@
-"""granian with the very options of web, for what is compared with web."""
+"""The server of web, for what is compared with web."""
 
 import argparse
 
-from granian import Granian
-from granian.constants import HTTPModes, Interfaces
-
-from shared.settings import settings
-from web.__main__ import LOGGING, _most_connections
+from web.__main__ import serve as serve_as_web
 
 
 def port_of_command_line() -> int:
@@ -17,17 +13,4 @@ def port_of_command_line() -> int:
 
 def serve(factory: str) -> None:
     """`factory` is module:function; it is called in the process that serves."""
-    Granian(
-        factory,
-        factory=True,
-        address="127.0.0.1",
-        port=port_of_command_line(),
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,
-        blocking_threads=settings().web_threads,
-        backpressure=_most_connections(),
-        websockets=False,
-        log_dictconfig=LOGGING,
-        respawn_failed_workers=True,
-        workers_kill_timeout=25,
-    ).serve()
+    serve_as_web(factory, "127.0.0.1", port_of_command_line())
