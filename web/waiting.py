@@ -15,9 +15,10 @@ from shared.settings import settings
 
 MOST_SECONDS: Final = 30
 LEAST_PLACES: Final = 64  # as the contract has it
-SHORTEST_POLL_SECONDS: Final = 0.002
+SHORTEST_POLL_SECONDS: Final = 0.001
 LONGEST_POLL_SECONDS: Final = 0.25
-LONGEST_REST_SECONDS: Final = 0.015  # after a question that took long
+LONGEST_REST_SECONDS: Final = 0.015
+CROWD: Final = 16  # so many rest for as long as the question took
 
 log = get_logger("waiting")
 
@@ -89,10 +90,11 @@ class WaitingRoom:
                 if not waiters:
                     self._polling = False
                     return
-            # Soon for who has just come, ever more rarely for who has waited long; and most of the time not at all,
-            # however many come.
+            # Soon for who has just come, ever more rarely for who has waited long; and the more wait, the longer the
+            # rest after a question: asking must not take the interpreter from those who answer.
             youngest = time.monotonic() - max(waiter.since for waiter in waiters)
-            pause = max(SHORTEST_POLL_SECONDS, youngest / 8, min(LONGEST_REST_SECONDS, 2 * asked_seconds))
+            rest = min(LONGEST_REST_SECONDS, asked_seconds * len(waiters) / CROWD)
+            pause = max(SHORTEST_POLL_SECONDS, youngest / 8, rest)
             time.sleep(min(LONGEST_POLL_SECONDS, pause))
             began = time.monotonic()
             self._release(waiters)
