@@ -7,8 +7,10 @@ aim at two things, never to go deaf and to show the queue as it is.
 import faulthandler
 import logging
 import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ def _begin_process(**_: Any) -> None:
     from worker import sweep  # here: the process that forks must not have it
 
     die_with_parent()
+    faulthandler.register(signal.SIGUSR2)
     database.engine().dispose(close=False)  # plain dispose() would close the parent's
     sweep.start()
 
@@ -109,13 +112,22 @@ def _guard(pool: Any) -> None:
         if _is_told_to_stop():  # its processes end one by one
             stops_since = stops_since or now
             if now - stops_since > STOP_SECONDS:
-                faulthandler.dump_traceback()
+                _dump_stacks(pool)
                 _end("the warm stop takes too long")
             continue
         dead = {process.pid for process in list(pool._pool._pool) if has_ended(process.pid)}
         dead_since = {pid: dead_since.get(pid, now) for pid in dead}
         if any(now - since > UNMENDED_SECONDS for since in dead_since.values()):
             _end("a pool process has ended and was not replaced")
+
+
+def _dump_stacks(pool: Any) -> None:
+    """Of this process and of those that it waits for, on standard error."""
+    faulthandler.dump_traceback()
+    for process in list(pool._pool._pool):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGUSR2)
+    time.sleep(1)
 
 
 def _is_told_to_stop() -> bool:
