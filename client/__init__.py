@@ -5,25 +5,27 @@ a retry moves money twice. Amounts are text or Decimal, never a float. Threads m
 """
 
 import itertools
-import json
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import urllib3
-from urllib3.exceptions import HTTPError, InvalidHeader
+from urllib3.exceptions import HTTPError
 
+from client.answers import Answer, read_answer
 from client.errors import InvalidRequest, NotFound, PaymentsApiError, Rejected, UidReused, Unavailable
-from client.values import Balance, Payment, Result, Transaction, User, instant_of, make_uid
+from client.values import Balance, Event, EventPage, Payment, Result, Transaction, User, instant_of, make_uid
 
 __all__ = [
     "Balance",
+    "Event",
+    "EventPage",
     "InvalidRequest",
     "NotFound",
     "Payment",
@@ -138,6 +140,20 @@ class Payments:
                 return
             query["cursor"] = page["next"]
 
+    def events(self, after: str = "", user_id: int | None = None, page_size: int = 500) -> Iterator[EventPage]:
+        """What became of all transactions, page by page, to the end so far.
+
+        Keep a page's `next` once you have dealt with its events, and begin there the next time: nothing is missed.
+        """
+        query: dict[str, Any] = {"limit": page_size, **({} if user_id is None else {"user_id": user_id})}
+        while True:
+            found = self._send("GET", f"/api/events/?{urlencode({**query, 'after': after})}").document
+            page = EventPage.of(found)
+            if not page.items:
+                return
+            yield page
+            after = page.next
+
     def _send(
         self,
         method: str,
@@ -145,7 +161,7 @@ class Payments:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
         wait: float = 0.0,
-    ) -> "_Answer":
+    ) -> Answer:
         """Send until an answer stands. All that comes here may be sent twice: it reads, or has a uid or a key."""
         sent = {**self._headers, **(headers or {}), "X-Request-ID": uuid4().hex}
         if wait > 0:
@@ -163,7 +179,7 @@ class Payments:
             time.sleep(pause)
             attempt += 1
 
-    def _send_once(self, method: str, path: str, headers: Mapping[str, str], body: Any, seconds: float) -> "_Answer":
+    def _send_once(self, method: str, path: str, headers: Mapping[str, str], body: Any, seconds: float) -> Answer:
         request_id = headers["X-Request-ID"]
         timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
         try:
@@ -173,59 +189,7 @@ class Payments:
             )
         except HTTPError as error:
             raise Unavailable("no_answer", f"No answer from {self._url}: {error}", None, request_id) from error
-        return _read(response, response.headers.get("X-Request-ID", request_id))
-
-
-class _Answer(NamedTuple):
-    document: dict[str, Any]
-    request_id: str
-    replayed: bool
-
-
-def _read(response: urllib3.BaseHTTPResponse, request_id: str) -> _Answer:
-    """The answer if it is a good one. Raises what it is otherwise."""
-    status, document = response.status, _document(response.data)
-    code = document.get("code", f"http_{status}")
-    detail = document.get("detail", f"The answer was {status} {response.reason or ''}".strip())
-    if status == 429 or status >= 500:
-        trouble = Unavailable(code, detail, status, request_id)
-        trouble.retry_after = _retry_after(response.headers.get("Retry-After"))
-        raise trouble
-    if status < 300 and document:
-        return _Answer(document, request_id, _replayed(response))
-    if status < 300:
-        raise Unavailable("not_understood", "The answer is no JSON object.", status, request_id)
-    if status == 409 and "transaction" in document:
-        raise Rejected(Transaction.of(document["transaction"], _replayed(response)), request_id)
-    raise _kind_of(status, code)(code, detail, status, request_id)
-
-
-def _kind_of(status: int, code: str) -> type[PaymentsApiError]:
-    if code == "uid_reused":
-        return UidReused
-    if status == 404:
-        return NotFound
-    return InvalidRequest if status in (400, 413, 415, 422) else PaymentsApiError
-
-
-def _replayed(response: urllib3.BaseHTTPResponse) -> bool:
-    return response.headers.get("Idempotency-Replayed") == "true"
-
-
-def _document(data: bytes) -> dict[str, Any]:
-    """The JSON object, or nothing where it is none: a proxy's page."""
-    try:
-        document = json.loads(data, parse_float=Decimal)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _retry_after(header: str | None) -> float:
-    try:
-        return urllib3.Retry().parse_retry_after(header) if header else 0.0
-    except InvalidHeader:
-        return 0.0
+        return read_answer(response, response.headers.get("X-Request-ID", request_id))
 
 
 def _pause(attempt: int, first: float, longest: float) -> float:

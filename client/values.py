@@ -96,6 +96,43 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """What became of a transaction. `balance` is the user's after it; `user_seq` counts the user's outcomes from 1."""
+
+    id: int
+    type: str  # transaction.completed or transaction.rejected
+    user_id: int
+    user_seq: int
+    balance: Decimal
+    occurred_at: datetime
+    transaction: Transaction
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Event":
+        return cls(
+            document["id"],
+            document["type"],
+            document["user_id"],
+            document["user_seq"],
+            Decimal(document["balance"]),
+            instant_of(document["occurred_at"]),
+            Transaction.of(document["transaction"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Some events in their order, and where the next ones begin."""
+
+    items: list[Event]
+    next: str
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "EventPage":
+        return cls([Event.of(item) for item in document["items"]], document["next"])
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """A user."""
 

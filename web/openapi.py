@@ -11,7 +11,7 @@ from web import schemas
 from web.operations import HEADERS, JSON, OPERATIONS, PARAMETERS, Answer, Operation, Schema
 from web.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS_OF_CODE
 
-TAGS: Final = {"/api/user/": "Users", "/api/transaction": "Transactions", "/": "Service"}
+TAGS: Final = {"/api/user/": "Users", "/api/transaction": "Transactions", "/api/events/": "Events", "/": "Service"}
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -60,7 +60,13 @@ def _schemas() -> Schema:
 
 def _parameter(name: str) -> Schema:
     place, schema, says = PARAMETERS[name]
-    return {"name": name, "in": place, "required": place == "path", "schema": schema, "description": says}
+    return {
+        "name": name.removesuffix(".filter"),
+        "in": place,
+        "required": place == "path",
+        "schema": schema,
+        "description": says,
+    }
 
 
 def _operation(operation: Operation) -> Schema:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
+from shared.events import CURSOR_PATTERN as FEED_CURSOR_PATTERN
 from shared.history import MOST_USER_ID
 from shared.status import Status, Type
 from web import schemas
@@ -47,6 +48,7 @@ class Operation(NamedTuple):
 
 PARAMETERS: Final[Mapping[str, tuple[str, Schema, str]]] = {
     "user_id": ("path", {"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}, "The user."),
+    "user_id.filter": ("query", {"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}, "Only this user's."),
     "uid": ("path", {**TEXT, "format": "uuid", "pattern": schemas.UID_PATTERN}, "The transaction."),
     "date": ("query", INSTANT, "The instant to answer for, in ISO 8601; one in the future means now."),
     "limit": (
@@ -55,6 +57,7 @@ PARAMETERS: Final[Mapping[str, tuple[str, Schema, str]]] = {
         "At most so many.",
     ),
     "cursor": ("query", {**TEXT, "pattern": CURSOR_PATTERN}, "`next` of the page before."),
+    "after": ("query", {**TEXT, "pattern": FEED_CURSOR_PATTERN}, "`next` of the page before; none: the beginning."),
     "status": ("query", {**TEXT, "enum": [*Status]}, "Only those."),
     "type": ("query", {**TEXT, "enum": [*Type]}, "Only those."),
     "from": ("query", INSTANT, "Accepted at or after this."),
@@ -154,6 +157,13 @@ OPERATIONS: Final = (
         {200: _FOUND},
         parameters="uid Prefer",
         codes=f"transaction_not_found {_READ}",
+    ),
+    Operation(
+        *("get_events", "get", "/api/events/"),
+        "What became of every transaction: at least once, in order per user, none ever skipped",
+        {200: Answer(schemas.EventsOut, "A page; an empty one is the end so far, and its `next` goes on from there")},
+        parameters="after limit user_id.filter",
+        codes=f"user_not_found {_READ}",
     ),
     Operation(
         *("get_liveness", "get", "/livez", "Is the process alive"),

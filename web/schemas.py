@@ -9,9 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from shared.instants import format_instant, parse_instant
 from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, MOST_CHARACTERS, format_amount, parse_amount
+from shared.queries.events import Event
 from shared.queries.transactions import Transaction
 from shared.queries.users import User
-from shared.status import Reason, Status, Type
+from shared.status import EventType, Reason, Status, Type
 
 MOST_NAME_CHARACTERS: Final = 200
 UID_PATTERN: Final = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
@@ -148,6 +149,25 @@ class StatementOut(BaseModel):
     next: str | None
 
 
+class EventOut(BaseModel):
+    """What became of a transaction."""
+
+    id: int
+    type: EventType
+    user_id: int
+    user_seq: int = Field(description="Numbers the user's outcomes from 1, without a gap. One seen before is stale.")
+    balance: Money = Field(description="The user's, after it.")
+    occurred_at: Instant
+    transaction: TransactionOut
+
+
+class EventsOut(BaseModel):
+    """A page of events; `next` goes on behind it, also when it is empty."""
+
+    items: list[EventOut]
+    next: str
+
+
 class ResultOut(BaseModel):
     """How one transaction of a list stands."""
 
@@ -209,4 +229,16 @@ def show_transaction(t: Transaction) -> dict[str, Any]:
         "accepted_at": format_instant(t.accepted_at),
         "settled_at": format_instant(t.settled_at) if t.settled_at else None,
         "balance_after": None if t.balance_after is None else format_amount(t.balance_after),
+    }
+
+
+def show_event(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "type": event.type,
+        "user_id": event.user_id,
+        "user_seq": event.user_seq,
+        "balance": format_amount(event.balance),
+        "occurred_at": format_instant(event.occurred_at),
+        "transaction": show_transaction(event.transaction),
     }

@@ -9,12 +9,13 @@ from sqlalchemy import text
 
 from shared import history
 from shared.database import transaction
+from shared.events import Cursor, get_events, get_events_of
 from shared.ledger import Account
 from shared.queries import lanes, ledger
 from shared.queries.statement import Filter, Key
 from shared.settling import settle_batch
-from shared.status import Status, lane_of
-from tests.integration.given import accepted, deposit, heard, new_user, run_sql, withdrawal
+from shared.status import LANES, Status, lane_of
+from tests.integration.given import accepted, deposit, heard, new_user, new_users, run_sql, settled, withdrawal
 
 pytestmark = pytest.mark.integration
 
@@ -121,6 +122,48 @@ def test_a_transaction_and_the_state_of_the_backlog(busy_user: int) -> None:
     accepted(row := deposit(busy_user, 1))
     assert_looked_up(plans_of(lambda: history.get_transaction(row.uid)), "transactions_pkey", "ledger_uid_key")
     assert_looked_up(plans_of(history.get_backlog), "transactions_pending", "transactions_parked")
+
+
+def rows_read(plan: str) -> float:
+    """Of the tables that grow, by all scans together, with what they threw away."""
+    scans = re.findall(
+        r"Scan .*on (?:events|transactions|ledger)\b.*actual rows=([\d.]+) loops=(\d+)\)((?:\n(?! *->).*)*)", plan
+    )
+    removed = [
+        (int(count), int(loops)) for _, loops, more in scans for count in re.findall(r"Removed by .*: (\d+)", more)
+    ]
+    return sum(float(rows) * int(loops) for rows, loops, _ in scans) + sum(count * loops for count, loops in removed)
+
+
+@pytest.mark.parametrize("limit", [10, 100, 1000])
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_a_page_of_the_feed_reads_no_more_of_a_lane_than_it_could_show(busy_user: int, limit: int, part: float) -> None:
+    with transaction() as connection:
+        first = connection.scalar(text("SELECT min(id) FROM events WHERE user_id = :user"), {"user": busy_user})
+    assert first
+    after = Cursor((first + int(ENTRIES * part),) * LANES)
+    plan = plans_of(lambda: get_events(after, limit), "(ANALYZE, COSTS OFF, TIMING OFF)")
+    assert_looked_up(plan, "events_lane", "transactions_pkey", "ledger_uid_key")
+    assert "events_pkey" not in plan, "one lane only looks like all of them while no other has events"
+    assert 2.9 * limit < rows_read(plan) < 3.1 * limit
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_so_does_one_that_is_narrowed_to_a_user_with_many_events_or_with_few(busy_user: int, part: float) -> None:
+    (mate,) = new_users(1, lane_of(busy_user))
+    settled(deposit(mate, 1))
+    with transaction() as connection:
+        first = connection.scalar(text("SELECT min(id) FROM events WHERE user_id = :user"), {"user": busy_user})
+    assert first
+    after = Cursor((first + int(ENTRIES * part),) * LANES)
+    for user_id, count in ((busy_user, 100), (mate, 1)):
+        pages = []
+        plan = plans_of(lambda: pages.append(get_events_of(user_id, after, 100)), "(ANALYZE, COSTS OFF, TIMING OFF)")  # noqa: B023
+        assert_looked_up(plan, "events_user_id_user_seq_key", "transactions_pkey", "ledger_uid_key")
+        assert len(pages[0].items) == count
+        assert rows_read(plan) <= 3 * count + 4 * ENTRIES.bit_length()
+        again = plans_of(lambda: get_events_of(user_id, pages[0].next, 100), "(ANALYZE, COSTS OFF, TIMING OFF)")  # noqa: B023
+        assert rows_read(again) <= 3 * 100 + 1
 
 
 def test_accepting(busy_user: int) -> None:

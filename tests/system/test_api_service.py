@@ -54,7 +54,13 @@ def test_head_is_get_without_the_body_everywhere(api: Api) -> None:
     user_id = api.add_user()
     uid = api.deposit(user_id).json["uid"]
     rest = ("", "/balance?date=2023-01-01", "/transactions")
-    for path in (*(f"/api/user/{user_id}{r}" for r in rest), f"/api/transaction/{uid}", "/api/user/0", "/nowhere"):
+    for path in (
+        *(f"/api/user/{user_id}{r}" for r in rest),
+        f"/api/transaction/{uid}",
+        "/api/events",
+        "/api/user/0",
+        "/nowhere",
+    ):
         get, head = api.ask("GET", path), api.ask("HEAD", path)
         assert (head.status, head.body) == (get.status, b"")
         assert head.headers["Content-Length"] == str(len(get.body))
@@ -104,6 +110,7 @@ def test_an_unknown_route_is_a_problem_document(api: Api, method: str, path: str
         ("/api/transaction/", {"PUT", "OPTIONS"}),
         ("/api/transactions/", {"PUT", "OPTIONS"}),
         (f"/api/transaction/{uuid.uuid4()}", {"GET", "HEAD", "POST", "OPTIONS"}),
+        ("/api/events/", {"GET", "HEAD", "OPTIONS"}),
         ("/livez", {"GET", "HEAD", "OPTIONS"}),
     ],
 )

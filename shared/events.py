@@ -1,0 +1,85 @@
+"""The feed: every outcome at least once, in order per user, none ever skipped, also while settling goes on.
+
+A cursor holds the last event's id of each lane. Only within a lane do ids become visible in their order, since the
+lane's lock is held until after the commit; one id for all lanes would pass over what a slower commit is about to show.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from shared.database import reading
+from shared.errors import user_not_found
+from shared.queries import events, users
+from shared.queries.events import Event
+from shared.status import LANES, lane_of
+
+_NUMBER: Final = "([0-7][0-9a-f]{15}|[0-9a-f]{1,15})"  # a bigint that is not negative, in hex
+# What a cursor looks like; an empty text is the beginning. The 1 in front is the form's, should there be another.
+CURSOR_PATTERN: Final = f"^(1(-{_NUMBER}){{{LANES}}}(_{_NUMBER}-{_NUMBER})?)?$"
+
+
+class Place(NamedTuple):
+    """How far somebody has read who follows one user."""
+
+    user_id: int
+    user_seq: int
+
+
+class Cursor(NamedTuple):
+    """How far a reader has come: the last event's id of each lane.
+
+    Who narrows the feed to a user moves on in `place` alone. So nothing that was not shown is ever passed over: the
+    same cursor, used for another user or for all, goes on where that reader was.
+    """
+
+    lanes: tuple[int, ...] = (0,) * LANES
+    place: Place | None = None
+
+
+class Page(NamedTuple):
+    """Some events, and where the next ones begin."""
+
+    items: list[Event]
+    next: Cursor
+
+
+def get_events(after: Cursor, limit: int) -> Page:
+    """The next events of all users, the oldest first: so no lane, however busy, keeps another waiting."""
+    with reading() as connection:
+        items = events.read_events(connection, after.lanes, limit)
+    if not items:
+        return Page([], after)
+    lanes = list(after.lanes)
+    for event in items:
+        lanes[lane_of(event.user_id)] = event.id
+    return Page(items, Cursor(tuple(lanes)))
+
+
+def get_events_of(user_id: int, after: Cursor, limit: int) -> Page:
+    """The next events of one user. Raises NotFound."""
+    with reading() as connection:
+        if after.place and after.place.user_id == user_id:
+            seq = after.place.user_seq if users.find_user(connection, user_id) else None
+        else:
+            seq = events.find_seq(connection, user_id, after.lanes[lane_of(user_id)])
+        if seq is None:
+            raise user_not_found(user_id)
+        items = events.read_events_of_user(connection, user_id, seq, limit)
+    return Page(items, Cursor(after.lanes, Place(user_id, items[-1].user_seq)) if items else after)
+
+
+def format_cursor(cursor: Cursor) -> str:
+    """Of letters, digits, - and _ alone, so that it needs no escaping anywhere."""
+    lanes = "-".join(f"{last:x}" for last in cursor.lanes)
+    return f"1-{lanes}" + (f"_{cursor.place.user_id:x}-{cursor.place.user_seq:x}" if cursor.place else "")
+
+
+def parse_cursor(text: str) -> Cursor:
+    """Raises ValueError, with a sentence for the client."""
+    if not re.fullmatch(CURSOR_PATTERN, text, re.ASCII):
+        raise ValueError("is none that this service gave")
+    if not text:
+        return Cursor()
+    lanes, _, place = text.partition("_")
+    read = [int(number, 16) for number in lanes.split("-")[1:]]
+    return Cursor(tuple(read), Place(*(int(number, 16) for number in place.split("-"))) if place else None)

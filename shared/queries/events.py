@@ -1,0 +1,94 @@
+"""Statements on events: the next ones of all lanes, or of one user. What a page reads does not grow with the feed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, TextClause, text
+
+from shared.database import array
+from shared.queries.transactions import COLUMNS, Transaction, transaction_of
+from shared.status import LANES, EventType
+
+
+class Event(NamedTuple):
+    """An outcome as others are told of it. `balance` in minor units: the user's, after it."""
+
+    id: int
+    user_id: int
+    user_seq: int
+    type: EventType
+    balance: int
+    occurred_at: datetime
+    transaction: Transaction
+
+
+# OFFSET 0: each transaction and each entry is looked up, whatever the planner thinks of reading the whole tables
+_TELL: Final = f"""
+    SELECT event.id, event.user_id, event.user_seq, event.type, event.balance_after, event.occurred_at,
+           t.*, entry.effective_at, entry.balance_after
+    FROM ({{events}} LIMIT :limit) AS event
+    CROSS JOIN LATERAL (SELECT {COLUMNS} FROM transactions t WHERE t.uid = event.uid OFFSET 0) AS t
+    LEFT JOIN LATERAL (
+        SELECT effective_at, balance_after FROM ledger WHERE ledger.uid = event.uid OFFSET 0
+    ) AS entry ON true
+    ORDER BY event.{{order}}
+"""
+# = ANY and the order by lane, too: with a plain = the planner may go through the ids of all lanes and throw away those of
+# the others, where the statistics say that one lane has nearly all of them.
+_READ = text(
+    _TELL.format(
+        events="""
+            SELECT event.* FROM unnest(CAST(:lanes AS smallint[]), CAST(:lasts AS bigint[])) AS seen (lane, last)
+            CROSS JOIN LATERAL (
+                SELECT * FROM events WHERE lane = ANY(ARRAY[seen.lane]) AND id > seen.last
+                ORDER BY lane, id LIMIT :limit
+            ) AS event
+            ORDER BY event.id
+        """,
+        order="id",
+    )
+)
+_READ_OF_USER = text(
+    _TELL.format(
+        events="SELECT * FROM events WHERE user_id = :user_id AND user_seq > :after ORDER BY user_seq", order="user_seq"
+    )
+)
+
+
+def read_events(connection: Connection, lasts: Sequence[int], limit: int) -> list[Event]:
+    """The oldest events, by id, of those that come after the given id of their lane."""
+    return _events(connection, _READ, {"lanes": array(range(LANES)), "lasts": array(lasts), "limit": limit})
+
+
+def read_events_of_user(connection: Connection, user_id: int, after: int, limit: int) -> list[Event]:
+    """The user's events that come after this user_seq."""
+    return _events(connection, _READ_OF_USER, {"user_id": user_id, "after": after, "limit": limit})
+
+
+def _events(connection: Connection, statement: TextClause, parameters: dict[str, Any]) -> list[Event]:
+    return [
+        Event(id_, user_id, user_seq, EventType(type_), balance, occurred_at, transaction_of(row))
+        for id_, user_id, user_seq, type_, balance, occurred_at, *row in connection.execute(statement, parameters)
+    ]
+
+
+# A user's ids grow with user_seq, which has no gaps: halving finds the place in some twenty look-ups, wherever in a long
+# feed it lies. Reading on from the id would pass all events of other users, counting from 1 all earlier ones.
+_FIND_SEQ = text("""
+    WITH RECURSIVE search (low, high) AS (
+        SELECT CAST(0 AS bigint), last_event_seq FROM users WHERE id = :user_id
+        UNION ALL
+        SELECT CASE WHEN event.id > :last THEN low ELSE event.user_seq END,
+               CASE WHEN event.id > :last THEN event.user_seq - 1 ELSE high END
+        FROM search JOIN events event ON event.user_id = :user_id AND event.user_seq = (low + high + 1) / 2
+        WHERE low < high
+    )
+    SELECT low FROM search WHERE low = high
+""")
+
+
+def find_seq(connection: Connection, user_id: int, last: int) -> int | None:
+    """The user_seq of the user's last event up to this id, 0 if there is none; None where there is no such user."""
+    found: int | None = connection.scalar(_FIND_SEQ, {"user_id": user_id, "last": last})
+    return found
