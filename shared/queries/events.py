@@ -34,14 +34,14 @@ _TELL: Final = f"""
     ) AS entry ON true
     ORDER BY event.{{order}}
 """
-# = ANY and the order by lane, too: with a plain = the planner may go through the ids of all lanes and throw away those of
-# the others, where the statistics say that one lane has nearly all of them.
+# Compared as a pair, for which there is but one index: with lane and id each by itself the planner may go through the ids
+# of all lanes and throw away those of the others, where the statistics say that one lane has nearly all of them.
 _READ = text(
     _TELL.format(
         events="""
             SELECT event.* FROM unnest(CAST(:lanes AS smallint[]), CAST(:lasts AS bigint[])) AS seen (lane, last)
             CROSS JOIN LATERAL (
-                SELECT * FROM events WHERE lane = ANY(ARRAY[seen.lane]) AND id > seen.last
+                SELECT * FROM events WHERE (lane, id) > (seen.lane, seen.last) AND lane <= seen.lane
                 ORDER BY lane, id LIMIT :limit
             ) AS event
             ORDER BY event.id
@@ -74,15 +74,14 @@ def _events(connection: Connection, statement: TextClause, parameters: dict[str,
 
 
 # A user's ids grow with user_seq, which has no gaps: halving finds the place in some twenty look-ups, wherever in a long
-# feed it lies. Reading on from the id would pass all events of other users, counting from 1 all earlier ones.
+# feed it lies (what was pruned by age lies before every place). Reading on from the id would pass all events of other users, counting from 1 all earlier ones.
 _FIND_SEQ = text("""
     WITH RECURSIVE search (low, high) AS (
         SELECT CAST(0 AS bigint), last_event_seq FROM users WHERE id = :user_id
         UNION ALL
-        SELECT CASE WHEN event.id > :last THEN low ELSE event.user_seq END,
-               CASE WHEN event.id > :last THEN event.user_seq - 1 ELSE high END
-        FROM search JOIN events event ON event.user_id = :user_id AND event.user_seq = (low + high + 1) / 2
-        WHERE low < high
+        SELECT CASE WHEN event.id > :last THEN low ELSE middle END, CASE WHEN event.id > :last THEN middle - 1 ELSE high END
+        FROM (SELECT low, high, (low + high + 1) / 2 AS middle FROM search WHERE low < high) AS half
+        LEFT JOIN events event ON event.user_id = :user_id AND event.user_seq = middle
     )
     SELECT low FROM search WHERE low = high
 """)

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from shared.database import engine, transaction
 from shared.errors import NotFound
 from shared.events import Cursor, Page, get_events, get_events_of
-from shared.queries.events import Event
+from shared.queries.events import Event, find_seq, read_events_of_user
 from shared.settling import settle_batch, settle_lanes
 from shared.status import LANES, EventType, lane_of
 from tests.integration.given import accepted, deposit, new_user, new_users, settled, stored, withdrawal
@@ -248,3 +248,16 @@ def test_readers_miss_nothing_while_many_lanes_are_settled() -> None:
         assert [(row.uid, row.status, row.reason, row.settled_at, row.balance_after) for row in rows] == expected
         assert all(ids(seen, user) == told(user) for user in users)
     assert ids(narrowed.result()) == told(users[0])
+
+
+def test_a_user_whose_first_events_were_pruned_by_age_is_still_found() -> None:
+    """By age, as retention does it; rolled back, since the books of a test must be whole."""
+    user = new_user()
+    start = here()
+    settled(*[deposit(user, 1) for _ in range(9)])
+    with engine().connect() as connection:
+        connection.execute(text("DELETE FROM events WHERE user_id = :id AND user_seq < 6"), {"id": user})
+        seq = find_seq(connection, user, start.lanes[lane_of(user)])
+        found = read_events_of_user(connection, user, seq or 0, 100)
+        assert (seq is not None, [event.user_seq for event in found]) == (True, [6, 7, 8, 9])
+        connection.rollback()
