@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from local import bench, demo, migrate, parked, ps, psql, test, tx, up, verify
+from local import bench, demo, example, migrate, parked, ps, psql, test, tx, up, verify
 from local.command import ROOT, Command, CommandError, add_setting
 from shared.settings import Settings, settings
 
@@ -18,6 +18,7 @@ COMMANDS: tuple[Command, ...] = (
     up.COMMAND,
     ps.COMMAND,
     demo.COMMAND,
+    example.COMMAND,
     verify.COMMAND,
     tx.COMMAND,
     parked.COMMAND,

@@ -28,9 +28,13 @@ class Settings(BaseSettings):
     data: Path = Field(Path(".payments"), alias="PAYMENTS_DATA", description="folder of the embedded servers")
     workers: int = Field(2, ge=1, le=16, alias="PAYMENTS_WORKERS", description="settling processes")
 
-    # `./payments demo`
+    # `./payments demo` and `./payments example`
     url: str = Field("", alias="PAYMENTS_URL", description="address of the service, where not the one on `--data`")
     key: str = Field("", alias="PAYMENTS_KEY", description="an API key, where the service asks for one", repr=False)
+
+    ads_port: int = Field(
+        8010, ge=0, le=65535, alias="PAYMENTS_ADS_PORT", description="port of `./payments example ads`; 0: a free one"
+    )
 
     # Each process
     process: str = Field("payments", alias="PAYMENTS_PROCESS", description="`process` in the logs")

@@ -1,0 +1,84 @@
+"""The engine's own HTTP: a page of campaigns, the same as JSON, and the address that webhooks are sent to."""
+
+import json
+from html import escape
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from examples.ad_engine.engine import Engine
+from examples.ad_engine.service import Forged
+
+HOOK_PATH: Final = "/payments-webhook"
+MOST_BYTES: Final = 64 * 1024
+
+PAGE: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>Campaigns</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; width: 100% }}
+th, td {{ text-align: left; padding: .4rem .8rem; border-bottom: 1px solid #ddd }}
+.money {{ text-align: right; font-variant-numeric: tabular-nums }}
+.on {{ color: #06691f; font-weight: 600 }}
+.off {{ color: #a11212 }}
+</style></head><body>
+<h1>Campaigns</h1>
+<p>A user's campaign runs while there is money. {on} of {all} run. This engine {says}.</p>
+<table><tr><th>user</th><th>campaign</th><th class="money">balance</th><th>since</th></tr>
+{rows}
+</table></body></html>
+"""
+ROW: Final = '<tr><td>{user_id}</td><td class="{word}">{word}</td><td class="money">{balance}</td><td>{since}</td></tr>'
+
+
+class Handler(BaseHTTPRequestHandler):
+    engine: Engine
+
+    def do_GET(self) -> None:
+        if self.path == "/":
+            self._answer(200, "text/html; charset=utf-8", page(self.engine))
+        elif self.path == "/campaigns.json":
+            self._answer(200, "application/json", json.dumps(self.engine.campaigns.listed()))
+        else:
+            self._answer(404, "text/plain", "nothing here")
+
+    def do_POST(self) -> None:
+        """A delivery: 204 says it is taken in (or known already); anything else has it sent again."""
+        length = self.headers.get("Content-Length", "")
+        if self.path != HOOK_PATH or not length.isdecimal() or int(length) > MOST_BYTES:
+            return self._answer(404, "text/plain", "nothing here")
+        try:
+            self.engine.receive(dict(self.headers.items()), self.rfile.read(int(length)))
+        except Forged as error:
+            return self._answer(401, "text/plain", str(error))
+        return self._answer(204, "text/plain", "")
+
+    def _answer(self, status: int, media: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", media)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's word
+        """The page asks every two seconds: not a line for each."""
+
+
+def serve(engine: Engine, port: int) -> ThreadingHTTPServer:
+    """Bound to the port; 0: a free one."""
+    return ThreadingHTTPServer(("127.0.0.1", port), type("_Handler", (Handler,), {"engine": engine}))
+
+
+def page(engine: Engine) -> str:
+    campaigns = engine.campaigns.listed()
+    rows = [
+        ROW.format(
+            user_id=c["user_id"],
+            word="on" if c["on"] else "off",
+            balance=c["balance"],
+            since=escape(str(c["changed_at"])),
+        )
+        for c in campaigns
+    ]
+    on = sum(bool(c["on"]) for c in campaigns)
+    return PAGE.format(on=on, all=len(campaigns), says=escape(engine.says), rows="\n".join(rows))

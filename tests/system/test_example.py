@@ -1,0 +1,114 @@
+"""`./payments example ads` beside a real service: campaigns go on and off with the balance."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_service import ROOT, Service, environment, wait_until
+from running_service import payments as run
+
+from client import Payments
+from examples.ad_engine.engine import Engine
+from examples.ad_engine.page import HOOK_PATH, serve
+from examples.ad_engine.service import Hook
+from examples.ad_engine.service import Service as PaymentService
+from tests.unit.test_ad_engine import BODY, OTHER, SECRET, headers
+
+pytestmark = pytest.mark.system
+
+
+def fetched(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+@contextmanager
+def ads(*options: str) -> Iterator[str]:
+    """The line it says when it has read the feed to its end."""
+    command = [sys.executable, "-m", "local", "example", "ads", *options]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(PAYMENTS_ADS_PORT="0"), stdout=subprocess.PIPE) as engine:
+        try:
+            assert engine.stdout
+            yield engine.stdout.readline().decode()
+        finally:
+            engine.send_signal(signal.SIGTERM)
+            assert engine.wait(10) == 0
+
+
+def test_a_campaign_goes_on_and_off_with_its_users_balance(service: Service) -> None:
+    payments = Payments(service.url)
+    before, user = payments.add_user("Ada").id, payments.add_user("Bob").id
+    payments.deposit(before, "1.00")
+    with ads("--data", str(service.data)) as said:
+        name, address, how = said.split(maxsplit=2)
+        assert name == "ads"
+        assert how.startswith(f"follows the feed of {service.url}, asking every second (it has no webhooks)")
+
+        def campaign(user_id: int) -> dict[str, Any]:
+            listed = json.loads(fetched(f"{address}/campaigns.json"))
+            return next((one for one in listed if one["user_id"] == user_id), {"on": None})
+
+        assert campaign(before)["on"] is True, "what was before is known from the feed's beginning"
+        assert campaign(user)["on"] is None
+        for pay, amount, on in (
+            (payments.deposit, "5.00", True),
+            (payments.withdraw, "5.00", False),
+            (payments.deposit, "0.01", True),
+        ):
+            pay(user, amount)
+            wait_until(lambda: campaign(user)["on"] is on, f"the campaign is {'on' if on else 'off'}")  # noqa: B023
+        page = fetched(address)
+        assert f'<tr><td>{user}</td><td class="on">on</td><td class="money">0.01</td>' in page
+
+
+def test_what_it_cannot_do_is_one_clear_line(service: Service, tmp_path: Path) -> None:
+    taken = service.url.rpartition(":")[2]
+    for done, word in (
+        (run("example", "ads", "--data", tmp_path), "no service runs"),
+        (run("example", "ads", "--url", "http://127.0.0.1:1"), "does not answer"),
+        (run("example", "ads", "--data", service.data, "--ads-port", taken), taken),
+        (run("example", "nothing"), "nothing"),
+    ):
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done
+        assert word in done.stderr
+
+
+@pytest.fixture
+def deliver() -> Iterator[Callable[..., int]]:
+    """Sends a delivery to an engine whose webhook is registered; the status of its answer."""
+    engine = Engine(PaymentService("http://127.0.0.1:1"))
+    engine._hook = Hook("1", SECRET)
+    server = serve(engine, 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def send(sent: dict[str, str], path: str = HOOK_PATH) -> int:
+        asked = urllib.request.Request(f"http://127.0.0.1:{server.server_port}{path}", BODY, sent)
+        try:
+            with urllib.request.urlopen(asked, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code
+
+    send.campaigns = engine.campaigns.listed  # type: ignore[attr-defined]
+    yield send
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_delivery_switches_a_campaign_on_and_a_forged_one_does_not(deliver: Any) -> None:
+    assert deliver(headers(OTHER)) == 401
+    assert deliver(headers(), "/elsewhere") == 404
+    assert deliver.campaigns() == []
+    assert [deliver(headers()) for _ in range(2)] == [204, 204]
+    assert [(one["user_id"], one["on"], one["balance"]) for one in deliver.campaigns()] == [(7, True, "5.00")]
