@@ -112,10 +112,15 @@ def _guard(pool: Any) -> None:
                 faulthandler.dump_traceback()
                 _end("the warm stop takes too long")
             continue
-        dead = {process.pid for process in list(pool._pool._pool) if has_ended(process.pid)}
+        dead = {process.pid for process in _processes(pool) if has_ended(process.pid)}
         dead_since = {pid: dead_since.get(pid, now) for pid in dead}
         if any(now - since > UNMENDED_SECONDS for since in dead_since.values()):
             _end("a pool process has ended and was not replaced")
+
+
+def _processes(pool: Any) -> list[Any]:
+    """Of a pool of threads there are none."""
+    return list(pool._pool._pool) if hasattr(pool, "_pool") and hasattr(pool._pool, "_pool") else []
 
 
 def _is_told_to_stop() -> bool:
