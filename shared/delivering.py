@@ -16,7 +16,7 @@ from shared.logs import get_logger
 from shared.money import format_amount
 from shared.queries import attempts, deliveries, retention, webhooks
 from shared.queries.attempts import Delivery, Due
-from shared.queries.deliveries import NewDelivery
+from shared.queries.deliveries import NewDelivery, give_turns
 from shared.queries.transactions import Transaction, find_transactions
 from shared.sending import GONE, TOTAL_SECONDS, Message, Receipt, send, write_body
 from shared.settings import settings
@@ -69,7 +69,7 @@ def _expand(webhook: int, wanted: list[str], threshold: int) -> bool:
         if events:
             deliveries.advance(connection, webhook, {event.lane: event.id for event in events})  # the last one counts
         if told:
-            deliveries.give_turns(connection, webhook, {event.user_id for event, _ in told})
+            give_turns(connection, webhook, {event.user_id for event, _ in told})
     return len(events) >= PAGE
 
 
@@ -90,6 +90,8 @@ def work(webhook: int, seconds: float = SLICE_SECONDS) -> Tally:
         tally = tally._replace(
             delivered=tally.delivered + receipt.delivered, failed=tally.failed + (not receipt.delivered)
         )
+    if tally.delivered or tally.failed:
+        log.info("notified", **tally._asdict())
     return tally
 
 

@@ -273,6 +273,41 @@ def test_no_user_is_served_by_two_at_once_and_all_are_served(hook: Hook) -> None
         assert hook.receiver.told(user) == [(1, DONE), (1, FUNDED), *[(seq, DONE) for seq in range(2, 6)]]
 
 
+def test_a_delivery_that_ends_while_the_next_one_is_being_made_passes_its_turn_on(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither sees the other's work before it is committed: without a lock of both nobody would have the turn."""
+    user = new_user()
+    settled(deposit(user, 1))
+    expand()
+    work(hook.id, 0.001)
+    settled(deposit(user, 1))
+    made, go_on = threading.Event(), threading.Event()
+
+    def give_and_wait(*arguments: object) -> None:
+        deliveries.give_turns(*arguments)  # type: ignore[arg-type]
+        made.set()
+        assert go_on.wait(4)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as threads, plain_engine().connect() as watch:
+        patch.setattr(delivering, "give_turns", give_and_wait)
+        expanding = threads.submit(expand)
+        assert made.wait(4)
+        working = threads.submit(work, hook.id, 0.001)
+        waits = text(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%webhook_cursors%'"
+        )
+        deadline = time.monotonic() + 3
+        while not working.done() and not watch.scalar(waits):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        go_on.set()
+        expanding.result()
+        working.result()
+    hook.deliver()
+    assert hook.receiver.told(user) == [(1, DONE), (1, FUNDED), (2, DONE)]
+
+
 def test_a_receiver_gets_so_many_at_once_and_one_that_fails_gets_one(hook: Hook) -> None:
     users = new_users(40)
     settled(*[deposit(user, 1) for user in users])
