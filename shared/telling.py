@@ -18,7 +18,7 @@ class Told(StrEnum):
 
 
 # Before the second attempt, the third, and so on, in seconds: five attempts within a minute, then for three days.
-DELAYS_SECONDS: Final = (2, 6, 12, 25, 120, 600, 1800, 3600, 7200, 14_400, *[28_800] * 9)
+DELAYS_SECONDS: Final = (2, 6, 12, 25, 60, 300, 1200, 3600, 7200, 14_400, *[28_800] * 9)
 JITTER: Final = 0.2  # downwards only: five attempts are to lie within the minute
 
 

@@ -49,12 +49,12 @@ Answer = Callable[[Got], int]
 class Receiver:
     """`answer` decides the status of each request; it may be replaced at any time."""
 
-    def __init__(self, port: int, ended: threading.Event) -> None:
-        self.url = f"http://127.0.0.1:{port}/hook"
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self.server = server
+        self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
         self.got: list[Got] = []
         self.answer: Answer = lambda _: 200
         self.at_once = self.most_at_once = 0
-        self.ended = ended
         self.lock = threading.Lock()
 
     def of(self, user_id: int) -> list[Got]:
@@ -108,7 +108,7 @@ def receiving() -> Iterator[Receiver]:
             pass  # a line that was cut
 
     server = Server(("127.0.0.1", 0), Handler)
-    receiver = Receiver(server.server_address[1], ended)
+    receiver = Receiver(server)
     thread = threading.Thread(target=server.serve_forever, args=[0.05])
     thread.start()
     try:

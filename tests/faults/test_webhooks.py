@@ -82,7 +82,6 @@ def test_every_receiver_that_should_gets_every_event_in_order(service: Service) 
             assert_in_order(receiver, users, whole)
             assert all(got.verified_by(secret) for got in sample(receiver))
             assert_same_ids(receiver)
-            print(name, len(receiver.got), round(time.monotonic() - began, 1), flush=True)
         moved, _, _ = receivers["moved"]
         assert {got.path for got in moved.got} == {"/hook"}, "not followed"
         assert all(len({got.told for got in moved.of(user)}) <= 1 for user in users)

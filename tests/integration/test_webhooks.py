@@ -191,6 +191,33 @@ def test_two_processes_that_expand_at_once_make_each_delivery_once(hook: Hook) -
     assert len(hook.rows()) == 40
 
 
+def test_while_one_process_expands_another_neither_waits_nor_does_the_same(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = new_user()
+    settled(deposit(user, 1))
+    made, go_on = threading.Event(), threading.Event()
+
+    def give_and_wait(*arguments: object) -> None:
+        deliveries.give_turns(*arguments)  # type: ignore[arg-type]
+        made.set()
+        assert go_on.wait(4)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as threads:
+        patch.setattr(delivering, "give_turns", give_and_wait)
+        expanding = threads.submit(expand)
+        assert made.wait(4)
+        began = time.monotonic()
+        try:
+            assert not expand()
+        finally:
+            go_on.set()
+        assert time.monotonic() - began < 1
+        expanding.result()
+    hook.deliver()
+    assert hook.receiver.told(user) == [(1, DONE), (1, FUNDED)]
+
+
 def test_a_user_whose_event_fails_waits_and_others_go_on(hook: Hook) -> None:
     ill, well = new_users(2)
     hook.receiver.answer = lambda got: 500 if got.json["data"]["user_id"] == ill else 200
