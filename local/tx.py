@@ -130,7 +130,7 @@ def _duration(time: timedelta) -> str:
 
 def _shown(t: "Transaction") -> dict[str, object]:
     """As the service shows it to clients."""
-    from web.schemas import show_transaction
+    from shared.showing import show_transaction
 
     return show_transaction(t)
 

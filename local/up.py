@@ -56,9 +56,9 @@ def _start(args: Namespace, supervisor: Supervisor) -> None:
     environment["BROKER_URL"] = _start_broker(args.data, environment, supervisor)
     _progress("migrating the database")
     supervisor.run_to_end(_python("migrations", environment, "-m", "migrations", ends=True))
-    _progress("starting the worker, web and Flower")
+    _progress("starting the workers, web and Flower")
     # stopped the other way round
-    programs = (_worker(environment), _web(args, environment), _flower(args, environment))
+    programs = (_worker(environment), _notify(environment), _web(args, environment), _flower(args, environment))
     supervisor.await_ready([supervisor.start(program) for program in programs], partial(_tell, supervisor))
 
 
@@ -96,6 +96,18 @@ def _worker(environment: Mapping[str, str]) -> Program:
         is_ready=heartbeat.exists,
         clear=lambda: heartbeat.unlink(missing_ok=True),
         stop_seconds=8,  # a slice of 2 s, and what it waits for
+    )
+
+
+def _notify(environment: Mapping[str, str]) -> Program:
+    heartbeat = Path(environment["PAYMENTS_HEARTBEAT_FILE"]).with_name("notify.heartbeat")
+    return _python(
+        "notify",
+        {**environment, "PAYMENTS_HEARTBEAT_FILE": str(heartbeat)},
+        *("-m", "worker", "notify"),
+        is_ready=heartbeat.exists,
+        clear=lambda: heartbeat.unlink(missing_ok=True),
+        stop_seconds=3,  # a receiver may take longer to answer: that delivery is made again
     )
 
 

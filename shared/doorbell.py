@@ -22,6 +22,9 @@ from shared.settings import settings
 
 QUEUE: Final = "settle"
 TASK: Final = "settle"
+NOTIFY_QUEUE: Final = "notify"
+NOTIFY_TASK: Final = "notify"
+NOTIFY_HELD_SECONDS: Final = 1
 REST_SECONDS: Final = 1.0
 REST_FACTOR: Final = 5  # looking a name up has no time-out: what was slow to fail is left alone for longer
 HELD_SECONDS: Final = 2
@@ -107,6 +110,26 @@ def rung(lanes: Sequence[int]) -> set[int]:
     """The lanes that somebody rang for since they were hushed."""
     found = _with_bell(lambda redis: redis.mget(list(map(_key, lanes))))
     return {lane for lane, uid in zip(lanes, found or (), strict=False) if uid}
+
+
+def ring_to_notify(webhook_id: int, slots: int) -> None:
+    """Ask for so many tasks to deliver to a webhook, but for those that have been asked for and have not begun."""
+
+    def send(redis: Redis) -> None:
+        for slot in range(slots):
+            if redis.set(_notify_key(webhook_id, slot), 1, nx=True, ex=NOTIFY_HELD_SECONDS):
+                _sender().send_task(NOTIFY_TASK, args=[webhook_id, slot], queue=NOTIFY_QUEUE, retry=False)
+
+    _with_bell(send)
+
+
+def notify_begins(webhook_id: int, slot: int) -> None:
+    """From now on it may be asked for again."""
+    _with_bell(lambda redis: redis.delete(_notify_key(webhook_id, slot)))
+
+
+def _notify_key(webhook_id: int, slot: int) -> str:
+    return f"payments:notify:{webhook_id}:{slot}"
 
 
 def peek() -> bytes | None:

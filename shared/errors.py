@@ -60,6 +60,10 @@ def transaction_not_found(uid: object) -> NotFound:
     return NotFound("transaction_not_found", f"There is no transaction {uid}.")
 
 
+def webhook_not_found(webhook_id: object) -> NotFound:
+    return NotFound("webhook_not_found", f"There is no webhook {webhook_id}.")
+
+
 def uid_reused(uid: object, fields: Sequence[str]) -> Conflict:
     return Conflict(
         "uid_reused",

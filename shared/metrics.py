@@ -28,6 +28,10 @@ PARKED = Counter("payments_parked", "Transactions parked because our code could 
 BATCH_FAILURES = Counter("payments_batch_failures", "Batches rolled back, by kind of cause", ["cause"])
 RING_FAILURES = Counter("payments_ring_failures", "Rings that the broker did not take")
 
+WEBHOOK_DELIVERIES = Counter(
+    "payments_webhook_deliveries", "Attempts to deliver, by outcome: delivered, failed (tried again), dead", ["outcome"]
+)
+
 
 def registry(*more: Collector) -> CollectorRegistry:
     """All processes' metrics where they share a folder, else this one's, plus the given collectors."""
@@ -35,7 +39,7 @@ def registry(*more: Collector) -> CollectorRegistry:
     if settings().metrics_dir and Path(settings().metrics_dir).is_dir():
         multiprocess.MultiProcessCollector(gathered)
     else:
-        more = (SETTLED, TIME_TO_FINAL, HTTP_DURATION, PARKED, BATCH_FAILURES, RING_FAILURES, *more)
+        more = (SETTLED, TIME_TO_FINAL, HTTP_DURATION, PARKED, BATCH_FAILURES, RING_FAILURES, WEBHOOK_DELIVERIES, *more)
     for collector in more:
         gathered.register(collector)
     return gathered

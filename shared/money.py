@@ -11,6 +11,7 @@ MOST_CHARACTERS: Final = 40  # so that no input costs more than a glance
 # `[0-9]`, not `\d`: the latter takes every script's digits.
 _WRITTEN = re.compile(r"([0-9]+)(?:\.([0-9]{1,2}))?", re.ASCII)
 # What `parse_amount` takes as a text, for those who describe it: above zero, within bounds.
+THRESHOLD_PATTERN: Final = r"^0*[0-9]{1,10}(\.[0-9]{1,2})?$"
 AMOUNT_PATTERN: Final = r"^0*([1-9][0-9]{0,9}(\.[0-9]{1,2})?|0\.(0[1-9]|[1-9][0-9]?))$"
 
 
@@ -20,6 +21,17 @@ def parse_amount(value: object) -> int:
     Raises ValueError, with a sentence for the client, unless it is a positive amount of at most two digits
     after the point, no more than 9999999999.99. A float is refused: it cannot be read exactly.
     """
+    if (minor := _parse(value)) == 0:
+        raise ValueError("must be greater than zero")
+    return minor
+
+
+def parse_threshold(value: object) -> int:
+    """As `parse_amount`, but zero is one, too."""
+    return _parse(value)
+
+
+def _parse(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise ValueError("must be a decimal string or a number")
     text = str(value)
@@ -28,8 +40,6 @@ def parse_amount(value: object) -> int:
         raise ValueError("must be a positive decimal with at most two digits after the point")
     whole, fraction = written.groups()
     minor = int(whole) * 100 + int((fraction or "").ljust(2, "0"))
-    if minor == 0:
-        raise ValueError("must be greater than zero")
     if minor > MAX_AMOUNT:
         raise ValueError(f"must be at most {format_amount(MAX_AMOUNT)}")
     return minor

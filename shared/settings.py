@@ -60,6 +60,26 @@ class Settings(BaseSettings):
         16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, per web process"
     )
 
+    # Webhooks
+    notify_slots: int = Field(
+        32, ge=8, le=256, alias="PAYMENTS_NOTIFY_SLOTS", description="deliveries to webhooks at once, per process"
+    )
+    webhook_allow_private: bool = Field(
+        False, alias="WEBHOOK_ALLOW_PRIVATE", description="1: webhooks may be on private and loopback addresses"
+    )
+    webhook_off_days: float = Field(
+        7,
+        gt=0,
+        alias="PAYMENTS_WEBHOOK_OFF_DAYS",
+        description="a webhook that has failed for so long without a success is switched off",
+    )
+    event_days: float = Field(
+        90,
+        gt=0,
+        alias="PAYMENTS_EVENT_DAYS",
+        description="events, and deliveries that are over, are kept so long; what is still to be told, always",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _name_the_driver(cls, url: str) -> str:

@@ -11,7 +11,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shared import metrics
 from shared.logs import get_logger
-from web import bodies, bulk, docs, events, health, openapi, problems, transactions, users
+from web import bodies, bulk, docs, events, health, openapi, problems, transactions, users, webhooks
 
 # What may stand in a log line and a header without harm.
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -35,7 +35,7 @@ def create_app() -> Flask:
     app.url_map.merge_slashes = False
     app.before_request(_begin)
     app.after_request(_finish)
-    for module in (users, transactions, bulk, events, health, openapi, docs):
+    for module in (users, transactions, bulk, events, webhooks, health, openapi, docs):
         app.register_blueprint(module.blueprint)
     problems.register(app)
     return app

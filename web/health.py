@@ -7,7 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from shared import history, metrics
+from shared import history, metrics, webhooks
+from shared.database import is_machinery
 from shared.errors import Unavailable
 from web.answers import JsonAnswer
 from web.backlog import reader
@@ -31,7 +32,9 @@ def readyz() -> Response:
 
 @blueprint.get("/metrics")
 def get_metrics() -> Response:
-    return Response(generate_latest(metrics.registry(BacklogCollector())), content_type=CONTENT_TYPE_LATEST)
+    return Response(
+        generate_latest(metrics.registry(BacklogCollector(), WebhookCollector())), content_type=CONTENT_TYPE_LATEST
+    )
 
 
 class BacklogCollector(Collector):
@@ -53,3 +56,22 @@ class BacklogCollector(Collector):
             "What our code cannot settle, and what waits behind it",
             value=backlog.parked,
         )
+
+
+class WebhookCollector(Collector):
+    """Gauges of what webhooks are still to be told. Missing while the database does not answer."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            waiting = webhooks.get_waiting()
+        except Exception as error:
+            if is_machinery(error):
+                return
+            raise
+        yield GaugeMetricFamily(
+            "payments_webhook_overdue_seconds",
+            "For how long the next delivery has been due",
+            value=waiting.overdue_seconds,
+        )
+        yield GaugeMetricFamily("payments_webhook_dead_letters", "Deliveries that were given up", value=waiting.dead)
+        yield GaugeMetricFamily("payments_webhooks_off", "Webhooks that were switched off", value=waiting.off)

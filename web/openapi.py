@@ -10,8 +10,16 @@ from pydantic.json_schema import models_json_schema
 from web import schemas
 from web.operations import HEADERS, JSON, OPERATIONS, PARAMETERS, Answer, Operation, Schema
 from web.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS_OF_CODE
+from web.webhook_operations import WEBHOOK_OPERATIONS
 
-TAGS: Final = {"/api/user/": "Users", "/api/transaction": "Transactions", "/api/events/": "Events", "/": "Service"}
+TAGS: Final = {
+    "/api/user/": "Users",
+    "/api/transaction": "Transactions",
+    "/api/events/": "Events",
+    "/api/webhook/": "Webhooks",
+    "/": "Service",
+}
+ALL: Final = (*OPERATIONS, *WEBHOOK_OPERATIONS)
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -29,7 +37,7 @@ def _written() -> str:
 def document() -> Schema:
     """The whole of it."""
     paths: dict[str, Schema] = {}
-    for operation in OPERATIONS:
+    for operation in ALL:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     return {
         "openapi": "3.1.0",
@@ -49,7 +57,7 @@ def document() -> Schema:
 
 def _schemas() -> Schema:
     models: dict[tuple[type[BaseModel], Literal["validation", "serialization"]], None] = {}  # in order, each once
-    for operation in OPERATIONS:
+    for operation in ALL:
         if operation.body:
             models[operation.body, "validation"] = None
         for answer in operation.answers.values():
@@ -61,7 +69,7 @@ def _schemas() -> Schema:
 def _parameter(name: str) -> Schema:
     place, schema, says = PARAMETERS[name]
     return {
-        "name": name.removesuffix(".filter"),
+        "name": name.removesuffix(".filter").removeprefix("letter_"),
         "in": place,
         "required": place == "path",
         "schema": schema,

@@ -16,6 +16,7 @@ from web import schemas
 from web.lists import MOST_ITEMS, NDJSON
 from web.requests import CURSOR_PATTERN
 from web.users import DEFAULT_PAGE, KEY_PATTERN, LONGEST_PAGE, MOST_KEY_CHARACTERS
+from web.webhook_schemas import LETTER_KEY_PATTERN
 
 Schema = dict[str, Any]
 JSON: Final = "application/json"
@@ -50,6 +51,7 @@ PARAMETERS: Final[Mapping[str, tuple[str, Schema, str]]] = {
     "user_id": ("path", {"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}, "The user."),
     "user_id.filter": ("query", {"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}, "Only this user's."),
     "uid": ("path", {**TEXT, "format": "uuid", "pattern": schemas.UID_PATTERN}, "The transaction."),
+    "webhook_id": ("path", {"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}, "The webhook."),
     "date": ("query", INSTANT, "The instant to answer for, in ISO 8601; one in the future means now."),
     "limit": (
         "query",
@@ -58,6 +60,7 @@ PARAMETERS: Final[Mapping[str, tuple[str, Schema, str]]] = {
     ),
     "cursor": ("query", {**TEXT, "pattern": CURSOR_PATTERN}, "`next` of the page before."),
     "after": ("query", {**TEXT, "pattern": FEED_CURSOR_PATTERN}, "`next` of the page before; none: the beginning."),
+    "letter_cursor": ("query", {**TEXT, "pattern": LETTER_KEY_PATTERN}, "`next` of the page before."),
     "status": ("query", {**TEXT, "enum": [*Status]}, "Only those."),
     "type": ("query", {**TEXT, "enum": [*Type]}, "Only those."),
     "from": ("query", INSTANT, "Accepted at or after this."),
@@ -97,35 +100,35 @@ _LINES: Final[Schema] = {
     **TEXT,
     "description": f"NDJSON: a transaction per line, up to {MOST_ITEMS}, each judged alone.",
 }
-_READ = "invalid_request database_unavailable internal_error"
-_WRITE = "not_json body_too_large unsupported_media_type overloaded " + _READ
+READ: Final = "invalid_request database_unavailable internal_error"
+WRITE: Final = "not_json body_too_large unsupported_media_type overloaded " + READ
 
 OPERATIONS: Final = (
     Operation(
         *("post_user", "post", "/api/user/", "Add a user"),
         {201: Answer(schemas.UserOut, "The user", "Location Idempotency-Replayed?")},
         parameters="Idempotency-Key",
-        codes=f"key_reused {_WRITE}",
+        codes=f"key_reused {WRITE}",
         body=schemas.NewUser,
     ),
     Operation(
         *("get_user", "get", "/api/user/{user_id}/", "A user, with the balance of now"),
         {200: Answer(schemas.UserWithBalanceOut, "The user")},
         parameters="user_id",
-        codes=f"user_not_found {_READ}",
+        codes=f"user_not_found {READ}",
     ),
     Operation(
         *("get_balance", "get", "/api/user/{user_id}/balance/", "The balance, now or at an instant"),
         {200: Answer(schemas.BalanceOut, "The balance")},
         parameters="user_id date",
-        codes=f"user_not_found {_READ}",
+        codes=f"user_not_found {READ}",
     ),
     Operation(
         *("get_statement", "get", "/api/user/{user_id}/transactions/"),
         "The statement, newest accepted first, in pages",
         {200: Answer(schemas.StatementOut, "A page, as JSON or CSV", "Link?", {"text/csv": TEXT})},
         parameters="user_id limit cursor status type from to",
-        codes=f"user_not_found {_READ}",
+        codes=f"user_not_found {READ}",
     ),
     Operation(
         *("put_transaction", "put", "/api/transaction/"),
@@ -136,34 +139,34 @@ OPERATIONS: Final = (
             409: Answer(schemas.Rejection, "REJECTED", _TOLD),
         },
         parameters="Prefer",
-        codes=f"user_not_found uid_reused backlog_full {_WRITE}",
+        codes=f"user_not_found uid_reused backlog_full {WRITE}",
         body=schemas.NewTransaction,
     ),
     Operation(
         *("put_transactions", "put", "/api/transactions/"),
         "Send a list of transactions: each is judged alone, all that are good are accepted in one commit",
         {202: Answer(schemas.ResultsOut, "How each stands, in the order sent")},
-        codes=f"backlog_full {_WRITE}",
+        codes=f"backlog_full {WRITE}",
         bodies={JSON: _LIST, NDJSON: _LINES},
     ),
     Operation(
         *("get_transaction", "get", "/api/transaction/{uid}", "Look a transaction up"),
         {200: _FOUND, 304: _NOT_MODIFIED},
         parameters="uid Prefer If-None-Match",
-        codes=f"transaction_not_found {_READ}",
+        codes=f"transaction_not_found {READ}",
     ),
     Operation(
         *("look_up_transaction", "post", "/api/transaction/{uid}", "The same by POST"),
         {200: _FOUND},
         parameters="uid Prefer",
-        codes=f"transaction_not_found {_READ}",
+        codes=f"transaction_not_found {READ}",
     ),
     Operation(
         *("get_events", "get", "/api/events/"),
         "What became of every transaction: at least once, in order per user, none ever skipped",
         {200: Answer(schemas.EventsOut, "A page; an empty one is the end so far, and its `next` goes on from there")},
         parameters="after limit user_id.filter",
-        codes=f"user_not_found {_READ}",
+        codes=f"user_not_found {READ}",
     ),
     Operation(
         *("get_liveness", "get", "/livez", "Is the process alive"),
@@ -173,7 +176,7 @@ OPERATIONS: Final = (
     Operation(
         *("get_readiness", "get", "/readyz", "Can it serve: the database answers and is migrated"),
         {200: Answer(schemas.State, "It can")},
-        codes=f"not_ready {_READ}",
+        codes=f"not_ready {READ}",
     ),
     Operation("get_metrics", "get", "/metrics", "The numbers, for Prometheus", {200: _PLAIN}, codes="internal_error"),
     Operation("get_document", "get", "/openapi.json", "This document", {200: _DOCUMENT}),

@@ -22,6 +22,7 @@ STATUS_OF_CODE: Final = {
     "not_json": 400,
     "user_not_found": 404,
     "transaction_not_found": 404,
+    "webhook_not_found": 404,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,

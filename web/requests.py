@@ -1,14 +1,14 @@
 """What every view reads of a request besides its body: query parameters, preferences, conditions."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeVar
 
 from flask import Request as HttpRequest
 
-from shared.errors import invalid_field
+from shared.errors import NotFound, invalid_field
 from shared.instants import parse_instant
 from shared.queries.statement import Key
 from web.waiting import MOST_SECONDS
@@ -31,6 +31,13 @@ def check_names(http: HttpRequest, known: Collection[str]) -> None:
     for name in http.args if http.query_string else ():
         if name not in known:
             raise invalid_field(name[:200], "is not a query parameter of this address")
+
+
+def read_id(text: str, not_found: Callable[[object], NotFound]) -> int:
+    """An id in a path. What is none names nothing: raises NotFound."""
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        raise not_found(text[:200])
+    return int(text)
 
 
 def read_instant(http: HttpRequest, name: str) -> datetime | None:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from shared.instants import format_instant, parse_instant
 from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, MOST_CHARACTERS, format_amount, parse_amount
 from shared.queries.events import Event
-from shared.queries.transactions import Transaction
 from shared.queries.users import User
+from shared.showing import show_transaction
 from shared.status import EventType, Reason, Status, Type
 
 MOST_NAME_CHARACTERS: Final = 200
@@ -213,23 +213,6 @@ class State(BaseModel):
 
 def show_user(user: User) -> dict[str, Any]:
     return {"id": user.id, "name": user.name, "created_at": format_instant(user.created_at)}
-
-
-def show_transaction(t: Transaction) -> dict[str, Any]:
-    """A transaction as the API's JSON (and the CSV's columns) have it."""
-    timestamp = t.effective_at or t.requested_at
-    return {
-        "uid": str(t.uid),
-        "user_id": t.user_id,
-        "type": t.type,
-        "amount": format_amount(t.amount),
-        "status": t.status,
-        "reason": t.reason,
-        "timestamp": format_instant(timestamp) if timestamp else None,
-        "accepted_at": format_instant(t.accepted_at),
-        "settled_at": format_instant(t.settled_at) if t.settled_at else None,
-        "balance_after": None if t.balance_after is None else format_amount(t.balance_after),
-    }
 
 
 def show_event(event: Event) -> dict[str, Any]:

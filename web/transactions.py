@@ -8,13 +8,14 @@ from flask import Blueprint, Response, g, request
 from shared.errors import PaymentsError, transaction_not_found
 from shared.history import get_transaction
 from shared.queries.transactions import Request, Transaction
+from shared.showing import show_transaction
 from shared.status import Status
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.intake import intake
 from web.problems import problem
 from web.requests import check_names, preferred_wait
-from web.schemas import NewTransaction, parse_uid, show_transaction
+from web.schemas import NewTransaction, parse_uid
 from web.waiting import wait_if_preferred
 
 blueprint = Blueprint("transactions", __name__)

@@ -14,11 +14,12 @@ from shared.instants import format_instant
 from shared.money import format_amount
 from shared.queries.statement import Filter
 from shared.registering import register
+from shared.showing import show_transaction
 from shared.status import Status, Type
 from web.answers import JsonAnswer
 from web.bodies import read_json
-from web.requests import check_names, read_cursor, read_instant, read_limit, read_word, write_cursor
-from web.schemas import NewUser, TransactionOut, show_transaction, show_user
+from web.requests import check_names, read_cursor, read_id, read_instant, read_limit, read_word, write_cursor
+from web.schemas import NewUser, TransactionOut, show_user
 
 blueprint = Blueprint("users", __name__, url_prefix="/api/user")
 
@@ -45,14 +46,14 @@ def post_user() -> Response:
 @blueprint.get("/<user_id>/")
 def get_user(user_id: str) -> Response:
     check_names(request, ())
-    user = history.get_user(_id_of_path(user_id))
+    user = history.get_user(read_id(user_id, user_not_found))
     return JsonAnswer({**show_user(user), "balance": format_amount(user.balance)})
 
 
 @blueprint.get("/<user_id>/balance/")
 def get_balance(user_id: str) -> Response:
     check_names(request, ("date",))
-    found = history.get_balance(_id_of_path(user_id), read_instant(request, "date"))
+    found = history.get_balance(read_id(user_id, user_not_found), read_instant(request, "date"))
     return JsonAnswer(
         {
             "user_id": found.user_id,
@@ -72,7 +73,7 @@ def get_statement(user_id: str) -> Response:
         read_instant(request, "to"),
     )
     page = history.get_statement(
-        _id_of_path(user_id), wanted, read_cursor(request), read_limit(request, DEFAULT_PAGE, LONGEST_PAGE)
+        read_id(user_id, user_not_found), wanted, read_cursor(request), read_limit(request, DEFAULT_PAGE, LONGEST_PAGE)
     )
     items = [show_transaction(transaction) for transaction in page.items]
     following = write_cursor(page.after)
@@ -94,10 +95,3 @@ def _csv(items: list[dict[str, Any]], following: str | None) -> Response:
         query = urlencode({**request.args.to_dict(), "cursor": following})
         response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
     return response
-
-
-def _id_of_path(text: str) -> int:
-    """What is no id names no user."""
-    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
-        raise user_not_found(text[:200])
-    return int(text)

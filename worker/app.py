@@ -115,7 +115,7 @@ def _guard(pool: Any) -> None:
                 _dump_stacks(pool)
                 _end("the warm stop takes too long")
             continue
-        dead = {process.pid for process in list(pool._pool._pool) if has_ended(process.pid)}
+        dead = {process.pid for process in _processes(pool) if has_ended(process.pid)}
         dead_since = {pid: dead_since.get(pid, now) for pid in dead}
         if any(now - since > UNMENDED_SECONDS for since in dead_since.values()):
             _end("a pool process has ended and was not replaced")
@@ -124,10 +124,15 @@ def _guard(pool: Any) -> None:
 def _dump_stacks(pool: Any) -> None:
     """Of this process and of those that it waits for, on standard error."""
     faulthandler.dump_traceback()
-    for process in list(pool._pool._pool):
+    for process in _processes(pool):
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGUSR2)
     time.sleep(1)
+
+
+def _processes(pool: Any) -> list[Any]:
+    """Of a pool of threads there are none."""
+    return list(pool._pool._pool) if hasattr(pool, "_pool") and hasattr(pool._pool, "_pool") else []
 
 
 def _is_told_to_stop() -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 from structlog.contextvars import bound_contextvars
 
 from shared import doorbell
+from shared.delivering import work
 from shared.parking import work_lanes
 from worker.app import app
 
@@ -14,3 +15,10 @@ def settle(self: Any, lanes: list[int]) -> str:
     """Settle the lanes that were rung for. The task's id is the uid that rang."""
     with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id):
         return str(work_lanes(lanes))
+
+
+@app.task(name=doorbell.NOTIFY_TASK)
+def notify(webhook_id: int, slot: int) -> str:
+    """Make what is due of a webhook's deliveries, in one of its slots."""
+    doorbell.notify_begins(webhook_id, slot)
+    return str(work(webhook_id))

@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 Start = Callable[..., Service]
-ROLES = ["web", "worker", "flower", "broker", "postgres"]
+ROLES = ["web", "worker", "notify", "flower", "broker", "postgres"]
 
 
 def refused(done: "subprocess.CompletedProcess[str]", *words: str) -> None:

@@ -7,7 +7,10 @@ import pytest
 
 pytestmark = pytest.mark.unit
 
-PURE = ["shared.money", "shared.instants", "shared.ledger", "shared.status", "shared.errors"]
+PURE = [
+    *("shared.money", "shared.instants", "shared.ledger", "shared.status", "shared.errors"),
+    *("shared.cursors", "shared.receivers", "shared.telling"),
+]
 
 
 def test_the_pure_modules_import_the_standard_library_alone() -> None:

@@ -1,0 +1,156 @@
+"""Statements on attempts: which deliveries are due, claim one, record how it went."""
+
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from shared.queries.deliveries import ON, give_turns
+from shared.status import LANES
+
+FAILING_AFTER_SECONDS: Final = 5
+
+
+class Delivery(NamedTuple):
+    """One that was claimed until an instant, which is the claim's name, too. Balance and threshold in minor units."""
+
+    webhook_id: int
+    event_id: int
+    position: int
+    type: str
+    user_id: int
+    user_seq: int
+    uid: UUID
+    balance: int
+    occurred_at: datetime
+    attempts: int
+    claimed_until: datetime
+    url: str
+    threshold: int
+    secrets: list[str]
+
+
+# A receiver that fails gets one attempt at a time, a second apart: it must not take the others' slots.
+_ALLOWED: Final = f"""
+    CASE WHEN failing_since IS NULL OR failing_since > statement_timestamp() - interval '{FAILING_AFTER_SECONDS} seconds'
+         THEN :most WHEN rests_until > statement_timestamp() THEN 0 ELSE 1 END
+    - (SELECT count(*) FROM deliveries
+       WHERE webhook_id = webhooks.id AND claimed_until > statement_timestamp())
+"""
+_FIND_DUE = text(f"""
+    SELECT id, least(due.count, allowed) AS slots, due.overdue FROM (
+        SELECT id, {_ALLOWED} AS allowed FROM webhooks WHERE {ON}
+    ) AS webhook CROSS JOIN LATERAL (
+        SELECT count(*) AS count, extract(epoch FROM statement_timestamp() - min(next_attempt_at)) AS overdue FROM (
+            SELECT next_attempt_at FROM deliveries
+            WHERE webhook_id = webhook.id AND next_attempt_at <= statement_timestamp()
+            ORDER BY next_attempt_at LIMIT :most
+        ) AS due
+    ) AS due
+    WHERE due.count > 0 AND allowed > 0
+""")
+# The webhook's row is the lock under which its claims are counted; held for a moment, never while something is sent.
+_LOCK_WEBHOOK = text(f"SELECT id FROM webhooks WHERE id = :webhook_id AND {ON} FOR NO KEY UPDATE")
+_CLAIM = text(f"""
+    UPDATE deliveries SET claimed_until = statement_timestamp() + make_interval(secs => :seconds),
+        next_attempt_at = statement_timestamp() + make_interval(secs => :seconds)
+    FROM (
+        SELECT webhook_id, event_id, position FROM deliveries
+        WHERE webhook_id = :webhook_id AND next_attempt_at <= statement_timestamp()
+          AND (SELECT {_ALLOWED} FROM webhooks WHERE id = :webhook_id) > 0
+        ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS due JOIN webhooks ON webhooks.id = due.webhook_id
+    WHERE deliveries.webhook_id = due.webhook_id AND deliveries.event_id = due.event_id
+      AND deliveries.position = due.position
+    RETURNING deliveries.webhook_id, deliveries.event_id, deliveries.position, deliveries.type, deliveries.user_id,
+        deliveries.user_seq, deliveries.uid, deliveries.balance, deliveries.occurred_at, deliveries.attempts,
+        deliveries.claimed_until, webhooks.url, webhooks.threshold,
+        array_remove(ARRAY[webhooks.secret, CASE WHEN webhooks.previous_secret_until > statement_timestamp()
+                                                 THEN webhooks.previous_secret END], NULL) AS secrets
+""")
+
+
+class Due(NamedTuple):
+    """A webhook with deliveries to make now: how many at once, and for how long the first has been due."""
+
+    webhook_id: int
+    slots: int
+    overdue_seconds: float
+
+
+def find_due(connection: Connection, most_at_once: int) -> list[Due]:
+    found = connection.execute(_FIND_DUE, {"most": most_at_once})
+    return [Due(row.id, int(row.slots), float(row.overdue)) for row in found]
+
+
+def claim(connection: Connection, webhook_id: int, most_at_once: int, seconds: float) -> Delivery | None:
+    """The delivery that has been due for longest, for this long ours alone; None where there is none to make now."""
+    if connection.execute(_LOCK_WEBHOOK, {"webhook_id": webhook_id}).one_or_none() is None:
+        return None
+    values = {"webhook_id": webhook_id, "most": most_at_once, "seconds": seconds}
+    row = connection.execute(_CLAIM, values).one_or_none()
+    return Delivery(*row) if row else None
+
+
+_CLAIMED: Final = """
+    webhook_id = :webhook_id AND event_id = :event_id AND position = :position AND claimed_until = :claimed_until
+"""
+_LOCK_CURSOR = text("""
+    SELECT FROM webhook_cursors WHERE webhook_id = :webhook_id AND lane = :lane FOR UPDATE
+""")
+_END = text(f"""
+    UPDATE deliveries SET attempts = attempts + 1, next_attempt_at = NULL, claimed_until = NULL, last_error = :error,
+        delivered_at = CASE WHEN :delivered THEN clock_timestamp() END,
+        dead_at = CASE WHEN NOT :delivered THEN clock_timestamp() END
+    WHERE {_CLAIMED}
+""")
+_RETRY = text(f"""
+    UPDATE deliveries SET attempts = attempts + 1, claimed_until = NULL, last_error = :error,
+        next_attempt_at = greatest(clock_timestamp(), claimed_until - make_interval(secs => :lease)
+                                                      + make_interval(secs => :delay))
+    WHERE {_CLAIMED}
+""")
+_NOTE_SUCCESS = text("""
+    UPDATE webhooks SET failing_since = NULL, rests_until = NULL WHERE id = :webhook_id AND failing_since IS NOT NULL
+""")
+_NOTE_FAILURE = text("""
+    UPDATE webhooks SET failing_since = coalesce(failing_since, clock_timestamp()),
+        rests_until = clock_timestamp() + interval '1 second'
+    WHERE id = :webhook_id
+    RETURNING extract(epoch FROM clock_timestamp() - failing_since)
+""")
+
+
+def end(connection: Connection, delivery: Delivery, error: str | None) -> bool:
+    """Delivered, or given up for an error; the user's next one has its turn. False where the claim was lost."""
+    values = {**_name(delivery), "error": error, "delivered": error is None}
+    connection.execute(_LOCK_CURSOR, {"webhook_id": delivery.webhook_id, "lane": delivery.user_id % LANES})
+    if connection.execute(_END, values).rowcount == 0:
+        return False
+    give_turns(connection, delivery.webhook_id, [delivery.user_id])
+    return True
+
+
+def retry(connection: Connection, delivery: Delivery, error: str, delay: float, lease: float) -> bool:
+    """To be tried again so long after the claim began. False where the claim was lost."""
+    values = {**_name(delivery), "error": error, "delay": delay, "lease": lease}
+    return connection.execute(_RETRY, values).rowcount == 1
+
+
+def note_success(connection: Connection, webhook_id: int) -> None:
+    connection.execute(_NOTE_SUCCESS, {"webhook_id": webhook_id})
+
+
+def note_failure(connection: Connection, webhook_id: int) -> float:
+    """For how many seconds the webhook has failed without a success."""
+    return float(connection.execute(_NOTE_FAILURE, {"webhook_id": webhook_id}).scalar_one())
+
+
+def _name(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "webhook_id": delivery.webhook_id,
+        "event_id": delivery.event_id,
+        "position": delivery.position,
+        "claimed_until": delivery.claimed_until,
+    }

@@ -1,0 +1,45 @@
+"""What others are told of an event, under which name, and when it is tried again. No IO, no clock.
+
+Settling knows no webhooks: it writes the balance before and after, and what a webhook hears is worked out of that and
+of its own threshold, so that a webhook made today can be told of yesterday.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Told(StrEnum):
+    """The types that a webhook can ask for."""
+
+    COMPLETED = "transaction.completed"
+    REJECTED = "transaction.rejected"
+    FUNDED = "account.funded"
+    DEPLETED = "account.depleted"
+
+
+# Before the second attempt, the third, and so on, in seconds: five attempts within a minute, then for three days.
+DELAYS_SECONDS: Final = (2, 6, 12, 25, 60, 300, 1200, 3600, 7200, 14_400, *[28_800] * 9)
+JITTER: Final = 0.2  # downwards only: five attempts are to lie within the minute
+
+
+def types_told(event: str, before: int, after: int, threshold: int) -> list[Told]:
+    """What an event means to a webhook with this threshold, in the order in which it is told."""
+    told = [Told(event)]
+    if before <= threshold < after:
+        told.append(Told.FUNDED)
+    elif after <= threshold < before:
+        told.append(Told.DEPLETED)
+    return told
+
+
+def delay_seconds(attempts: int, chance: float) -> float | None:
+    """From the beginning of the last attempt to the next one; None: it was the last. `chance` is from 0 to 1."""
+    if attempts > len(DELAYS_SECONDS):
+        return None
+    return DELAYS_SECONDS[attempts - 1] * (1 - JITTER * chance)
+
+
+def webhook_id(event_id: int, webhook: int, told: Told) -> str:
+    """The name by which a receiver knows a repeat; the same at each attempt and in each replay."""
+    noun, _, verb = told.partition(".")
+    return f"evt_{event_id}_{webhook}" + (f"_{verb}" if noun == "account" else "")

@@ -1,0 +1,143 @@
+"""Webhooks as their owners see them: add, look up, delete, try out, rotate the secret, replay, see what was given up.
+
+A secret is told when it is made and never again. It is stored as it is, because signing needs it: who reads the
+database can sign.
+"""
+
+import secrets
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from shared import sending
+from shared.cursors import MOST_ID
+from shared.database import allow, reading, transaction
+from shared.errors import Invalid, invalid_field, webhook_not_found
+from shared.instants import format_instant
+from shared.queries import webhooks
+from shared.queries.letters import DeadLetter, LetterKey, Waiting, read_dead_letters, read_waiting
+from shared.queries.server import read_clock
+from shared.queries.webhooks import NewWebhook, Webhook
+from shared.receivers import is_local_name, read_url
+from shared.sending import Message, Receipt
+from shared.settings import settings
+from shared.status import LANES
+
+SECRET_BYTES: Final = 32
+BOTH_SECRETS_SECONDS: Final = 24 * 3600.0
+REPLAY_SECONDS: Final = 20
+RESOLVE_SECONDS: Final = 2.0
+TEST_TYPE: Final = "webhook.test"
+
+
+class LetterPage(NamedTuple):
+    """A page of dead letters; `after` is where the next one begins, None at the end."""
+
+    items: list[DeadLetter]
+    after: LetterKey | None
+
+
+def register(new: NewWebhook) -> tuple[Webhook, str]:
+    """The webhook and its secret. Raises Invalid where the url can be told to lead where it may not."""
+    _check_url(new.url)
+    secret = _new_secret()
+    with transaction() as connection:
+        return webhooks.insert_webhook(connection, new, secret, LANES), secret
+
+
+def list_all() -> list[Webhook]:
+    with reading() as connection:
+        return webhooks.list_webhooks(connection)
+
+
+def get(webhook_id: int) -> Webhook:
+    """Raises NotFound, also for what can be no id."""
+    with reading() as connection:
+        webhook = webhooks.find_webhook(connection, webhook_id) if 0 < webhook_id <= MOST_ID else None
+    if webhook is None:
+        raise webhook_not_found(webhook_id)
+    return webhook
+
+
+def delete(webhook_id: int) -> None:
+    """Raises NotFound."""
+    get(webhook_id)
+    with transaction() as connection:
+        webhooks.delete_webhook(connection, webhook_id)
+
+
+def rotate_secret(webhook_id: int) -> str:
+    """A new secret; for a day all is signed with the old one, too. Raises NotFound."""
+    get(webhook_id)
+    secret = _new_secret()
+    with transaction() as connection:
+        if not webhooks.rotate_secret(connection, webhook_id, secret, BOTH_SECRETS_SECONDS):
+            raise webhook_not_found(webhook_id)
+    return secret
+
+
+def replay(webhook_id: int, through: Sequence[int]) -> None:
+    """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
+
+    Raises NotFound.
+    """
+    get(webhook_id)
+    with transaction() as connection:
+        allow(connection, REPLAY_SECONDS)
+        webhooks.rewind_webhook(connection, webhook_id, through)
+        webhooks.enable_webhook(connection, webhook_id)
+
+
+def get_dead_letters(webhook_id: int, after: LetterKey | None, limit: int) -> LetterPage:
+    """What was given up, in the order of the events. Raises NotFound."""
+    get(webhook_id)
+    with reading() as connection:
+        found = read_dead_letters(connection, webhook_id, after, limit + 1)
+    items = found[:limit]
+    return LetterPage(items, items[-1].key if len(found) > limit else None)
+
+
+def get_waiting() -> Waiting:
+    """How deliveries stand, over all webhooks."""
+    with reading() as connection:
+        return read_waiting(connection)
+
+
+def try_out(webhook_id: int) -> Receipt:
+    """Send a test event now, once; how it went. Raises NotFound."""
+    webhook = get(webhook_id)
+    with transaction() as connection:
+        valid, moment = webhooks.get_secrets(connection, webhook_id), read_clock(connection)
+    body = test_body(webhook_id, moment)
+    return sending.send(webhook.url, valid, Message(f"test_{webhook_id}_{secrets.token_hex(8)}", body))
+
+
+def test_body(webhook_id: int, moment: datetime) -> str:
+    return sending.write_body(TEST_TYPE, format_instant(moment), {"webhook_id": webhook_id})
+
+
+def _new_secret() -> str:
+    return "whsec_" + b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def _check_url(url: str) -> None:
+    """What cannot be told now, because the name does not resolve now, is told at each delivery."""
+    try:
+        receiver = read_url(url)
+    except ValueError as error:
+        raise invalid_field("url", str(error)) from None
+    if settings().webhook_allow_private:
+        return
+    if receiver.address is None and is_local_name(receiver.host):
+        raise _not_public()
+    try:
+        sending.find_addresses(receiver, RESOLVE_SECONDS)
+    except sending.NotPublic:
+        raise _not_public() from None
+    except OSError:
+        return
+
+
+def _not_public() -> Invalid:
+    return invalid_field("url", "must lead to the public internet, not to a private or local address")

@@ -1,0 +1,59 @@
+"""What a webhook is told of an event, and when it is tried again."""
+
+from itertools import accumulate, pairwise
+
+import pytest
+
+from shared.telling import DELAYS_SECONDS, Told, delay_seconds, types_told, webhook_id
+
+pytestmark = pytest.mark.unit
+
+DONE, REFUSED = "transaction.completed", "transaction.rejected"
+
+
+@pytest.mark.parametrize(
+    ("event", "before", "after", "threshold", "told"),
+    [
+        (DONE, 0, 1, 0, [DONE, "account.funded"]),
+        (DONE, 1, 2, 0, [DONE]),
+        (DONE, 1, 0, 0, [DONE, "account.depleted"]),
+        (DONE, 2, 1, 0, [DONE]),
+        (REFUSED, 0, 0, 0, [REFUSED]),
+        (REFUSED, 5, 5, 5, [REFUSED]),
+        (DONE, 499, 500, 500, [DONE]),  # at the threshold is not above it
+        (DONE, 500, 501, 500, [DONE, "account.funded"]),
+        (DONE, 501, 500, 500, [DONE, "account.depleted"]),
+        (DONE, 500, 499, 500, [DONE]),
+        (DONE, 0, 10_000, 500, [DONE, "account.funded"]),
+        (DONE, 10_000, 0, 500, [DONE, "account.depleted"]),
+    ],
+)
+def test_what_an_event_means(event: str, before: int, after: int, threshold: int, told: list[str]) -> None:
+    assert types_told(event, before, after, threshold) == told
+
+
+def test_a_batch_that_crosses_several_times_tells_each_crossing() -> None:
+    balances = [0, 10, 5, 20, 0, 0, 3]
+    told = [types_told(DONE, *pair, 4)[1:] for pair in pairwise(balances)]
+    assert told == [[Told.FUNDED], [], [], [Told.DEPLETED], [], []]
+
+
+def test_the_first_five_attempts_lie_within_a_minute_and_the_last_three_days_later() -> None:
+    for chance in (0.0, 0.5, 1.0):
+        delays = [delay_seconds(attempts, chance) for attempts in range(1, len(DELAYS_SECONDS) + 1)]
+        at = [0.0, *accumulate(delay for delay in delays if delay is not None)]
+        assert at[4] < 60 < at[5], "five attempts"
+        assert all(later > earlier for earlier, later in pairwise(delays[:10]))  # type: ignore[operator]
+        assert 60 * 3600 < at[-1] < 84 * 3600
+        assert 3600 < max(delay or 0 for delay in delays) <= 8 * 3600
+    assert delay_seconds(len(DELAYS_SECONDS) + 1, 0.5) is None
+
+
+def test_jitter_spreads_what_failed_together() -> None:
+    assert delay_seconds(7, 1.0) != delay_seconds(7, 0.0)
+
+
+def test_a_webhook_id_is_of_the_event_the_webhook_and_what_is_told() -> None:
+    assert webhook_id(12, 3, Told.COMPLETED) == webhook_id(12, 3, Told.REJECTED) == "evt_12_3"
+    assert webhook_id(12, 3, Told.FUNDED) == "evt_12_3_funded"
+    assert webhook_id(12, 3, Told.DEPLETED) == "evt_12_3_depleted"

@@ -1,0 +1,145 @@
+"""What comes in and goes out of webhooks, as pydantic models: they validate requests and describe the API."""
+
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from shared.cursors import CURSOR_PATTERN, read_cursor
+from shared.money import MAX_AMOUNT, MOST_CHARACTERS, THRESHOLD_PATTERN, parse_threshold
+from shared.queries.letters import LetterKey
+from shared.receivers import MOST_URL_CHARACTERS, URL_PATTERN
+from shared.telling import Told
+from web.schemas import Instant, Money
+
+LETTER_KEY_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"
+
+
+def read_letter_key(text: str) -> LetterKey | None:
+    """None for an empty one: from the beginning. Raises ValueError."""
+    if not re.fullmatch(LETTER_KEY_PATTERN, text, re.ASCII):
+        raise ValueError("is none that this address gave")
+    return LetterKey(*map(int, text.split("-"))) if text else None
+
+
+def _parse_after(text: object) -> list[int]:
+    if not isinstance(text, str):
+        raise ValueError("must be a cursor of the events; an empty one is the beginning")
+    return read_cursor(text)
+
+
+def _parse_url(text: object) -> str:
+    if not isinstance(text, str):
+        raise ValueError("must be a text")
+    return text
+
+
+def _once(events: list[Told]) -> list[Told]:
+    return list(dict.fromkeys(events))
+
+
+THRESHOLD_SCHEMA: Final[dict[str, Any]] = {
+    "description": "A decimal, at most two digits after the point, from 0 to 9999999999.99. Read exactly.",
+    "oneOf": [
+        {"type": "string", "pattern": THRESHOLD_PATTERN, "maxLength": MOST_CHARACTERS},
+        {"type": "number", "minimum": 0, "maximum": MAX_AMOUNT / 100, "multipleOf": 0.01},
+    ],
+    "default": "0.00",
+}
+
+
+class NewWebhookIn(BaseModel):
+    """A webhook to add."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[
+        str,
+        BeforeValidator(_parse_url),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "pattern": URL_PATTERN,
+                "maxLength": MOST_URL_CHARACTERS,
+                "description": "http or https, of ASCII; leads to the public internet.",
+                "examples": ["https://example.com/payments"],
+            }
+        ),
+    ]
+    events: Annotated[list[Told], Field(min_length=1, max_length=2 * len(Told)), AfterValidator(_once)]
+    threshold: Annotated[int, BeforeValidator(parse_threshold), WithJsonSchema(THRESHOLD_SCHEMA)] = 0
+
+
+class ReplayIn(BaseModel):
+    """Where to begin again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: Annotated[
+        list[int],
+        BeforeValidator(_parse_after),
+        WithJsonSchema(
+            {"type": "string", "pattern": CURSOR_PATTERN, "description": "A cursor of the events; empty: all of them."}
+        ),
+    ]
+
+
+class WebhookContentOut(BaseModel):
+    id: int
+    url: str
+    events: list[Told]
+    threshold: Money
+
+
+class NewWebhookOut(WebhookContentOut):
+    """A new webhook. The secret is told this once."""
+
+    secret: str
+
+
+class WebhookOut(WebhookContentOut):
+    """A webhook as it stands."""
+
+    created_at: Instant
+    failing_since: Instant | None = Field(description="Since when no attempt has succeeded, while they fail.")
+    disabled_at: Instant | None = Field(description="Switched off; a replay switches it on again.")
+    disabled_reason: str | None
+
+
+class WebhooksOut(BaseModel):
+    items: list[WebhookOut]
+
+
+class SecretOut(BaseModel):
+    """The new secret, told this once. For a day all is signed with the old one, too."""
+
+    secret: str
+
+
+class TrialOut(BaseModel):
+    """How the test event was received: the receiver's status, or the error for which there is none."""
+
+    delivered: bool
+    status: int | None
+    error: str | None
+
+
+class DeadLetterOut(BaseModel):
+    """A delivery that was given up."""
+
+    event_id: int
+    type: Told
+    user_id: int
+    user_seq: int
+    balance: Money
+    attempts: int
+    error: str | None
+    occurred_at: Instant
+    dead_at: Instant
+
+
+class DeadLettersOut(BaseModel):
+    """A page of dead letters in the order of the events; `next` is the cursor of the following page."""
+
+    items: list[DeadLetterOut]
+    next: str | None
