@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from shared import sending
-from shared.cursors import MOST_ID
 from shared.database import allow, reading, transaction
 from shared.errors import Invalid, invalid_field, webhook_not_found
 from shared.instants import format_instant
@@ -54,7 +53,7 @@ def list_all() -> list[Webhook]:
 def get(webhook_id: int) -> Webhook:
     """Raises NotFound, also for what can be no id."""
     with reading() as connection:
-        webhook = webhooks.find_webhook(connection, webhook_id) if 0 < webhook_id <= MOST_ID else None
+        webhook = webhooks.find_webhook(connection, webhook_id) if 0 < webhook_id < 2**63 else None
     if webhook is None:
         raise webhook_not_found(webhook_id)
     return webhook

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from shared.cursors import CURSOR_PATTERN, read_cursor
+from shared.events import CURSOR_PATTERN, parse_cursor
 from shared.money import MAX_AMOUNT, MOST_CHARACTERS, THRESHOLD_PATTERN, parse_threshold
 from shared.queries.letters import LetterKey
 from shared.receivers import MOST_URL_CHARACTERS, URL_PATTERN
@@ -25,7 +25,7 @@ def read_letter_key(text: str) -> LetterKey | None:
 def _parse_after(text: object) -> list[int]:
     if not isinstance(text, str):
         raise ValueError("must be a cursor of the events; an empty one is the beginning")
-    return read_cursor(text)
+    return list(parse_cursor(text).lanes)
 
 
 def _parse_url(text: object) -> str:

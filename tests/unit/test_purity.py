@@ -9,7 +9,7 @@ pytestmark = pytest.mark.unit
 
 PURE = [
     *("shared.money", "shared.instants", "shared.ledger", "shared.status", "shared.errors"),
-    *("shared.cursors", "shared.receivers", "shared.telling"),
+    *("shared.receivers", "shared.telling"),
 ]
 
 
