@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api import Api
 from running_service import ROOT, Service, environment, wait_until
 from running_service import payments as run
 
@@ -43,14 +44,24 @@ def ads(*options: str) -> Iterator[str]:
             assert engine.wait(10) == 0
 
 
-def test_a_campaign_goes_on_and_off_with_its_users_balance(service: Service) -> None:
+def test_a_campaign_goes_on_and_off_with_its_users_balance(start_service: Callable[..., Service]) -> None:
+    service = start_service(WEBHOOK_ALLOW_PRIVATE="1")
+    assert_campaigns_follow(service, f"listens to the webhooks of {service.url}")
+    assert Api(service.url).ask("GET", "/api/webhook/").json == {"items": []}, "it has taken its webhook away"
+
+
+def test_where_the_service_may_not_call_it_the_feed_is_followed(service: Service) -> None:
+    assert_campaigns_follow(service, f"follows the feed of {service.url}, asking every second (")
+
+
+def assert_campaigns_follow(service: Service, says: str) -> None:
     payments = Payments(service.url)
     before, user = payments.add_user("Ada").id, payments.add_user("Bob").id
     payments.deposit(before, "1.00")
     with ads("--data", str(service.data)) as said:
         name, address, how = said.split(maxsplit=2)
         assert name == "ads"
-        assert how.startswith(f"follows the feed of {service.url}, asking every second (it has no webhooks)")
+        assert how.startswith(says)
 
         def campaign(user_id: int) -> dict[str, Any]:
             listed = json.loads(fetched(f"{address}/campaigns.json"))
