@@ -25,19 +25,7 @@ RESTART_SECONDS = 30
 class _Launched(Service):
     """As Service, started by launch.py."""
 
-    def __init__(self, data: Path, options: tuple[str, ...], changes: dict[str, str]) -> None:
-        self.data = data
-        self.output = data.with_name(f"{data.name}.out")
-        arguments = ["up", "--port", "0", "--flower-port", "0", "--data", str(data), *options]
-        with open(self.output, "wb") as out, open(self.output.with_suffix(".err"), "wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.launch", *arguments],
-                cwd=ROOT,
-                env=environment(PYTHONPATH=str(ROOT), **changes),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
+    program = "tests.faults.launch"
 
 
 class Stack:
@@ -53,7 +41,9 @@ class Stack:
         self._addresses: dict[str, Address] = {}
         ports = {"FAULTS_POSTGRES_PORT": str(self.postgres.port), "FAULTS_BROKER_PORT": str(self.broker.port)}
         self.service = _Launched(
-            folder / "data", ("--workers", str(workers)), {**ports, "FAULTS_HOOK": hook, **(changes or {})}
+            folder / "data",
+            ("--workers", str(workers)),
+            {**ports, "PYTHONPATH": str(ROOT), "FAULTS_HOOK": hook, **(changes or {})},
         )
 
     def wait_ready(self) -> "Stack":

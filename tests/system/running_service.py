@@ -51,13 +51,15 @@ def payments(*arguments: str | Path, seconds: float = 60, **changes: str) -> sub
 class Service:
     """An `up` and what it started. Its output goes to files, so that nothing waits for the test to read."""
 
+    program = "local"  # the module that is run
+
     def __init__(self, data: Path, options: tuple[str, ...] = (), changes: Mapping[str, str] | None = None) -> None:
         self.data = data
         self.output = data.with_name(f"{data.name}.{time.monotonic_ns()}.out")
         arguments = ["up", "--port", "0", "--flower-port", "0", "--data", str(data), *options]
         with open(self.output, "wb") as out, open(self.output.with_suffix(".err"), "wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "local", *arguments],
+                [sys.executable, "-m", self.program, *arguments],
                 cwd=ROOT,
                 env=environment(**(changes or {})),
                 stdin=subprocess.DEVNULL,
