@@ -7,7 +7,7 @@ says something of the code.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import backlog, balances, growth, loads, processes
+from bench import backlog, balances, growth, loads, processes, telling
 from bench.floors import empty_route, fastapi_service, fronts, one_message, pgbench, sql_loop
 from bench.plan import Step, Values
 
@@ -44,6 +44,16 @@ STEPS: tuple[Step, ...] = (
         "open loop at 10, 50 and 80 % of the spread rate settled: until accepted, until final",
         loads.latency,
         ("spread",),
+    ),
+    Step(
+        "telling",
+        "single PUTs settled without a webhook, with one that is told, with one that hangs, by turns",
+        telling.settling,
+    ),
+    Step(
+        "told",
+        "100 events/s: from PUT until a healthy receiver has it, beside one that hangs",
+        telling.beside_an_ill_one,
     ),
     Step("fronts", "the accept path alone, on granian and on gunicorn's threads", fronts.measure),
     Step("memory", "memory of each process after the load", processes.memory, ("spread",)),
@@ -139,6 +149,9 @@ RATIOS: tuple[Ratio, ...] = (
     ),
     Ratio("until final at 50 % load, p99, in ms", "final_at_50_p99_ms", {}, "", 100, 30, most=True),
     Ratio("balance at a date, long", "balance_at_large_ms", {"balance_at_small_ms": 1}, "short", 1.5, 1.1, most=True),
+    Ratio("settled, a receiver hangs", "told_hanging_per_s", {"told_none_per_s": 1}, "without webhooks", 0.9, 1),
+    Ratio("settled, a receiver hangs", "told_hanging_per_s", {"told_well_per_s": 1}, "a receiver is well"),
+    Ratio("told beside one that hangs, p99, in ms", "told_p99_ms", {}, "", 1000, 200, most=True),
     Ratio("drain, one process", "drain_1_per_s", {"sql_loop_1_per_s": 1}, "SQL loop, one process"),
     Ratio("drain, two processes", "drain_2_per_s", {"sql_loop_2_per_s": 1}, "SQL loop, two processes"),
     Ratio("accepted, spread", "spread_accepted_per_s", {"empty_route_per_s": 1}, "empty route"),

@@ -51,7 +51,7 @@ class Stack:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "local", "up", *options],
                 cwd=ROOT,
-                env=environment(),
+                env=environment(WEBHOOK_ALLOW_PRIVATE="1"),  # for the benchmark's own receiver
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

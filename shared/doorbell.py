@@ -132,9 +132,9 @@ def _notify_key(webhook_id: int, slot: int) -> str:
     return f"payments:notify:{webhook_id}:{slot}"
 
 
-def peek() -> bytes | None:
+def peek(queue: str) -> bytes | None:
     """The message that will be taken next; None where there is none, or the broker does not answer."""
-    message: bytes | None = _with_bell(lambda redis: redis.lindex(QUEUE, -1))
+    message: bytes | None = _with_bell(lambda redis: redis.lindex(queue, -1))
     return message
 
 

@@ -4,6 +4,7 @@ Like the sweep it needs Postgres alone: what nobody took within two seconds, bec
 was lost, it delivers itself, by a few threads of its own.
 """
 
+import os
 import random
 import threading
 import time
@@ -14,8 +15,9 @@ from shared.database import is_machinery
 from shared.delivering import expand, find_due, prune, work
 from shared.logs import get_logger
 from worker.sweep import first_line
+from worker.watchdog import Watchdog
 
-EVERY_SECONDS: Final = 0.2
+EVERY_SECONDS: Final = 0.1
 OVERDUE_SECONDS: Final = 2.0
 SPARE_THREADS: Final = 4
 PRUNE_EVERY_SECONDS: Final = 60.0
@@ -62,10 +64,11 @@ class Notifier:
 
 
 def _run() -> None:
-    notifier = Notifier()
+    notifier, watchdog = Notifier(), Watchdog(doorbell.NOTIFY_QUEUE, os.getpid())
     while True:
         more = False
         try:
+            watchdog.look()
             more = notifier.run_once()
         except Exception as error:  # whatever it was, this thread must live
             _tell(error)

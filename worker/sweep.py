@@ -4,11 +4,13 @@ It needs Postgres alone, so payments settle while the broker is down, and there 
 in the process that forks.
 """
 
+import os
 import random
 import threading
 import time
 from typing import Final
 
+from shared import doorbell
 from shared.database import is_machinery, transaction
 from shared.logs import get_logger
 from shared.parking import retry_due, work_lanes
@@ -78,7 +80,7 @@ def first_line(error: Exception) -> str:
 
 
 def _run() -> None:
-    sweep, watchdog = Sweep(), Watchdog()
+    sweep, watchdog = Sweep(), Watchdog(doorbell.QUEUE, os.getppid())
     while True:
         time.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
         try:

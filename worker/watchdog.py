@@ -1,8 +1,9 @@
 """The watchdog: notices a worker that has gone deaf, and ends it so that its supervisor starts another.
 
 A worker is deaf when it no longer takes messages though the broker answers. The sweep hides that from clients (their
-payments settle within seconds), so nobody would ever notice. Asked by the sweep's thread of each pool process: the
-process that forks must not have threads, and may be the one that hangs.
+payments settle within seconds) and the notifier's own loop from receivers, so nobody would ever notice. Asked by the
+sweep's thread of each pool process (the process that forks must not have threads, and may be the one that hangs), and by
+the notifier's loop.
 """
 
 import os
@@ -22,14 +23,16 @@ log = get_logger("watchdog")
 class Watchdog:
     """Watches the message that is next in the queue: while anybody takes messages, it changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: str, worker: int) -> None:
+        """`worker` is the pid of the process that takes messages from the queue."""
+        self._queue, self._worker = queue, worker
         self._next: bytes | None = None
         self._since = 0.0
         self._told_to_end = 0.0
 
     def look(self) -> None:
-        """End the worker's main process if the same message has been next for too long: SIGTERM, then SIGKILL."""
-        following = doorbell.peek()
+        """End the worker if the same message has been next for too long: SIGTERM, then SIGKILL."""
+        following = doorbell.peek(self._queue)
         now = time.monotonic()
         if following is None or following != self._next:
             self._next, self._since = following, now
@@ -39,6 +42,6 @@ class Watchdog:
         if not self._told_to_end:
             self._told_to_end = now
             log.error("the worker takes no messages: ending it", seconds=round(now - self._since, 1))
-            os.kill(os.getppid(), signal.SIGTERM)
+            os.kill(self._worker, signal.SIGTERM)
         elif now - self._told_to_end > GRACE_SECONDS:
-            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(self._worker, signal.SIGKILL)

@@ -10,6 +10,7 @@ from shared.queries.deliveries import ON, give_turns
 from shared.status import LANES
 
 FAILING_AFTER_SECONDS: Final = 5
+DUE_PER_SLOT: Final = 4  # a message costs more than a delivery; a receiver that is slow is given more at each look
 
 
 class Delivery(NamedTuple):
@@ -39,7 +40,7 @@ _ALLOWED: Final = f"""
        WHERE webhook_id = webhooks.id AND claimed_until > statement_timestamp())
 """
 _FIND_DUE = text(f"""
-    SELECT id, least(due.count, allowed) AS slots, due.overdue FROM (
+    SELECT id, least(ceil(due.count / {DUE_PER_SLOT}.0), allowed) AS slots, due.overdue FROM (
         SELECT id, {_ALLOWED} AS allowed FROM webhooks WHERE {ON}
     ) AS webhook CROSS JOIN LATERAL (
         SELECT count(*) AS count, extract(epoch FROM statement_timestamp() - min(next_attempt_at)) AS overdue FROM (

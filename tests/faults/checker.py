@@ -153,6 +153,17 @@ def queues_are_drained_and_nothing_leaks(history: History, books: Books) -> Iter
     yield from books.leaks
 
 
+def every_outcome_is_told_in_order(history: History, books: Books) -> Iterator[str]:
+    """To a receiver that is well: each at least once, and none for the first time after a later one of its user."""
+    if books.told is None:
+        return
+    for user_id, rows in by_user(books.rows).items():
+        wanted = sorted(row.user_seq for row in rows if row.user_seq is not None)
+        first_told = list(dict.fromkeys(books.told.get(user_id, [])))
+        if first_told != wanted:
+            yield f"user {user_id} has outcomes {wanted} and its receiver heard {first_told}"
+
+
 RULES: Final[tuple[Rule, ...]] = (
     accepted_transactions_exist,
     all_become_final,
@@ -166,6 +177,7 @@ RULES: Final[tuple[Rule, ...]] = (
     past_balances_are_sums,
     none_is_settled_before_it_is_accepted,
     only_a_business_reason_rejects,
+    every_outcome_is_told_in_order,
     verify_agrees,
     queues_are_drained_and_nothing_leaks,
 )

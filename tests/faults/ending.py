@@ -10,6 +10,7 @@ import redis
 from tests.faults.history import Books, Document, Row
 from tests.faults.load import Http
 from tests.faults.stack import Stack
+from tests.receiver import Receiver
 from tests.system.running_service import family, payments, wait_until
 
 ROWS = """
@@ -25,17 +26,40 @@ IDLE_IN_TRANSACTION = """
     WHERE application_name LIKE 'payments-%' AND xact_start < clock_timestamp() - interval '10 seconds'
 """
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'payments-%'"
-ALL_SESSIONS = 16 * 6  # web, the worker's processes, and room for those being replaced
+ALL_SESSIONS = 16 * 6  # web, the workers' processes, and room for those being replaced
+TOLD_SECONDS = 40.0
 
 
-def gather(stack: Stack, http: Http, users: list[int]) -> Books:
+def gather(stack: Stack, http: Http, users: list[int], receiver: Receiver) -> Books:
     statements = {user_id: list(_statement(http, user_id)) for user_id in users}
     balances = {user_id: Decimal(_get(http, f"/api/user/{user_id}/balance/")["balance"]) for user_id in users}
     with stack.session() as cursor:
         cursor.execute(ROWS)
         rows = [Row(*row) for row in cursor.fetchall()]
     verified = payments("verify", "--data", stack.service.data)
-    return Books(statements, balances, rows, verified.returncode, _queued(stack), list(_leaks(stack)))
+    return Books(
+        statements,
+        balances,
+        rows,
+        verified.returncode,
+        _queued(stack),
+        _told(receiver, {(row.user_id, row.user_seq) for row in rows if row.user_seq is not None}),
+        list(_leaks(stack)),
+    )
+
+
+def _told(receiver: Receiver, wanted: set[tuple[int, int]]) -> dict[int, list[int]]:
+    """What the receiver of all outcomes heard. A delivery that a killed notifier had in hand is free after 20 s."""
+
+    def heard() -> list[tuple[int, int]]:
+        return [(got.json["data"]["user_id"], got.json["data"]["user_seq"]) for got in list(receiver.got)]
+
+    with suppress(AssertionError):
+        wait_until(lambda: wanted <= set(heard()), "all outcomes are told", TOLD_SECONDS)
+    told: dict[int, list[int]] = {}
+    for user_id, user_seq in heard():
+        told.setdefault(user_id, []).append(user_seq)
+    return told
 
 
 def _statement(http: Http, user_id: int) -> Iterator[Document]:

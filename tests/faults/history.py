@@ -72,6 +72,7 @@ class Books:
     rows: list[Row]
     verify_exit: int = 0
     queued: int = 0  # rings in the broker
+    told: dict[int, list[int]] | None = None  # by user, the user_seq of each delivery as they came; None: no webhook
     leaks: list[str] = field(default_factory=list)
 
 

@@ -15,6 +15,7 @@ from tests.faults.ending import gather
 from tests.faults.history import Recovery
 from tests.faults.load import Load
 from tests.faults.stack import Stack
+from tests.receiver import Receiver, receiving
 
 Say = Callable[[str], None]
 Prepare = Callable[[Stack], None]
@@ -62,20 +63,25 @@ def run(
 
     What the service wrote is kept in `log`.
     """
-    with TemporaryDirectory(prefix="payments-faults-") as folder:
+    changes["WEBHOOK_ALLOW_PRIVATE"] = "1"
+    with TemporaryDirectory(prefix="payments-faults-") as folder, receiving() as receiver:
         stack = Stack(Path(folder), hook=hook, changes=changes)
         try:
             prepare(stack.wait_ready())
-            return _run_on(stack, plan, say)
+            return _run_on(stack, plan, receiver, say)
         finally:
             stack.stop()
             if log:
                 log.write_bytes(stack.service.output.read_bytes())
 
 
-def _run_on(stack: Stack, plan: Plan, say: Say) -> Result:
+def _run_on(stack: Stack, plan: Plan, receiver: Receiver, say: Say) -> Result:
     result = Result()
     load = Load(stack.url, plan.users, plan.rate, plan.seed)
+    asked = {"url": receiver.url, "events": ["transaction.completed", "transaction.rejected"]}
+    answer = load.http.ask("POST", "/api/webhook/", asked)
+    assert answer, "the webhook was not added"
+    assert answer.status == 201, answer
     load.start()
     try:
         _break_things(stack, plan, load, result, say)
@@ -89,7 +95,7 @@ def _run_on(stack: Stack, plan: Plan, say: Say) -> Result:
         result.accepted = len(load.accepted())
     if not any(recovery.stuck for recovery in load.history.recoveries):
         load.history.recoveries.append(_await_final(load, "the end"))
-    books = gather(stack, load.http, load.users)
+    books = gather(stack, load.http, load.users, receiver)
     result.violations += [*check(load.history, books), *load.surprises]
     return result
 

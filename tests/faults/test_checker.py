@@ -67,7 +67,7 @@ def good() -> tuple[History, Books]:
         *(row("a", 1, "5.00", "5.00"), row("b", 2, "2.00", "7.00"), row("c", 3, "1.00", "8.00", LATE)),
         rejected,
     ]
-    return history, Books({7: statement}, {7: Decimal("8.00")}, rows)
+    return history, Books({7: statement}, {7: Decimal("8.00")}, rows, told={7: [1, 2, 2, 1, 3, 4]})
 
 
 def test_a_history_that_is_right_passes() -> None:
@@ -183,6 +183,10 @@ BREAKERS: list[tuple[str, str, Breaker]] = [
         "a deposit",
         lambda h, b: change_shown(b, "d", type="DEPOSIT"),
     ),
+    ("every_outcome_is_told_in_order", "one is not told", lambda h, b: b.told[7].remove(4)),
+    ("every_outcome_is_told_in_order", "a user hears nothing", lambda h, b: b.told.pop(7)),
+    ("every_outcome_is_told_in_order", "3 overtook 2", lambda h, b: b.told.update({7: [1, 3, 2, 4]})),
+    ("every_outcome_is_told_in_order", "what never was", lambda h, b: b.told[7].append(5)),
     ("verify_agrees", "it ended with 1", lambda h, b: setattr(b, "verify_exit", 1)),
     ("queues_are_drained_and_nothing_leaks", "a ring is left", lambda h, b: setattr(b, "queued", 1)),
     ("queues_are_drained_and_nothing_leaks", "a leak", lambda h, b: b.leaks.append("a session is idle in transaction")),
@@ -226,4 +230,5 @@ def test_a_past_that_a_late_entry_reaches_may_change() -> None:
     books.balances[7] = Decimal("11.00")
     recorded = NOON + timedelta(minutes=25)
     books.rows.append(row("f", 4, "3.00", "11.00", LATE, recorded_at=recorded, user_seq=5, accept_order=5))
+    books.told[7].append(5)
     assert check(history, books) == []

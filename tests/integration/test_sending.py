@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from shared import sending
 from shared.errors import Invalid
@@ -18,8 +19,6 @@ from tests.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.integration
 
-# of "hooks.example", for a hundred years: a key that guards nothing
-CERTIFICATE = Path(__file__).parents[1] / "tls" / "hooks.example.pem"
 SECRETS = ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"]
 MESSAGE = Message("evt_1_1", "{}")
 
@@ -90,12 +89,14 @@ def test_a_name_that_does_not_resolve_is_no_receipt(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def secure(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    """The same receiver behind TLS. Its certificate is one of those trusted."""
+def secure(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """The same receiver behind TLS. The authority of its certificate is one of those trusted."""
+    authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATE)
+    authority.issue_cert("hooks.example").configure_cert(context)
     receiver.server.socket = context.wrap_socket(receiver.server.socket, server_side=True)
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     sending._context.cache_clear()
     yield receiver
     sending._context.cache_clear()

@@ -4,9 +4,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 from api import Api, query, transaction
+from celery import Celery
 from running_service import Service, family, wait_until
 
 from tests.receiver import HANG, Receiver, receiving
@@ -182,29 +184,20 @@ def test_dead_letters_are_shown(api: Api, open_service: Service, receiver: Recei
     assert 'payments_webhook_deliveries_total{outcome="dead"}' in metrics
 
 
-def test_while_one_receiver_hangs_another_is_told_within_a_second_and_settling_goes_on(
-    api: Api, receiver: Receiver
-) -> None:
+def test_while_one_receiver_hangs_another_is_told_and_settling_goes_on(api: Api, receiver: Receiver) -> None:
+    """How soon, is measured in the benchmark (`told`)."""
     with receiving() as ill:
         ill.answer = lambda _: HANG
         users = [api.add_user() for _ in range(20)]
         bad, _ = add(api, ill), add(api, receiver)
-        sent: dict[str, float] = {}
-        begin = time.monotonic()
-        for number in range(25):  # 100 events a second
-            time.sleep(max(0.0, begin + number * 0.2 - time.monotonic()))
+        for _ in range(25):
             payments = [transaction(user) for user in users]
-            sent.update({payment["uid"]: time.monotonic() for payment in payments})
             assert api.ask("PUT", "/api/transactions/", payments).status == 202
-        last = payments[-1]["uid"]
-        assert api.wait_final(last)["status"] == "COMPLETED"
-        assert time.monotonic() - sent[last] < 1, "settling goes on"
-        wait_until(lambda: len(receiver.got) >= len(sent), "all are told", 20)
-        late = sorted(got.at - sent[got.json["data"]["transaction"]["uid"]] for got in receiver.got)
-        assert late[int(0.99 * len(late))] < 1.0, late[-10:]
-        for user in users:
-            assert receiver.told(user) == [(seq, DONE) for seq in range(1, 26)]
-        assert ill.most_at_once <= 8
+        assert api.wait_final(payments[-1]["uid"])["status"] == "COMPLETED"
+        whole = [(seq, DONE) for seq in range(1, 26)]
+        wait_until(lambda: all(receiver.told(user) == whole for user in users), "all are told, in order", 20)
+        assert 1 <= ill.most_at_once <= 8
+        assert len(ill.got) < len(users), "it has hung all the while"
         assert api.ask("DELETE", f"/api/webhook/{bad['id']}/").status == 204
 
 
@@ -221,6 +214,27 @@ def test_killed_notifiers_lose_nothing_and_keep_the_order(api: Api, open_service
             wait_until(lambda: [p for p in open_service.ps() if p["role"] == "notify" and p["pid"] != old], "another")  # noqa: B023
     whole = [(seq, DONE) for seq in range(1, 9)]
     wait_until(lambda: all(list(dict.fromkeys(receiver.told(user))) == whole for user in users), "all in order", 60)
+
+
+def test_a_notifier_that_takes_no_messages_is_replaced(
+    start_service: Callable[..., Service], receiver: Receiver
+) -> None:
+    """Its own loop goes on telling, by a few threads: nobody would ever notice."""
+    service = start_service(WEBHOOK_ALLOW_PRIVATE="1", PAYMENTS_DEAF_SECONDS="2")
+    api, deaf = Api(service.url), service.pid_of("notify")
+    add(api, receiver)
+    with Celery("tests", broker=service.broker_url, set_as_current=False) as control:
+        control.control.cancel_consumer("notify")
+        user, seqs = api.add_user(), count(1)
+
+        def another_consumes() -> bool:
+            api.put(transaction(user))  # each event is a message that nobody takes
+            next(seqs)
+            return [p["pid"] for p in service.ps() if p["role"] == "notify"] not in ([deaf], [])
+
+        wait_until(another_consumes, "another notifier", 40)
+    whole = [(seq, DONE) for seq in range(1, next(seqs))]
+    wait_until(lambda: list(dict.fromkeys(receiver.told(user))) == whole, "all in order", 40)
 
 
 def test_with_the_broker_away_webhooks_are_told_all_the_same(
