@@ -41,6 +41,11 @@ RING_FAILURES = Counter("payments_ring_failures", "Rings that the broker did not
 WEBHOOK_DELIVERIES = Counter(
     "payments_webhook_deliveries", "Attempts to deliver, by outcome: delivered, failed (tried again), dead", ["outcome"]
 )
+# What may never happen is 0 from the beginning: a rate needs one.
+for cause in ("own", "machinery"):
+    BATCH_FAILURES.labels(cause)
+for outcome in ("delivered", "failed", "dead"):
+    WEBHOOK_DELIVERIES.labels(outcome)
 
 _COUNTED_HERE = (
     *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION),

@@ -108,7 +108,7 @@ def test_the_exporter_dies_with_a_worker_that_is_killed(worker: Worker) -> None:
 def test_notify_serves_its_metrics_too(service: Service, tmp_path: Path) -> None:
     notify = start(service, tmp_path, "notify")
     try:
-        wait_until(lambda: "payments_webhook_deliveries" in notify.metrics(), "the exporter", 30)
+        wait_until(lambda: "payments_webhook_deliveries_total" in notify.metrics(), "the exporter", 30)
     finally:
         members = family(notify.process.pid)
         notify.process.kill()
