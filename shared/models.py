@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-MIGRATION: Final = "0002"  # the newest one that this code needs
+MIGRATION: Final = "0003"  # the newest one that this code needs
 
 metadata = MetaData()
 accept_order = Sequence("transactions_accept_order_seq", metadata=metadata, cache=1, data_type=BigInteger)
@@ -224,4 +224,15 @@ Index(
     "deliveries_delivered",
     deliveries.c.delivered_at,
     postgresql_where=text("delivered_at IS NOT NULL"),
+)
+
+verifications = Table(
+    "verifications",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("finished_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("users", BigInteger, nullable=False),
+    Column("entries", BigInteger, nullable=False),
+    Column("differences", BigInteger, nullable=False),
+    PrimaryKeyConstraint("id", name="verifications_pkey"),
 )
