@@ -26,7 +26,7 @@ def main() -> int:
     if not _broker_answers():
         return 0
     since = "never yet" if silence is None else f"{silence:.0f} s ago"
-    print(f"the broker answers, and the heartbeat was {since}", file=sys.stderr)
+    sys.stderr.write(f"the broker answers, and the heartbeat was {since}\n")
     return 1
 
 

@@ -41,7 +41,13 @@ def test_the_builder_is_sent_what_it_copies_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "modules", ["web.app, web.__main__", "worker.app, worker.notify, worker.exporter, worker.alive", "migrations.__main__", "local.cli"]
+    "modules",
+    [
+        "web.app, web.__main__",
+        "worker.app, worker.notify, worker.exporter, worker.alive",
+        "migrations.__main__",
+        "local.cli",
+    ],
 )
 def test_what_is_copied_is_enough_for_each_process(modules: str, tmp_path: Path) -> None:
     for source in copied():

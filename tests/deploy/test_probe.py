@@ -46,7 +46,9 @@ def _answers(url: str) -> bool:
 def probe(heartbeat: Path, broker_url: str) -> int:
     """The exit code of the command that the manifest has, with a file of the test's own."""
     worker = next(c for c in containers(overlay("small")) if c.process == "worker" and not c.is_init)
-    command = [word.replace("/tmp/heartbeat", str(heartbeat)) for word in worker.spec["livenessProbe"]["exec"]["command"]]
+    command = [
+        word.replace("/tmp/heartbeat", str(heartbeat)) for word in worker.spec["livenessProbe"]["exec"]["command"]
+    ]
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
