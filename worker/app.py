@@ -110,7 +110,8 @@ def _guard(pool: Any) -> None:
     dead_since: dict[int, float] = {}
     stops_since = None
     while True:
-        exporter.tend()
+        with suppress(OSError):  # no process to be had: the next look may have more luck, and this thread must live
+            exporter.tend()
         time.sleep(1)
         now = time.monotonic()
         if _is_told_to_stop():  # its processes end one by one

@@ -44,5 +44,8 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, whose last numbers are still to be read
     registry = CollectorRegistry()
     MultiProcessCollector(registry, settings().metrics_dir)
-    _, thread = start_http_server(settings().metrics_port, "0.0.0.0", registry)
+    try:
+        _, thread = start_http_server(settings().metrics_port, "0.0.0.0", registry)
+    except OSError as error:
+        sys.exit(f"metrics cannot be served on port {settings().metrics_port}: {error.strerror}")
     thread.join()

@@ -3,7 +3,8 @@
     python tests/deploy/ask_dashboard.py http://127.0.0.1:9090
 
 An alert without an answer does not fire. A panel without one is named in the last line; exit code 1 where a query is
-wrong. It takes a Prometheus that scrapes a service with some load on it: see docs/runbook.md, "Try it".
+wrong. It takes a Prometheus that scrapes a service with some load on it, and has the alerts for its rules: see
+docs/runbook.md, "Try it".
 """
 
 import json

@@ -82,9 +82,8 @@ def test_a_snapshot_that_is_held_is_told_by_its_age() -> None:
         assert get_watched().oldest_snapshot_seconds < 0.3
 
 
-def test_the_last_verification_is_told_and_nothing_while_there_is_none(
-    client: FlaskClient, no_verification: None
-) -> None:
+@pytest.mark.usefixtures("no_verification")
+def test_the_last_verification_is_told_and_nothing_while_there_is_none(client: FlaskClient) -> None:
     assert not [name for name in numbers(client) if "verify" in name]
     record(Findings(Counts(users=2, entries=5), differences=3))
     run_sql("UPDATE verifications SET finished_at = finished_at - interval '1 hour'")
