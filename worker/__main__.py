@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
         queue = f"--queues={doorbell.NOTIFY_QUEUE}"
         app.worker_main(["worker", *QUIET, "--pool=threads", slots, queue, "--hostname=notify@%h"])
     else:
-        app.worker_main(["worker", *QUIET, "--pool=prefork"])
+        app.worker_main(["worker", *QUIET, "--pool=prefork", "--hostname=settle@%h"])
 
 
 if __name__ == "__main__":
