@@ -35,14 +35,14 @@ def _most_connections() -> int:
 
 def serve(factory: str, host: str, port: int) -> None:
     """Serve an application until a signal says to stop. `factory` is module:function, called in the process that serves."""
-    from granian import Granian
     from granian.constants import HTTPModes, Interfaces
+    from granian.server.mp import MPServer
 
-    class Server(Granian):  # type: ignore[misc]
+    class Server(MPServer):
         def shutdown(self, exit_code: int = 0) -> None:
             for worker in self.wrks:
                 stopping.drain(worker.inner.pid)
-            super().shutdown(exit_code)
+            super().shutdown(exit_code)  # type: ignore[no-untyped-call]
 
     Server(
         factory,

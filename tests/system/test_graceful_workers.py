@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from api import Api, query, row_lock, transaction
+from api import LANES, Api, query, row_lock, transaction
 from celery import Celery
 from paying_clients import PayingClients, assert_each_settled_once
 from running_service import ROOT, Service, assert_all_ended, environment, family, wait_until
@@ -52,7 +52,8 @@ def test_workers_stopped_under_load_end_in_time_and_nothing_is_lost(service: Ser
 def test_a_worker_that_is_stopped_finishes_its_batch(service: Service) -> None:
     """The batch has locked one user and stands at the other, whom the test holds, when SIGTERM comes."""
     api, before = Api(service.url), len(ends(service, "worker"))
-    first, second = api.add_user(), api.add_user()
+    first, *_, second = [api.add_user() for _ in range(LANES + 1)]  # of one lane, so that one batch has both
+    api.deposit(first)  # there is a worker
     contents = [transaction(user_id) for user_id in (first, second)]
     waiting = "SELECT backend_xid FROM pg_stat_activity WHERE application_name = 'payments-worker'"
     with row_lock(service.database_url, second):
