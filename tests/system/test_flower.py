@@ -86,5 +86,11 @@ def test_a_task_tells_what_it_settled_and_both_queues_are_seen(flower: str, serv
     wait_until(rang, "Flower tells of a ring under the uid that rang", 40)
     results = {task["result"] for task in told.values()}
     assert f"'1 completed, 1 rejected; lane {user % 16}'" in results, results
-    queues = json.loads(fetch(f"{flower}/api/queues/length", PASSWORD))["active_queues"]
-    assert {queue["name"] for queue in queues} == {"settle", "notify"}
+
+    def queues_seen() -> bool:
+        """Flower asks the workers for their queues when it starts, and when somebody looks at them."""
+        fetch(f"{flower}/api/workers?refresh=1", PASSWORD)
+        queues = json.loads(fetch(f"{flower}/api/queues/length", PASSWORD))["active_queues"]
+        return {queue["name"] for queue in queues} == {"settle", "notify"}
+
+    wait_until(queues_seen, "both queues are seen", 40)
