@@ -22,19 +22,20 @@ th, td {{ text-align: left; padding: .4rem .8rem; border-bottom: 1px solid #ddd;
 th {{ font-weight: 400; color: #666 }}
 .money {{ text-align: right }}
 .on {{ color: #06691f; font-weight: 600 }}
-.on::before {{ content: "\25cf\00a0" }}
+.on::before {{ content: "● " }}
 .off {{ color: #a11212 }}
-.off::before {{ content: "\25cb\00a0" }}
+.off::before {{ content: "○ " }}
 .small {{ color: #666; font-size: 85% }}
 </style></head><body>
 <h1>{on} of {all} campaigns run</h1>
-<p>A user's campaign runs while there is money. The one that was switched last stands first.</p>
+<p>A user's campaign runs while there is money. The one that was switched last stands first.{unread}</p>
 <table><tr><th>user</th><th>campaign</th><th class="money">balance</th><th>switched (UTC)</th></tr>
 {rows}
 </table>
 <p class="small">This engine {says}. The page renews itself every two seconds.</p>
 </body></html>
 """
+UNREAD: Final = " <b>The feed is still being read: not all are here yet.</b>"
 NOBODY: Final = '<tr><td colspan="4">Nobody has paid in yet.</td></tr>'
 ROW: Final = '<tr><td>{user_id}</td><td class="{word}">{word}</td><td class="money">{balance}</td><td>{since}</td></tr>'
 
@@ -91,4 +92,7 @@ def page(engine: Engine) -> str:
         for c in campaigns
     ]
     on = sum(bool(c["on"]) for c in campaigns)
-    return PAGE.format(on=on, all=len(campaigns), says=escape(engine.says), rows="\n".join(rows) or NOBODY)
+    unread = "" if engine.caught_up else UNREAD
+    return PAGE.format(
+        on=on, all=len(campaigns), says=escape(engine.says), rows="\n".join(rows) or NOBODY, unread=unread
+    )
