@@ -13,9 +13,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from api import Api, transaction
+from api import JSON, Api, held_lane, transaction
 from paying_clients import PayingClients, assert_each_settled_once
 from running_service import ROOT, Service, environment, started_at, wait_until
+
+from web.stopping import _shut_the_door
 
 pytestmark = pytest.mark.system
 
@@ -151,16 +153,42 @@ def test_a_list_that_is_being_sent_is_taken_in_after_the_door_is_shut(
     assert_each_settled_once(service.database_url, [user_id], {content["uid"] for content in contents})
 
 
-def test_who_keeps_a_connection_is_asked_to_let_go_of_it(service: Service, start_web: Callable[..., Web]) -> None:
-    web = start_web()
-    before = get(web.port, "/livez")
-    assert before
-    assert "Connection" not in before.headers
-    web.process.terminate()
-
-    def says_so() -> bool:
-        answer = get(web.port, "/livez")
-        return bool(answer and answer.headers.get("Connection") == "close")
-
-    wait_until(says_so, "an answer says that the connection ends")
+def test_who_keeps_a_connection_is_answered_and_asked_to_let_go_of_it(
+    service: Service, start_web: Callable[..., Web]
+) -> None:
+    """That the stop has begun is seen by one who waits: that one is answered."""
+    web, user_id = start_web(), Api(service.url).add_user()
+    kept, waits = (http.client.HTTPConnection("127.0.0.1", web.port, timeout=30) for _ in range(2))
+    kept.request("GET", "/livez")
+    answer = kept.getresponse()
+    assert "Connection" not in answer.headers
+    answer.read()
+    with held_lane(service.database_url, user_id):
+        content = transaction(user_id)
+        waits.request("PUT", "/api/transaction/", json.dumps(content), {"Content-Type": JSON, "Prefer": "wait=30"})
+        wait_until(lambda: get(web.port, f"/api/transaction/{content['uid']}/").status == 200, "accepted")  # type: ignore[union-attr]
+        web.process.terminate()
+        assert waits.getresponse().status == 202
+    kept.request("GET", "/livez")
+    answer = kept.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (200, "close")
     assert web.process.wait(30) == 0
+    kept.close()
+    waits.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel has no such filter")
+def test_a_shut_door_lets_nobody_in_and_keeps_who_is_inside() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as early, socket.socket() as late:
+        early.connect(listener.getsockname())
+        _shut_the_door()
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.connect(listener.getsockname())
+        inside, _ = listener.accept()
+        with inside:
+            inside.sendall(b"welcome")
+            assert early.recv(7) == b"welcome"
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
