@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import socket
+import stat
 import struct
 import threading
 import time
@@ -74,8 +75,10 @@ def _shut_the_door() -> None:
     """
     rules = b"".join(struct.pack("HBBI", *rule) for rule in _DROP_SYN)
     program = ctypes.create_string_buffer(rules, len(rules))
-    for descriptor in os.listdir(_DESCRIPTORS) if os.path.isdir(_DESCRIPTORS) else ():
-        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor))) as ours:
-            if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                value = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(program))
-                ours.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, value)
+    value = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(program))
+    for descriptor in map(int, os.listdir(_DESCRIPTORS) if os.path.isdir(_DESCRIPTORS) else ()):
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                with socket.socket(fileno=os.dup(descriptor)) as ours:
+                    if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        ours.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, value)
