@@ -40,7 +40,9 @@ class Tally(NamedTuple):
     failed: int = 0
 
     def __str__(self) -> str:
-        return f"webhook {self.webhook_id}: {self.delivered} delivered, {self.failed} failed"
+        counts = {"delivered": self.delivered, "failed": self.failed}
+        did = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return f"{did or 'nothing to do'}; webhook {self.webhook_id}"
 
 
 def expand() -> bool:

@@ -39,6 +39,7 @@ class Parts:
 
     lane: int
     settled: int = 0
+    rejected: int = 0
     parked: int = 0
     busy: bool = False
     failing: list[tuple[Head, str]] = field(default_factory=list)
@@ -73,6 +74,7 @@ def _settle_each(lanes: Sequence[int]) -> Slice:
             failures.append(error)
         else:
             done.settled += part.settled
+            done.rejected += part.rejected
             done.parked += part.parked
     if failures:
         raise failures[0]
@@ -91,7 +93,7 @@ def _settle_in_parts(lane: int) -> Slice:
         raise LaneFails(f"{len(parts.failing)} rows of lane {lane} fail and nothing commits: {parts.failing[0][1]}")
     if parts.passed_over:
         raise parts.passed_over[0]
-    return Slice([lane], parts.settled, parts.parked, parts.busy)
+    return Slice([lane], parts.settled, parts.parked, parts.busy, parts.rejected)
 
 
 def _heads(lane: int) -> Iterator[Head]:
@@ -127,6 +129,7 @@ def _settle_user(head: Head | None, parts: Parts) -> None:
             parts.busy = True
             return
         parts.settled += len(batch.outcomes)
+        parts.rejected += batch.rejected
         parts.parked += batch.parked
         with transaction() as connection:
             head = lane_queries.find_head(connection, parts.lane, head.user_id)

@@ -50,21 +50,28 @@ class Batch:
     parked: int = 0
     more: set[int] = field(default_factory=set)
 
+    @property
+    def rejected(self) -> int:
+        return sum(outcome.status == Status.REJECTED for outcome in self.outcomes)
+
 
 @dataclass
 class Slice:
-    """What a slice of work on lanes did. `busy`: other processes had them all. The counts are of rows."""
+    """What a slice of work on lanes did. `busy`: other processes had them all. The counts are of rows; `rejected`
+    are among the settled. Its text is what Flower shows.
+    """
 
     lanes: list[int]
     settled: int = 0
     parked: int = 0
     busy: bool = False
+    rejected: int = 0
 
     def __str__(self) -> str:
-        named = f"lane{'s' * (len(self.lanes) > 1)} {', '.join(map(str, self.lanes))}"
-        if self.busy and not self.settled:
-            return f"{named}: busy elsewhere"
-        return f"{named}: {self.settled} settled, {self.parked} parked"
+        counts = {"completed": self.settled - self.rejected, "rejected": self.rejected, "parked": self.parked}
+        did = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        lanes = f"lane{'s' * (len(self.lanes) > 1)} {', '.join(map(str, sorted(self.lanes)))}"
+        return f"{did or ('busy elsewhere' if self.busy else 'nothing to do')}; {lanes}"
 
 
 def settle_lanes(lanes: Sequence[int]) -> Slice:
@@ -80,6 +87,7 @@ def settle_lanes(lanes: Sequence[int]) -> Slice:
             done.busy = True
             return done
         done.settled += len(batch.outcomes)
+        done.rejected += batch.rejected
         done.parked += batch.parked
         # Looked at after the commit, which let go of the locks: a worker that came before that has left again.
         left = sorted(batch.more | doorbell.rung(batch.lanes))
@@ -204,12 +212,12 @@ def _report(batch: Batch) -> None:
         log.error("parked behind a parked one", lanes=batch.lanes, parked=batch.parked)
     if batch.moment is None:
         return
-    rejected = Counter(outcome.reason for outcome in batch.outcomes if outcome.reason)
-    completed = len(batch.outcomes) - rejected.total()
+    completed = len(batch.outcomes) - batch.rejected
     metrics.SETTLED.labels(Status.COMPLETED.value).inc(completed)
-    metrics.SETTLED.labels(Status.REJECTED.value).inc(rejected.total())
+    metrics.SETTLED.labels(Status.REJECTED.value).inc(batch.rejected)
+    reasons = Counter(outcome.reason for outcome in batch.outcomes if outcome.reason)
     for reason in Reason:  # also those that are 0: a rate needs a beginning
-        metrics.REJECTED.labels(reason.value).inc(rejected[reason])
+        metrics.REJECTED.labels(reason.value).inc(reasons[reason])
     metrics.BATCH_SIZE.observe(len(batch.outcomes))
     for outcome in batch.outcomes:
         metrics.TIME_TO_FINAL.observe((batch.moment - outcome.pending.accepted_at).total_seconds())
@@ -217,6 +225,6 @@ def _report(batch: Batch) -> None:
         "settled",
         lanes=batch.lanes,
         completed=completed,
-        rejected=rejected.total(),
+        rejected=batch.rejected,
         transactions=[(str(o.pending.uid), o.reason or o.status, o.pending.request_id) for o in batch.outcomes],
     )

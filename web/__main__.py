@@ -1,17 +1,14 @@
 """`python -m web`: the HTTP front, one process. granian reads and writes HTTP, Flask answers in its threads."""
 
 import argparse
-import os
 import resource
-import signal
-import threading
 from typing import Any
 
 from shared import logs
 from shared.processes import die_with_parent
 from shared.settings import settings
+from web import stopping
 from web.app import create_app
-from web.waiting import room
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -26,25 +23,8 @@ def application() -> Any:
     """What granian calls in the process that serves."""
     die_with_parent()
     logs.configure(in_batches=True)
-    _answer_waiters_at_the_end()
+    stopping.listen_for_the_end()
     return create_app()
-
-
-def _answer_waiters_at_the_end() -> None:
-    """On SIGTERM granian lets every request finish, and one with `Prefer: wait=30` may take that long.
-
-    The handlers are granian's; Python writes the number of each signal to the wake-up descriptor besides.
-    """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-
-    def watch() -> None:
-        while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
-            pass
-        room.close()
-
-    threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
 def _most_connections() -> int:
@@ -55,10 +35,16 @@ def _most_connections() -> int:
 
 def serve(factory: str, host: str, port: int) -> None:
     """Serve an application until a signal says to stop. `factory` is module:function, called in the process that serves."""
-    from granian import Granian
     from granian.constants import HTTPModes, Interfaces
+    from granian.server.mp import MPServer
 
-    Granian(
+    class Server(MPServer):
+        def shutdown(self, exit_code: int = 0) -> None:
+            for worker in self.wrks:
+                stopping.drain(worker.inner.pid)
+            super().shutdown(exit_code)  # type: ignore[no-untyped-call]
+
+    Server(
         factory,
         factory=True,
         address=host,

@@ -11,7 +11,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shared import metrics
 from shared.logs import get_logger
-from web import bodies, bulk, docs, events, health, openapi, problems, transactions, users, webhooks
+from web import bodies, bulk, docs, events, health, openapi, problems, stopping, transactions, users, webhooks
 
 # What may stand in a log line and a header without harm.
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -57,6 +57,8 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     if route.startswith("/api/"):
         response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
+    if stopping.has_begun():
+        response.headers["Connection"] = "close"
     if http.method in ("POST", "PUT"):
         bodies.read_away(http)
     # A method of the client's own invention must not become a series of its own.

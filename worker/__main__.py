@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     else:
         from worker.app import app
 
-        app.worker_main(["worker", *QUIET, "--pool=prefork"])
+        app.worker_main(["worker", *QUIET, "--pool=prefork", "--hostname=settle@%h"])
 
 
 def _notify() -> None:

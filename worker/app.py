@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import billiard.pool
 from celery import Celery, bootsteps
 from celery.signals import setup_logging, worker_process_init, worker_ready
 from celery.worker import state
@@ -52,6 +53,11 @@ app.conf.update(
 
 # kombu would put unacknowledged rings back by a connection that is gone, and end the worker by it, its sweep too.
 Channel.do_restore = False
+
+# A pool process that ends waits until its last result has been read, for thirty seconds; and in a warm stop nobody may
+# read any more: the reader stops when no task is known to it, which may be before the result of the last one is counted.
+# Two seconds, in tenths: what is lost is the receipt of a ring.
+billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20
 
 
 @setup_logging.connect

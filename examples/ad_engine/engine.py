@@ -16,6 +16,7 @@ class Engine:
         self.service = service
         self.campaigns = Campaigns()
         self.says = ""
+        self.caught_up = False  # once: until then the list is not whole
         self._cursor = ""
         self._hook: Hook | None = None
 
@@ -42,6 +43,7 @@ class Engine:
                 )
             self._cursor = cursor
             if not items:
+                self.caught_up = True
                 return
 
     def receive(self, headers: Mapping[str, str], body: bytes) -> bool:

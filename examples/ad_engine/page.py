@@ -1,6 +1,7 @@
 """The engine's own HTTP: a page of campaigns, the same as JSON, and the address that webhooks are sent to."""
 
 import json
+from decimal import Decimal
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
@@ -15,18 +16,27 @@ PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>Campaigns</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; width: 100% }}
-th, td {{ text-align: left; padding: .4rem .8rem; border-bottom: 1px solid #ddd }}
-.money {{ text-align: right; font-variant-numeric: tabular-nums }}
+h1 {{ margin-bottom: 0 }}
+table {{ border-collapse: collapse; width: 100%; margin-top: 1.5rem }}
+th, td {{ text-align: left; padding: .4rem .8rem; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }}
+th {{ font-weight: 400; color: #666 }}
+.money {{ text-align: right }}
 .on {{ color: #06691f; font-weight: 600 }}
+.on::before {{ content: "● " }}
 .off {{ color: #a11212 }}
+.off::before {{ content: "○ " }}
+.small {{ color: #666; font-size: 85% }}
 </style></head><body>
-<h1>Campaigns</h1>
-<p>A user's campaign runs while there is money. {on} of {all} run. This engine {says}.</p>
-<table><tr><th>user</th><th>campaign</th><th class="money">balance</th><th>since</th></tr>
+<h1>{on} of {all} campaigns run</h1>
+<p>A user's campaign runs while there is money. The one that was switched last stands first.{unread}</p>
+<table><tr><th>user</th><th>campaign</th><th class="money">balance</th><th>switched (UTC)</th></tr>
 {rows}
-</table></body></html>
+</table>
+<p class="small">This engine {says}. The page renews itself every two seconds.</p>
+</body></html>
 """
+UNREAD: Final = " <b>The feed is still being read: not all are here yet.</b>"
+NOBODY: Final = '<tr><td colspan="4">Nobody has paid in yet.</td></tr>'
 ROW: Final = '<tr><td>{user_id}</td><td class="{word}">{word}</td><td class="money">{balance}</td><td>{since}</td></tr>'
 
 
@@ -70,15 +80,19 @@ def serve(engine: Engine, port: int) -> ThreadingHTTPServer:
 
 
 def page(engine: Engine) -> str:
-    campaigns = engine.campaigns.listed()
+    """The campaign that was switched last on top: that is what one looks for."""
+    campaigns = sorted(engine.campaigns.listed(), key=lambda campaign: str(campaign["changed_at"]), reverse=True)
     rows = [
         ROW.format(
             user_id=c["user_id"],
             word="on" if c["on"] else "off",
-            balance=c["balance"],
-            since=escape(str(c["changed_at"])),
+            balance=f"{Decimal(str(c['balance'])):,}",
+            since=escape(str(c["changed_at"])[:19].replace("T", " ")),
         )
         for c in campaigns
     ]
     on = sum(bool(c["on"]) for c in campaigns)
-    return PAGE.format(on=on, all=len(campaigns), says=escape(engine.says), rows="\n".join(rows))
+    unread = "" if engine.caught_up else UNREAD
+    return PAGE.format(
+        on=on, all=len(campaigns), says=escape(engine.says), rows="\n".join(rows) or NOBODY, unread=unread
+    )

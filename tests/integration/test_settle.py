@@ -145,7 +145,7 @@ def test_a_busy_lane_is_left_at_once_and_others_are_not_held_up() -> None:
         assert settle_batch([3]) is None
         done = settle_lanes([3])
         assert done.busy
-        assert str(done) == "lane 3: busy elsewhere"
+        assert str(done) == "busy elsewhere; lane 3"
         settle_lanes([4])
         assert states(here, elsewhere) == ["PENDING", "COMPLETED"]
     settle_lanes([3])

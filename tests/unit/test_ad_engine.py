@@ -9,7 +9,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from examples.ad_engine.campaigns import Campaigns
-from examples.ad_engine.service import Forged, verify
+from examples.ad_engine.engine import Engine
+from examples.ad_engine.page import page
+from examples.ad_engine.service import Forged, Service, verify
 
 pytestmark = pytest.mark.unit
 
@@ -96,3 +98,16 @@ def test_since_when_is_told_of_the_last_switch() -> None:
     assert [c["changed_at"] for c in campaigns.listed()] == ["instant 3"]
     campaigns.hear("transaction.completed", 2, 1, "1.00", "later")
     assert [c["user_id"] for c in campaigns.listed()] == [2, 7]
+
+
+def test_the_page_has_the_last_switch_on_top_and_says_when_it_is_not_whole() -> None:
+    engine = Engine(Service("http://127.0.0.1:1"))
+    assert "Nobody has paid in yet" in page(engine)
+    for user_id, balance, at in ((1, "1250.50", "2026-11-23T10:00:00.1Z"), (2, "0.00", "2026-11-23T10:00:01.2Z")):
+        engine.campaigns.hear("transaction.completed", user_id, 1, balance, at)
+    shown = page(engine)
+    assert shown.index("<td>2</td>") < shown.index("<td>1</td>")
+    assert '<td class="money">1,250.50</td><td>2026-11-23 10:00:00</td>' in shown
+    assert "not all are here yet" in shown
+    engine.caught_up = True
+    assert "not all are here yet" not in page(engine)

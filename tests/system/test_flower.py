@@ -1,0 +1,96 @@
+"""Flower as a container starts it: closed by a password; and what it tells of the work."""
+
+import base64
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api import Api, transaction
+from running_service import ROOT, Service, environment, wait_until
+from test_graceful_web import free_port
+
+pytestmark = pytest.mark.system
+
+PASSWORD = "operator:a-good-secret"
+BY_ENVIRONMENT, BY_OPTION = {"FLOWER_BASIC_AUTH": PASSWORD}, [f"--basic-auth={PASSWORD}"]
+
+
+@pytest.fixture(params=["environment", "option"])
+def flower(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> Iterator[str]:
+    """Its URL."""
+    port = free_port()
+    given = {"BROKER_URL": service.broker_url, **(BY_ENVIRONMENT if request.param == "environment" else {})}
+    options = BY_OPTION if request.param == "option" else []
+    with open(tmp_path / "flower.log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker.app", "flower", f"--port={port}", *options],
+            cwd=ROOT,
+            env=environment(**given),
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: status(f"{url}/healthcheck") == 200, "Flower answers", 60)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def fetch(url: str, password: str = "") -> bytes:
+    headers = {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def status(url: str, password: str = "") -> int:
+    """0 where nobody listens."""
+    try:
+        fetch(url, password)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code
+    except OSError:
+        return 0
+    return 200
+
+
+def test_without_the_password_flower_tells_only_its_health_and_its_metrics(flower: str) -> None:
+    for page in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length"):
+        assert [status(flower + page, given) for given in ("", "operator:wrong", PASSWORD)] == [401, 401, 200], page
+    # Both are open whatever is set: they belong on no ingress.
+    assert [status(flower + page) for page in ("/healthcheck", "/metrics")] == [200, 200]
+
+
+def test_a_task_tells_what_it_settled_and_both_queues_are_seen(flower: str, service: Service) -> None:
+    api = Api(service.url)
+    user = api.add_user()
+    told: dict[str, Any] = {}
+
+    def rang() -> bool:
+        """A payment whose ring Flower, which sees only what comes after it, has seen the end of."""
+        pays = transaction(user, amount="1.00"), transaction(user, type="WITHDRAW", amount="9000.00")
+        api.ask("PUT", "/api/transactions/", pays, expected=202)
+        api.wait_final(pays[1]["uid"])
+        listed = json.loads(fetch(f"{flower}/api/tasks?limit=50", PASSWORD))
+        told.update({uid: task for uid, task in listed.items() if task["state"] == "SUCCESS"})
+        return pays[0]["uid"] in told and told[pays[0]["uid"]]["name"] == "settle"
+
+    wait_until(rang, "Flower tells of a ring under the uid that rang", 40)
+    results = {task["result"] for task in told.values()}
+    assert f"'1 completed, 1 rejected; lane {user % 16}'" in results, results
+
+    def queues_seen() -> bool:
+        """Flower asks the workers for their queues when it starts, and when somebody looks at them."""
+        fetch(f"{flower}/api/workers?refresh=1", PASSWORD)
+        queues = json.loads(fetch(f"{flower}/api/queues/length", PASSWORD))["active_queues"]
+        return {queue["name"] for queue in queues} == {"settle", "notify"}
+
+    wait_until(queues_seen, "both queues are seen", 40)
