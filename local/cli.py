@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from local import bench, demo, example, migrate, parked, ps, psql, test, tx, up, verify
+from local import bench, demo, example, key, migrate, parked, ps, psql, test, tx, up, verify
 from local.command import ROOT, Command, CommandError, add_setting
 from shared.settings import Settings, settings
 
@@ -22,6 +22,7 @@ COMMANDS: tuple[Command, ...] = (
     verify.COMMAND,
     tx.COMMAND,
     parked.COMMAND,
+    key.COMMAND,
     migrate.COMMAND,
     psql.COMMAND,
     test.COMMAND,

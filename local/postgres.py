@@ -119,6 +119,17 @@ def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
     )
 
 
+def exists(data: Path) -> bool:
+    """Whether a cluster was ever made in this folder."""
+    return (data / "postgres").exists()
+
+
+def has_rows(url: str, statement: str) -> bool:
+    with closing(psycopg2.connect(url, connect_timeout=5)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone() is not None
+
+
 def ensure_owner(cluster: Cluster) -> None:
     """Make the owner role and its database. Not a superuser: what it may not do, nobody may by mistake."""
     role, database = sql.Identifier(OWNER), sql.Identifier(DATABASE)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
@@ -28,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-MIGRATION: Final = "0002"  # the newest one that this code needs
+MIGRATION: Final = "0004"  # the newest one that this code needs
 
 metadata = MetaData()
 accept_order = Sequence("transactions_accept_order_seq", metadata=metadata, cache=1, data_type=BigInteger)
@@ -142,6 +143,21 @@ events = Table(
     CheckConstraint("type IN ('transaction.completed', 'transaction.rejected')", name="events_type_check"),
 )
 Index("events_lane", events.c.lane, events.c.id)
+
+Table(
+    "api_keys",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("revoked_at", _instant),
+    PrimaryKeyConstraint("id", name="api_keys_pkey"),
+    CheckConstraint("char_length(name) BETWEEN 1 AND 64", name="api_keys_name_check"),
+    CheckConstraint("scope IN ('read', 'write', 'admin')", name="api_keys_scope_check"),
+    CheckConstraint("length(secret_hash) = 32", name="api_keys_secret_hash_check"),
+)
 
 webhooks = Table(
     "webhooks",

@@ -4,6 +4,7 @@ A value comes from the environment or from its default; nothing else is read. Du
 """
 
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -60,6 +61,20 @@ class Settings(BaseSettings):
         16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, per web process"
     )
 
+    # Who may ask web, and how often
+    auth: str = Field(
+        "",
+        pattern="^(required|off)?$",
+        alias="PAYMENTS_AUTH",
+        description="required or off: whether a key is asked for; if not set, wherever web listens beyond loopback",
+    )
+    rate_limit: float = Field(
+        0,
+        ge=0,
+        alias="PAYMENTS_RATE_LIMIT",
+        description="requests a second per key (per address where none is asked for), per web process; 0: no limit",
+    )
+
     # Webhooks
     notify_slots: int = Field(
         32, ge=8, le=256, alias="PAYMENTS_NOTIFY_SLOTS", description="deliveries to webhooks at once, per process"
@@ -80,6 +95,11 @@ class Settings(BaseSettings):
         description="events, and deliveries that are over, are kept so long; what is still to be told, always",
     )
 
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether web lets in only who shows a key."""
+        return self.auth == "required" or (not self.auth and not is_loopback(self.host))
+
     @field_validator("database_url")
     @classmethod
     def _name_the_driver(cls, url: str) -> str:
@@ -88,6 +108,14 @@ class Settings(BaseSettings):
         if separator and scheme.split("+")[0] in ("postgres", "postgresql"):
             return f"postgresql+psycopg2://{rest}"
         return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on the address. A name may lead anywhere, but for localhost."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @cache

@@ -79,6 +79,9 @@ def main() -> None:
     parser.add_argument("--host", default=settings().host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=settings().port, help="port (default: %(default)s)")
     options = parser.parse_args()
+    # for the process that serves: whether a key is asked for goes by where it really listens
+    os.environ["PAYMENTS_HOST"] = options.host
+    settings.cache_clear()
     serve("web.__main__:application", options.host, options.port)
 
 

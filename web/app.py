@@ -11,7 +11,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shared import metrics
 from shared.logs import get_logger
-from web import bodies, bulk, docs, events, health, openapi, problems, transactions, users, webhooks
+from web import access, bodies, bulk, docs, events, health, openapi, problems, transactions, users, webhooks
 
 # What may stand in a log line and a header without harm.
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -47,6 +47,8 @@ def _begin() -> None:
     g.arrived, g.request_id = time.monotonic(), request_id
     clear_contextvars()
     bind_contextvars(request_id=request_id)
+    if key := access.admit(request._get_current_object()):  # type: ignore[attr-defined] # each use of a proxy costs
+        bind_contextvars(key=key.id)
 
 
 def _finish(response: Response) -> Response:

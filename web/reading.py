@@ -1,0 +1,84 @@
+"""One reading of the database for all askers of a process.
+
+A thread of its own reads: a database that hangs must keep neither the value nor who asks for it.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from shared.database import is_machinery
+from shared.errors import Unavailable
+from shared.logs import get_logger
+
+PATIENCE_SECONDS: Final = 2.0
+REST_SECONDS: Final = 0.1  # between the beginnings of two readings, whoever asks and however often
+
+Value = TypeVar("Value")
+
+log = get_logger("reading")
+
+
+class Reading(Generic[Value]):
+    """`fresh_seconds` is how old the value may become before it is read anew when somebody asks."""
+
+    def __init__(self, what: str, read: Callable[[], Value], fresh_seconds: float) -> None:
+        self._what = what
+        self._read = read
+        self._fresh_seconds = fresh_seconds
+        self._changed = threading.Condition()
+        self._value: Value | None = None
+        self._read_at = self._tried_at = float("-inf")  # when it was begun
+        self._reading = False
+
+    def latest(self) -> tuple[Value | None, float]:
+        """The last value, None where there is none yet, and its age in seconds. Waits for nothing."""
+        with self._changed:
+            age = time.monotonic() - self._read_at
+            if age > self._fresh_seconds:
+                self._begin()
+            return self._value, age
+
+    def get(self, most_seconds: float) -> Value:
+        """A value no older than so many seconds; it is read for this, if need be. Raises Unavailable."""
+        asked_at = time.monotonic()
+
+        def is_there() -> bool:
+            if self._read_at >= asked_at - most_seconds:
+                return True
+            if self._tried_at < asked_at:
+                self._begin()
+            return not self._reading
+
+        value, age = self.latest()
+        if value is not None and age <= most_seconds:
+            return value
+        with self._changed:
+            self._changed.wait_for(is_there, PATIENCE_SECONDS)
+            if self._value is None or self._read_at < asked_at - most_seconds:
+                raise Unavailable("database_unavailable", f"The database did not tell {self._what}.")
+            return self._value
+
+    def _begin(self) -> None:
+        if not self._reading:
+            self._reading = True
+            threading.Thread(target=self._run, name="reading", daemon=True).start()
+
+    def _run(self) -> None:
+        time.sleep(max(0.0, self._tried_at + REST_SECONDS - time.monotonic()))
+        began = time.monotonic()
+        value = None
+        try:
+            value = self._read()
+        except Exception as error:
+            if is_machinery(error):
+                log.warning(f"{self._what} cannot be read", error=str(error).splitlines()[0])
+            else:
+                log.exception(f"reading {self._what} failed")
+        with self._changed:
+            self._tried_at = began
+            if value is not None:
+                self._value, self._read_at = value, began
+            self._reading = False
+            self._changed.notify_all()
