@@ -10,6 +10,7 @@ from typing import Any
 from shared import logs
 from shared.processes import die_with_parent
 from shared.settings import settings
+from web import gate
 from web.app import create_app
 from web.waiting import room
 
@@ -50,7 +51,7 @@ def _answer_waiters_at_the_end() -> None:
 def _most_connections() -> int:
     """Idle ones too: granian closes none. Bounded by the descriptors that the process may have."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(256, min(8 * settings().web_threads, descriptors - 128))
+    return max(256, min(4 * gate.threads(), descriptors - 128))
 
 
 def serve(factory: str, host: str, port: int) -> None:
@@ -65,7 +66,7 @@ def serve(factory: str, host: str, port: int) -> None:
         port=port,
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
-        blocking_threads=settings().web_threads,
+        blocking_threads=gate.threads(),
         backpressure=_most_connections(),
         websockets=False,
         log_dictconfig=LOGGING,
