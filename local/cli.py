@@ -4,9 +4,9 @@ import os
 import sys
 import tomllib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     except CommandError as error:
         return _fail(str(error))
     except ValidationError as error:
-        return _fail("; ".join(f"{e['loc'][0]}: {e['msg'].lower()}" for e in error.errors(include_input=False)))
+        return _fail("; ".join(map(_in_words, error.errors(include_input=False))))
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -97,6 +97,12 @@ def _check_settings(args: Namespace, command: Command) -> None:
     names = ("data", *command.settings)
     checked = Settings(**{name: getattr(args, name) for name in names})
     vars(args).update({name: getattr(checked, name) for name in names})
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    """Without a place, it is of several options, and names them."""
+    place = "".join(f"{name}: " for name in error["loc"][:1])
+    return place + (error["msg"].lower() if place else error["msg"].removeprefix("Value error, "))
 
 
 def _version() -> str:

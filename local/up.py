@@ -55,9 +55,10 @@ def _run(args: Namespace) -> int:
 
 def _start(args: Namespace, supervisor: Supervisor) -> None:
     environment = _environment(args)
-    environment["DATABASE_URL"] = start_database(args.data, environment, supervisor)
-    if _needs_keys(args.host) and not postgres.has_rows(environment["DATABASE_URL"], VALID_KEYS):
+    url = start_database(args.data, environment, supervisor)
+    if _needs_keys(args.host) and not postgres.has_rows(url, VALID_KEYS):
         raise _no_key(args.host)
+    environment["DATABASE_URL"] = url if settings().database_url else postgres.url_of_app(args.data, url)
     _tell_who_gets_in(args.host)
     environment["BROKER_URL"] = _start_broker(args.data, environment, supervisor)
     _progress("starting the workers, web and Flower")
@@ -89,8 +90,9 @@ def start_database(data: Path, environment: Mapping[str, str], supervisor: Super
     """Postgres, or the one that was given, brought to the newest migration; its url, the owner's."""
     url = _start_postgres(data, environment, supervisor)
     _progress("migrating the database")
-    migrations = _python("migrations", {**environment, "DATABASE_URL": url}, "-m", "migrations", ends=True)
-    supervisor.run_to_end(migrations)
+    role = settings().app_role if settings().database_url else postgres.APP
+    own = {**environment, "DATABASE_URL": url, "PAYMENTS_APP_ROLE": role}
+    supervisor.run_to_end(_python("migrations", own, "-m", "migrations", ends=True))
     return url
 
 
@@ -105,7 +107,7 @@ def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supe
         postgres.adopt(cluster)
     child = supervisor.start(postgres.server(cluster, environment))
     supervisor.await_ready([child], partial(_tell, supervisor))
-    postgres.ensure_owner(cluster)
+    postgres.ensure_roles(cluster)
     return cluster.url
 
 

@@ -6,6 +6,7 @@ A migration that cannot get its table lock at once gives way rather than queue e
 from alembic import context
 from sqlalchemy import create_engine, text
 
+from migrations.grants import grant
 from shared.models import metadata
 from shared.settings import settings
 
@@ -21,6 +22,8 @@ def run() -> None:
             connection.execute(text("SET LOCAL statement_timeout = '60s'"))
             context.configure(connection=connection, target_metadata=metadata)
             context.run_migrations()
+            if role := settings().app_role:
+                grant(connection, role)
     finally:
         engine.dispose()
 

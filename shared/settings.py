@@ -1,14 +1,21 @@
 """Every option of every process, in one place, each with its environment variable.
 
-A value comes from the environment or from its default; nothing else is read. Durations are seconds.
+A value comes from the environment or from its default; secrets may come from a file that the variable with _FILE
+behind its name names. Nothing else is read. Durations are seconds.
 """
 
+import os
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, Final
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+# A container is handed them as files: an environment is seen by whoever may look at the process.
+SECRETS: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
 
 
 class Settings(BaseSettings):
@@ -19,6 +26,13 @@ class Settings(BaseSettings):
     # Servers. Without them `./payments up` starts its own.
     database_url: str = Field("", alias="DATABASE_URL", description="Postgres, 15 or newer")
     broker_url: str = Field("", alias="BROKER_URL", description="Redis or Valkey, redis://")
+
+    app_role: str = Field(
+        "",
+        pattern="^[a-z_][a-z0-9_]{0,62}$|^$",
+        alias="PAYMENTS_APP_ROLE",
+        description="database role of web and workers, which must exist: migrations grant it what they need, no more",
+    )
 
     # `./payments up`
     host: str = Field("127.0.0.1", alias="PAYMENTS_HOST", description="address that web listens on")
@@ -99,6 +113,19 @@ class Settings(BaseSettings):
     def asks_for_keys(self) -> bool:
         """Whether web lets in only who shows a key."""
         return self.auth == "required" or (not self.auth and not is_loopback(self.host))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in SECRETS:
+            path = os.environ.get(f"{name}_FILE")
+            if not path or os.environ.get(name):  # `up` gives its processes the plain variables
+                continue
+            try:
+                values.setdefault(name, Path(path).read_text(encoding="utf-8").strip())
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{name}_FILE: {getattr(error, 'strerror', None) or 'no text'}") from None
+        return values
 
     @field_validator("database_url")
     @classmethod
