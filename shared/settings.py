@@ -13,7 +13,6 @@ from typing import Any, Final
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-
 # A container is handed them as files: an environment is seen by whoever may look at the process.
 SECRETS: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
 
