@@ -102,7 +102,8 @@ def _check_settings(args: Namespace, command: Command) -> None:
 def _in_words(error: Mapping[str, Any]) -> str:
     """Without a place, it is of several options, and names them."""
     place = "".join(f"{name}: " for name in error["loc"][:1])
-    return place + (error["msg"].lower() if place else error["msg"].removeprefix("Value error, "))
+    said = str(error["msg"])
+    return place + (said.lower() if place else said.removeprefix("Value error, "))
 
 
 def _version() -> str:

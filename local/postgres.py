@@ -75,8 +75,8 @@ def prepare(data: Path, port: int) -> Cluster:
         raise CommandError(f"{data} has {free >> 20} MB free; a new database needs {NEEDED_BYTES >> 20} MB")
     if others := _working_in(folder):
         raise CommandError(f"another Postgres (process {min(others)}) works in {folder}")
-    passwords = [_password(data / f"{name}.password") for name in ("postgres", "owner", "app")]
-    return Cluster(folder, port, *passwords, identity())
+    password, owner_password = _password(data / "postgres.password"), _password(data / "owner.password")
+    return Cluster(folder, port, password, owner_password, _password(data / "app.password"), identity())
 
 
 def initdb(cluster: Cluster, environment: Mapping[str, str]) -> Program:

@@ -158,9 +158,11 @@ def _web(args: Namespace, environment: Mapping[str, str]) -> Program:
 
 def _flower(args: Namespace, environment: Mapping[str, str]) -> Program:
     port = args.flower_port
+    # its metrics are its own: in the shared folder web would tell them a second time
+    own = {name: value for name, value in environment.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     return _python(
         "flower",
-        environment,
+        own,
         *("-m", "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={port}"),
         # it runs for months: no state on disk, and bounds on what it remembers
         *("--logging=warning", "--persistent=False", "--max_tasks=10000", "--purge_offline_workers=60"),

@@ -16,26 +16,31 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Proves the books from the rows alone, while the service works: every balance is the sum of its ledger and its last
 entry, entries are numbered without a gap, no balance was negative at any instant, exactly the COMPLETED transactions
-have an entry, and the guards of the database are in force. It only reads, a range of users at a time.
+have an entry, and the guards of the database are in force. It only reads, a range of users at a time; with --record
+it writes one row at the end.
 
-  ./payments verify          counts and `the books balance`, or the first differences; exit code 0 or 1
-  ./payments verify --json   the same for a program
+  ./payments verify            counts and `the books balance`, or the first differences; exit code 0 or 1
+  ./payments verify --json     the same for a program
+  ./payments verify --record   and keep the result: payments_verify_differences, payments_verify_age_seconds
 
 A difference names the user, the row, what was expected and what was found; amounts are in minor units."""
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--record", action="store_true", help="keep the result for the metrics and their alerts")
 
 
 def _run(args: Namespace) -> int:
-    from shared.verifying import Findings, verify
+    from shared.verifying import Findings, record, verify
 
     started = time.monotonic()
     findings = Findings()
     with books(args.data):
         for findings in verify():
             _show_progress(findings.counts)
+        if args.record:
+            record(findings)
     _show_progress(None)
     seconds = time.monotonic() - started
     if args.json:

@@ -7,8 +7,8 @@ from alembic import context
 from sqlalchemy import create_engine, text
 
 from migrations.grants import grant
-from shared.models import metadata
 from shared.settings import settings
+from shared.webhook_models import metadata
 
 LOCK = 0x7061796D656E7473  # "payments": two runs at once come one after the other
 

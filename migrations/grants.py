@@ -16,6 +16,7 @@ GRANTS: Final = {
     "webhooks": KEPT,
     "webhook_cursors": KEPT,
     "deliveries": KEPT,
+    "verifications": "SELECT, INSERT",
     "api_keys": "SELECT",
     "alembic_version": "SELECT",
 }

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from shared import metrics
 from shared.database import transaction
 from shared.errors import PaymentsError, Unavailable, invalid_field, uid_reused, user_not_found
 from shared.queries import transactions
@@ -38,6 +39,7 @@ def accept(requests: Sequence[Request]) -> list[Reply]:
         # uncommitted when it began.
         known = {**new, **_find(connection, missing)}
         ahead = _find_ahead(connection, [request for request in missing if request.uid not in known])
+    metrics.ACCEPTED.inc(len(new))
     fresh = set(new)
     return [_reply(request, known, fresh, ahead) for request in requests]
 

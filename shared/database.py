@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg2.extensions  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
 
 from shared.errors import Unavailable
 from shared.settings import settings
@@ -92,6 +93,19 @@ def engine() -> Engine:
     event.listen(made, "checkout", _ping_after_a_rest)
     event.listen(made, "checkin", _note_end_of_use)
     return made
+
+
+class Connections(NamedTuple):
+    """Of this process to the database: how many are in use, and how many it may have."""
+
+    in_use: int
+    limit: int
+
+
+def count_connections() -> Connections:
+    pool = engine().pool
+    assert isinstance(pool, QueuePool)
+    return Connections(pool.checkedout(), pool.size())
 
 
 def _check_session(connection: Any, _record: Any) -> None:

@@ -138,6 +138,11 @@ def peek(queue: str) -> bytes | None:
     return message
 
 
+def rests() -> bool:
+    """Whether the bell of this process rests from a failure."""
+    return time.monotonic() < _rests_until
+
+
 def _with_bell(act: Any) -> Any:
     """What the act returns, or None where the broker fails or the bell rests from a failure."""
     global _rests_until

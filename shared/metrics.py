@@ -10,9 +10,19 @@ from prometheus_client.registry import Collector
 
 from shared.settings import settings
 
+if settings().metrics_dir:
+    Path(settings().metrics_dir).mkdir(parents=True, exist_ok=True)  # each metric opens a file there as it is made
+
 SETTLED = Counter(
     "payments_settled", "Transactions made final, by status", ["status"]
 )  # exposed as payments_settled_total
+ACCEPTED = Counter("payments_accepted", "New transactions accepted, counted once they are committed")
+REJECTED = Counter("payments_rejected", "Transactions made final by a rejection, by reason", ["reason"])
+BATCH_SIZE = Histogram(
+    "payments_batch_size",
+    "Transactions made final by one commit",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+)
 TIME_TO_FINAL = Histogram(
     "payments_time_to_final_seconds",
     "From acceptance to the final state",
@@ -31,6 +41,16 @@ RING_FAILURES = Counter("payments_ring_failures", "Rings that the broker did not
 WEBHOOK_DELIVERIES = Counter(
     "payments_webhook_deliveries", "Attempts to deliver, by outcome: delivered, failed (tried again), dead", ["outcome"]
 )
+# What may never happen is 0 from the beginning: a rate needs one.
+for cause in ("own", "machinery"):
+    BATCH_FAILURES.labels(cause)
+for outcome in ("delivered", "failed", "dead"):
+    WEBHOOK_DELIVERIES.labels(outcome)
+
+_COUNTED_HERE = (
+    *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION),
+    *(PARKED, BATCH_FAILURES, RING_FAILURES, WEBHOOK_DELIVERIES),
+)
 
 
 def registry(*more: Collector) -> CollectorRegistry:
@@ -39,7 +59,7 @@ def registry(*more: Collector) -> CollectorRegistry:
     if settings().metrics_dir and Path(settings().metrics_dir).is_dir():
         multiprocess.MultiProcessCollector(gathered)
     else:
-        more = (SETTLED, TIME_TO_FINAL, HTTP_DURATION, PARKED, BATCH_FAILURES, RING_FAILURES, WEBHOOK_DELIVERIES, *more)
+        more = (*_COUNTED_HERE, *more)
     for collector in more:
         gathered.register(collector)
     return gathered

@@ -56,6 +56,13 @@ class Settings(BaseSettings):
     metrics_dir: str = Field(
         "", alias="PROMETHEUS_MULTIPROC_DIR", description="folder where processes share their metrics"
     )
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        alias="PAYMENTS_METRICS_PORT",
+        description="port on which a worker serves its metrics, on all addresses; 0: it does not",
+    )
     heartbeat_file: str = Field(
         "", alias="PAYMENTS_HEARTBEAT_FILE", description="touched by the worker while it consumes"
     )

@@ -23,7 +23,7 @@ from shared.ledger import Account, Outcome, Pending, fold, instants_to_scan
 from shared.logs import get_logger
 from shared.queries import lanes as lane_queries
 from shared.queries import ledger, parked, server, transactions, users
-from shared.status import Status, lane_of
+from shared.status import Reason, Status, lane_of
 
 BATCH_ROWS: Final = 500
 SLICE_SECONDS: Final = 2.0
@@ -204,15 +204,19 @@ def _report(batch: Batch) -> None:
         log.error("parked behind a parked one", lanes=batch.lanes, parked=batch.parked)
     if batch.moment is None:
         return
-    completed = sum(outcome.status == Status.COMPLETED for outcome in batch.outcomes)
+    rejected = Counter(outcome.reason for outcome in batch.outcomes if outcome.reason)
+    completed = len(batch.outcomes) - rejected.total()
     metrics.SETTLED.labels(Status.COMPLETED.value).inc(completed)
-    metrics.SETTLED.labels(Status.REJECTED.value).inc(len(batch.outcomes) - completed)
+    metrics.SETTLED.labels(Status.REJECTED.value).inc(rejected.total())
+    for reason in Reason:  # also those that are 0: a rate needs a beginning
+        metrics.REJECTED.labels(reason.value).inc(rejected[reason])
+    metrics.BATCH_SIZE.observe(len(batch.outcomes))
     for outcome in batch.outcomes:
         metrics.TIME_TO_FINAL.observe((batch.moment - outcome.pending.accepted_at).total_seconds())
     log.info(
         "settled",
         lanes=batch.lanes,
         completed=completed,
-        rejected=len(batch.outcomes) - completed,
+        rejected=rejected.total(),
         transactions=[(str(o.pending.uid), o.reason or o.status, o.pending.request_id) for o in batch.outcomes],
     )

@@ -11,7 +11,7 @@ from typing import Final
 from shared.database import transaction
 from shared.errors import NotReady
 from shared.models import MIGRATION
-from shared.queries import guards, server, verifying
+from shared.queries import guards, server, verifying, watched
 from shared.queries.server import ServerState
 from shared.queries.verifying import Counts, Difference
 
@@ -50,6 +50,12 @@ def verify() -> Iterator[Findings]:
         findings.add(in_all, first)
         yield findings
         after = users.through
+
+
+def record(findings: Findings) -> None:
+    """Keep the result, for the metrics."""
+    with transaction() as connection:
+        watched.insert_verification(connection, findings.counts, findings.differences)
 
 
 def _check_server() -> list[Difference]:

@@ -15,7 +15,7 @@ from shared.database import allow, reading, transaction
 from shared.errors import Invalid, invalid_field, webhook_not_found
 from shared.instants import format_instant
 from shared.queries import webhooks
-from shared.queries.letters import DeadLetter, LetterKey, Waiting, read_dead_letters, read_waiting
+from shared.queries.letters import DeadLetter, LetterKey, read_dead_letters
 from shared.queries.server import read_clock
 from shared.queries.webhooks import NewWebhook, Webhook
 from shared.receivers import is_local_name, read_url
@@ -95,12 +95,6 @@ def get_dead_letters(webhook_id: int, after: LetterKey | None, limit: int) -> Le
         found = read_dead_letters(connection, webhook_id, after, limit + 1)
     items = found[:limit]
     return LetterPage(items, items[-1].key if len(found) > limit else None)
-
-
-def get_waiting() -> Waiting:
-    """How deliveries stand, over all webhooks."""
-    with reading() as connection:
-        return read_waiting(connection)
 
 
 def try_out(webhook_id: int) -> Receipt:

@@ -14,7 +14,7 @@ from shared.queries.keys import ValidKey
 from shared.scopes import Scope
 from shared.settings import settings
 from web.rate import RateLimiter
-from web.reading import Reading
+from web.readings import Reading
 
 OPEN: Final = ("/livez", "/readyz", "/metrics", "/docs", "/docs/<name>", "/openapi.json")
 WRITTEN: Final = ("/api/user/", "/api/transaction/", "/api/transactions/")

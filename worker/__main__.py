@@ -1,26 +1,40 @@
 """`python -m worker`: one Celery worker with its pool of settling processes. `python -m worker notify`: one that tells
-webhooks, with threads, because it waits for receivers and hardly computes.
+webhooks, with threads, because it waits for receivers and hardly computes. Each starts `python -m worker metrics`
+beside it where it is to serve its metrics.
 """
 
 import sys
 
-from shared import doorbell
 from shared.settings import settings
-from worker.app import app
 
 QUIET = ("--loglevel=info", "--without-gossip", "--without-mingle")
 
 
 def main(arguments: list[str]) -> None:
-    if arguments == ["notify"]:
-        from worker import notify  # here: a worker that settles has no need of it
+    if settings().metrics_port and not settings().metrics_dir:
+        sys.exit("PAYMENTS_METRICS_PORT needs PROMETHEUS_MULTIPROC_DIR, a folder for the worker's metrics")
+    # Each imports what it needs when it needs it: the exporter is to be small, and a worker that settles tells nobody.
+    if arguments == ["metrics"]:
+        from worker import exporter
 
-        notify.start()
-        slots = f"--concurrency={settings().notify_slots}"
-        queue = f"--queues={doorbell.NOTIFY_QUEUE}"
-        app.worker_main(["worker", *QUIET, "--pool=threads", slots, queue, "--hostname=notify@%h"])
+        exporter.serve()
+    elif arguments == ["notify"]:
+        _notify()
     else:
+        from worker.app import app
+
         app.worker_main(["worker", *QUIET, "--pool=prefork"])
+
+
+def _notify() -> None:
+    from shared import doorbell
+    from worker import notify
+    from worker.app import app
+
+    notify.start()
+    slots = f"--concurrency={settings().notify_slots}"
+    queue = f"--queues={doorbell.NOTIFY_QUEUE}"
+    app.worker_main(["worker", *QUIET, "--pool=threads", slots, queue, "--hostname=notify@%h"])
 
 
 if __name__ == "__main__":

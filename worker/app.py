@@ -22,6 +22,7 @@ from kombu.transport.redis import Channel
 from shared import database, doorbell, logs
 from shared.processes import die_with_parent, has_ended
 from shared.settings import settings
+from worker.exporter import Exporter
 
 HEARTBEAT_SECONDS = 5.0
 UNMENDED_SECONDS = 4.0
@@ -94,6 +95,7 @@ class Guard(bootsteps.StartStopStep):
 
     Its pool is not mended: Celery replaces a dead process only while it hears the broker. The sweeps live in the
     pool, so without this a dead pool and a broker that is down would settle nothing. Or it lingers in its warm stop.
+    And it keeps the exporter of metrics running.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -104,9 +106,12 @@ class Guard(bootsteps.StartStopStep):
 
 def _guard(pool: Any) -> None:
     """Holds no lock and no connection: the process that it runs in forks."""
+    exporter = Exporter()
     dead_since: dict[int, float] = {}
     stops_since = None
     while True:
+        with suppress(OSError):  # no process to be had: the next look may have more luck, and this thread must live
+            exporter.tend()
         time.sleep(1)
         now = time.monotonic()
         if _is_told_to_stop():  # its processes end one by one

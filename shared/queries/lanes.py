@@ -1,6 +1,6 @@
 """Statements on lanes: take some, read what is pending in it, see which are behind."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -130,26 +130,30 @@ def find_overdue_lanes(connection: Connection, lanes: int, seconds: float) -> li
 
 
 class Backlog(NamedTuple):
-    """Unparked PENDING rows, the oldest one's age in seconds, parked rows."""
+    """Unparked PENDING rows, the oldest one's age in seconds, parked rows; the unparked ones of each lane."""
 
     pending: int
     oldest_seconds: float
     parked: int
+    of_lanes: Sequence[int] = ()
 
 
 _BACKLOG = text("""
     SELECT
-        (SELECT count(*) FROM transactions WHERE status = 'PENDING' AND parked_at IS NULL) AS pending,
-        (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(accepted_at)), 0) FROM (
-            SELECT accepted_at FROM generate_series(0, :lanes - 1) AS lane (lane), LATERAL (
-                SELECT accepted_at FROM transactions
-                WHERE transactions.lane = CAST(lane.lane AS smallint)
-                  AND status = 'PENDING' AND parked_at IS NULL
-                ORDER BY accept_order LIMIT 1) AS oldest) AS oldest_of_lane) AS oldest_seconds,
+        array_agg((
+            SELECT count(*) FROM transactions
+            WHERE transactions.lane = CAST(lane.lane AS smallint) AND status = 'PENDING' AND parked_at IS NULL
+        ) ORDER BY lane.lane) AS of_lanes,
+        coalesce(extract(epoch FROM clock_timestamp() - min((
+            SELECT accepted_at FROM transactions
+            WHERE transactions.lane = CAST(lane.lane AS smallint) AND status = 'PENDING' AND parked_at IS NULL
+            ORDER BY accept_order LIMIT 1
+        ))), 0) AS oldest_seconds,
         (SELECT count(*) FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL) AS parked
+    FROM generate_series(0, :lanes - 1) AS lane (lane)
 """)
 
 
 def read_backlog(connection: Connection, lanes: int) -> Backlog:
     row = connection.execute(_BACKLOG, {"lanes": lanes}).one()
-    return Backlog(row.pending, max(0.0, float(row.oldest_seconds)), row.parked)
+    return Backlog(sum(row.of_lanes), max(0.0, float(row.oldest_seconds)), row.parked, row.of_lanes)

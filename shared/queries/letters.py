@@ -1,7 +1,7 @@
 """Statements that tell how webhooks stand: what was given up, what waits."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -35,11 +35,15 @@ class DeadLetter(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """For how many seconds the delivery that is due for longest has been so, how many were given up, webhooks off."""
+    """For how many seconds the delivery that is due for longest has been so, how many were given up, webhooks off.
+
+    And how many are still to be made, of each webhook at most MOST_COUNTED.
+    """
 
     overdue_seconds: float
     dead: int
     off: int
+    pending: int
 
 
 _READ_DEAD = text("""
@@ -48,6 +52,7 @@ _READ_DEAD = text("""
     WHERE webhook_id = :webhook_id AND dead_at IS NOT NULL AND (event_id, position) > (:event_id, :position)
     ORDER BY event_id, position LIMIT :limit
 """)
+MOST_COUNTED: Final = 10_000  # an index look-up each
 _WAITING = text(f"""
     SELECT
         (SELECT coalesce(extract(epoch FROM statement_timestamp() - min(oldest.next_attempt_at)), 0) FROM webhooks
@@ -57,7 +62,12 @@ _WAITING = text(f"""
          WHERE {ON}) AS overdue,
         (SELECT count(*) FROM webhooks JOIN deliveries ON webhook_id = webhooks.id
          WHERE deleted_at IS NULL AND dead_at IS NOT NULL) AS dead,
-        (SELECT count(*) FROM webhooks WHERE deleted_at IS NULL AND disabled_at IS NOT NULL) AS off
+        (SELECT count(*) FROM webhooks WHERE deleted_at IS NULL AND disabled_at IS NOT NULL) AS off,
+        (SELECT coalesce(sum(line.count), 0) FROM webhooks
+         CROSS JOIN LATERAL (SELECT count(*) AS count FROM (SELECT FROM deliveries
+             WHERE webhook_id = webhooks.id AND delivered_at IS NULL AND dead_at IS NULL
+             LIMIT {MOST_COUNTED}) AS undelivered) AS line
+         WHERE {ON}) AS pending
 """)
 
 
@@ -70,4 +80,4 @@ def read_dead_letters(connection: Connection, webhook_id: int, after: LetterKey 
 
 def read_waiting(connection: Connection) -> Waiting:
     row = connection.execute(_WAITING).one()
-    return Waiting(max(0.0, float(row.overdue)), row.dead, row.off)
+    return Waiting(max(0.0, float(row.overdue)), row.dead, row.off, int(row.pending))

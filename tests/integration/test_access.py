@@ -15,7 +15,7 @@ from tests.integration.given import new_user, outsider
 from web import access
 from web.app import create_app
 from web.rate import RateLimiter
-from web.reading import Reading
+from web.readings import Reading
 
 pytestmark = pytest.mark.integration
 

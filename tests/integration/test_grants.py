@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from local.postgres import APP
 from migrations.grants import GRANTS, grant
-from shared.models import metadata
+from shared.webhook_models import metadata
 
 pytestmark = pytest.mark.integration
 

@@ -18,6 +18,7 @@ from shared.settings import settings
 from shared.settling import settle_lanes
 from shared.status import LANES, lane_of
 from shared.telling import DELAYS_SECONDS
+from shared.watching import get_watched
 from tests.integration.given import (
     accepted,
     deposit,
@@ -381,7 +382,7 @@ def test_what_fails_to_the_end_is_a_dead_letter_and_the_next_one_goes_on(hook: H
     assert (letter.type, letter.user_id, letter.user_seq, letter.last_error) == (DONE, user, 1, "status 500")
     assert letter.attempts == len(DELAYS_SECONDS) + 1
     assert page.after is None
-    assert webhooks.get_waiting().dead == 1
+    assert get_watched().waiting.dead == 1
 
 
 def test_dead_letters_come_in_pages(hook: Hook) -> None:
@@ -409,7 +410,7 @@ def test_410_switches_a_webhook_off_and_a_replay_switches_it_on_again(hook: Hook
     hook.hurry()
     hook.deliver()
     assert hook.receiver.told(user) == [(1, DONE)]
-    assert webhooks.get_waiting().off == 1
+    assert get_watched().waiting.off == 1
     hook.receiver.answer = lambda _: 200
     cursor = [0] * LANES
     with transaction() as connection:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import psycopg2  # type: ignore[import-untyped]
 import pytest
-from api import held_lane
+from api import Api, held_lane, query
 from running_service import Service, wait_until
 from running_service import payments as run
 
@@ -77,6 +77,20 @@ def test_verify_proves_the_books_of_the_running_service(service: Service, client
     found = json.loads(told(service, "verify", "--json"))
     assert (found["differences"], found["first"]) == (0, [])
     assert found["entries"] == found["completed"] > 0
+
+
+def test_verify_writes_nothing_but_a_row_when_it_is_told_to_record(service: Service) -> None:
+    def recorded() -> list[tuple[int, int, int]]:
+        return query(service.database_url, "SELECT users, entries, differences FROM verifications ORDER BY id")
+
+    before = recorded()
+    told(service, "verify")
+    assert recorded() == before
+    found = json.loads(told(service, "verify", "--json", "--record"))
+    assert recorded() == [*before, (found["users"], found["entries"], 0)]
+    metrics = Api(service.url).ask("GET", "/metrics").body.decode()
+    assert "payments_verify_differences 0.0" in metrics
+    assert "payments_verify_age_seconds" in metrics
 
 
 def test_verify_ends_with_1_and_names_what_is_wrong(service: Service, client: Payments) -> None:

@@ -1,4 +1,4 @@
-"""One reading of the database for all askers of a process.
+"""A reading of the database's state for all askers of a process.
 
 A thread of its own reads: a database that hangs must keep neither the value nor who asks for it.
 """
@@ -17,11 +17,11 @@ REST_SECONDS: Final = 0.1  # between the beginnings of two readings, whoever ask
 
 Value = TypeVar("Value")
 
-log = get_logger("reading")
+log = get_logger("readings")
 
 
 class Reading(Generic[Value]):
-    """`fresh_seconds` is how old the value may become before it is read anew when somebody asks."""
+    """`what` is read, in the words of a log line; anew when it is older than `fresh_seconds` and somebody asks."""
 
     def __init__(self, what: str, read: Callable[[], Value], fresh_seconds: float) -> None:
         self._what = what
@@ -57,7 +57,7 @@ class Reading(Generic[Value]):
         with self._changed:
             self._changed.wait_for(is_there, PATIENCE_SECONDS)
             if self._value is None or self._read_at < asked_at - most_seconds:
-                raise Unavailable("database_unavailable", f"The database did not tell {self._what}.")
+                raise Unavailable("database_unavailable", f"The database did not say {self._what}.")
             return self._value
 
     def _begin(self) -> None:
@@ -73,9 +73,9 @@ class Reading(Generic[Value]):
             value = self._read()
         except Exception as error:
             if is_machinery(error):
-                log.warning(f"{self._what} cannot be read", error=str(error).splitlines()[0])
+                log.warning("the state cannot be read", of=self._what, error=str(error).splitlines()[0])
             else:
-                log.exception(f"reading {self._what} failed")
+                log.exception("reading the state failed", of=self._what)
         with self._changed:
             self._tried_at = began
             if value is not None:
