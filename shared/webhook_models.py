@@ -20,7 +20,7 @@ from shared.models import INSTANT, metadata
 
 __all__ = ["metadata"]  # with these tables in it
 
-webhooks = Table(
+Table(
     "webhooks",
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
@@ -43,7 +43,7 @@ webhooks = Table(
     CheckConstraint("threshold >= 0", name="webhooks_threshold_check"),
 )
 
-webhook_cursors = Table(
+Table(
     "webhook_cursors",
     metadata,
     Column("webhook_id", BigInteger, nullable=False),
