@@ -1,0 +1,165 @@
+"""What is asked of every container and every way in, whoever adds the next one."""
+
+import re
+from itertools import chain
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.settings import settings
+from shared.status import LANES
+from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
+
+pytestmark = pytest.mark.house
+
+PINNED = re.compile(r"[\w./-]+:[v\d][\w.-]*(@sha256:[0-9a-f]{64})?")
+RECREATED_AT_ONCE = 1  # maxSurge
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_container_is_confined_and_has_its_share(name: str) -> None:
+    found = list(containers(overlay(name)))
+    assert {container.process for container in found} == {"web", "worker", "notify", "flower", "migrate", "verify"}
+    for container in found:
+        where = f"{container.process}/{container.spec['name']}"
+        confined, pod = container.spec["securityContext"], container.pod["securityContext"]
+        assert confined["readOnlyRootFilesystem"], where
+        assert confined["allowPrivilegeEscalation"] is False, where
+        assert confined["capabilities"] == {"drop": ["ALL"]}, where
+        assert pod["runAsNonRoot"], where
+        assert pod["runAsUser"] == int(_image_user()), where
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert container.pod["automountServiceAccountToken"] is False, where
+        assert container.pod["enableServiceLinks"] is False, where
+        resources = container.spec["resources"]
+        assert set(resources["requests"]) == {"cpu", "memory"}, where
+        assert set(resources["limits"]) == {"memory"}, f"{where}: a limit of CPU stops what holds a lane"
+        assert PINNED.fullmatch(container.spec["image"]), where
+
+
+def _image_user() -> str:
+    user = re.search(r"^USER (\d+):\d+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert user, "the image names its user by number"
+    return user[1]
+
+
+def test_every_service_of_compose_is_confined() -> None:
+    for name, service in compose().items():
+        assert PINNED.fullmatch(service["image"]), name
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert service["mem_limit"], name
+        assert service["restart"], name
+        assert "container_name" not in service, name
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), f"{name} is open to the network"
+    assert "ports" not in compose()["worker"], "two workers cannot have one port"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_rollout_takes_nothing_away_before_there_is_another(name: str) -> None:
+    for deployment in of_kind(overlay(name), "Deployment").values():
+        assert deployment["spec"]["strategy"] == {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": RECREATED_AT_ONCE},
+        }
+        assert deployment["spec"]["revisionHistoryLimit"] <= 10
+
+
+def test_a_pod_is_given_the_time_that_it_takes_to_end() -> None:
+    """granian lets requests finish; before that the endpoints lead elsewhere. A worker's guard ends a warm stop."""
+    from worker.app import STOP_SECONDS
+
+    source = (ROOT / "web" / "__main__.py").read_text(encoding="utf-8")
+    finishing = re.search(r"workers_kill_timeout=(\d+)", source)
+    assert finishing
+    deployments = of_kind(overlay("production"), "Deployment")
+    web = deployments["web"]["spec"]["template"]["spec"]
+    drained = web["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert web["terminationGracePeriodSeconds"] >= int(finishing[1]) + drained + 5
+    for name in ("worker", "notify"):
+        assert deployments[name]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > STOP_SECONDS + 5
+    assert _seconds(compose()["web"]["stop_grace_period"]) > int(finishing[1])
+    assert _seconds(compose()["worker"]["stop_grace_period"]) > STOP_SECONDS
+
+
+def _seconds(duration: str) -> int:
+    assert duration.endswith("s")
+    return int(duration[:-1])
+
+
+def test_whoever_needs_the_migrations_waits_for_them() -> None:
+    found = list(containers(overlay("production")))
+    for process in ("web", "worker", "notify"):
+        waits = [container.spec["command"] for container in found if container.process == process and container.is_init]
+        assert waits == [["python", "-m", "migrations", "--wait"]]
+        assert compose()[process]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_world_reaches_the_api_and_its_description_alone(name: str) -> None:
+    ingresses = of_kind(overlay(name), "Ingress")
+    ways = [way for found in ingresses.values() for rule in found["spec"]["rules"] for way in rule["http"]["paths"]]
+    assert {way["path"] for way in ways} == {"/api", "/docs", "/openapi.json"}
+    assert {way["backend"]["service"]["name"] for way in ways} == {"web"}
+    services = of_kind(overlay(name), "Service")
+    assert set(services) == {"web"}, "Flower's and the workers' numbers ask no password"
+    assert services["web"]["spec"].get("type", "ClusterIP") == "ClusterIP"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_pod_is_reached_and_reaches_out_only_where_a_policy_says_so(name: str) -> None:
+    policies = of_kind(overlay(name), "NetworkPolicy")
+    everything = [policy["spec"] for policy in policies.values() if policy["spec"]["podSelector"] == {}]
+    assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in everything
+    internet = [policy["spec"] for policy in policies.values() if "ipBlock" in str(policy)]
+    assert [spec["podSelector"] for spec in internet] == [{"matchLabels": {"app.kubernetes.io/component": "notify"}}]
+    assert not [policy for policy in policies.values() if {} in policy["spec"].get("ingress", [])]
+
+
+def connections(objects: tuple[dict[str, Any], ...]) -> int:
+    """The most that a rollout of everything at its largest can hold: pods x processes x pool."""
+    scaled = chain(of_kind(objects, "HorizontalPodAutoscaler").values(), of_kind(objects, "ScaledObject").values())
+    most = {
+        found["spec"]["scaleTargetRef"]["name"]: found["spec"].get("maxReplicas") or found["spec"]["maxReplicaCount"]
+        for found in scaled
+    }
+    deployments = of_kind(objects, "Deployment")
+    total = 0
+    for container in containers(objects):
+        if container.process in deployments and not container.is_init and "DATABASE_URL" in container.environment:
+            replicas = most.get(container.process) or deployments[container.process]["spec"]["replicas"]
+            processes = int(container.environment.get("PAYMENTS_WORKERS", 1))
+            pool = int(container.environment.get("PAYMENTS_WEB_CONNECTIONS", settings().web_connections))
+            total += (replicas + RECREATED_AT_ONCE) * processes * pool
+    return total
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None:
+    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {name} \|.* \*\*(\d+)\*\* \| (\d+) \|$", readme, re.MULTILINE)
+    assert row, f"k8s/README.md has no sum for {name}"
+    assert int(row[1]) == connections(overlay(name))
+    others = 3 + 1 + 1 + 2 + 5  # kept for superusers, migrate, verify, KEDA's two triggers, people
+    assert int(row[1]) + others <= int(row[2])
+
+
+@pytest.mark.parametrize("component", ["keda", "hpa"])
+def test_no_more_settling_processes_than_there_are_lanes(component: str) -> None:
+    scaled = yaml.safe_load_all((ROOT / "k8s" / "components" / component / "worker.yml").read_text(encoding="utf-8"))
+    spec = next(iter(scaled))["spec"]
+    workers = [c for c in containers(overlay("small")) if c.process == "worker" and not c.is_init]
+    processes = int(workers[0].environment["PAYMENTS_WORKERS"])
+    assert (spec.get("maxReplicas") or spec["maxReplicaCount"]) * processes == LANES
+    assert (spec.get("minReplicas") or spec["minReplicaCount"]) >= 1, "the sweep lives in the workers"
+
+
+def test_our_images_are_this_version() -> None:
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version
+    for name in OVERLAYS:
+        assert {c.spec["image"].rpartition(":")[2] for c in containers(overlay(name))} == {version[1]}
+    assert {service["image"] for service in our_services().values()} == {f"payments:{version[1]}"}

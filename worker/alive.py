@@ -1,0 +1,55 @@
+"""`python -m worker.alive`: is a worker's container to be started anew? Exit code 0: no.
+
+A worker that waits for a broker which is away does not touch its heartbeat, and its sweep goes on settling: it must not
+be ended for that. So an old heartbeat counts only while the broker answers.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.settings import settings
+
+FRESH_SECONDS: Final = 60.0  # the file is touched every five
+PATIENCE_SECONDS: Final = 2.0
+
+
+def main() -> int:
+    silence = _silent_seconds()
+    if silence is not None and silence < FRESH_SECONDS:
+        return 0
+    if not _broker_answers():
+        return 0
+    since = "never yet" if silence is None else f"{silence:.0f} s ago"
+    sys.stderr.write(f"the broker answers, and the heartbeat was {since}\n")
+    return 1
+
+
+def _silent_seconds() -> float | None:
+    """None: the worker has not been ready yet."""
+    try:
+        return time.time() - Path(settings().heartbeat_file).stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _broker_answers() -> bool:
+    broker = Redis.from_url(
+        settings().broker_url,
+        socket_timeout=PATIENCE_SECONDS,
+        socket_connect_timeout=PATIENCE_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        return bool(broker.ping())
+    except (RedisError, OSError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
