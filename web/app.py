@@ -60,6 +60,7 @@ def _finish(response: Response) -> Response:
     route = http.url_rule.rule if http.url_rule else "unknown"
     status = response.status_code
     response.headers["X-Request-ID"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
     if route.startswith("/api/"):
         response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
     if http.method in ("POST", "PUT"):
