@@ -116,13 +116,13 @@ def test_on_loopback_it_says_that_it_asks_for_none(service: Service) -> None:
 
 
 def test_web_and_workers_have_a_database_role_that_owns_nothing(service: Service) -> None:
-    found = query(
-        service.database_url,
-        "SELECT DISTINCT split_part(application_name, '-', 2), usename FROM pg_stat_activity"
-        " WHERE application_name LIKE 'payments-%%' AND application_name <> 'payments-command'",
-    )
-    assert {"web", "worker", "notify"} <= {process for process, _ in found}
-    assert {role for _, role in found} == {"payments_app"}
+    def sessions() -> dict[str, str]:
+        statement = "SELECT application_name, usename FROM pg_stat_activity WHERE application_name LIKE 'payments-%%'"
+        return dict(query(service.database_url, statement))
+
+    ours = {"payments-web", "payments-worker", "payments-notify"}
+    found = wait_until(lambda: ours <= sessions().keys() and sessions(), "all are connected")
+    assert {found[name] for name in ours} == {"payments_app"}
     assert query(service.database_url, "SELECT count(*) FROM pg_tables WHERE tableowner = 'payments_app'") == [(0,)]
 
 
