@@ -121,34 +121,34 @@ def test_a_new_address_is_closed_to_all_but_the_widest_scope() -> None:
     ],
 )
 def test_what_is_no_key_lets_nobody_in(client: FlaskClient, header: str) -> None:
-    assert client.get("/api/user/7/", headers={"Authorization": header}).status_code == 401
+    assert client.get("/api/user/0/", headers={"Authorization": header}).status_code == 401
 
 
 def test_another_keys_secret_opens_nothing(client: FlaskClient, key_of: dict[Scope, str]) -> None:
     _, number, secret = key_of[Scope.READ].split("_", 2)
     _, other, _ = key_of[Scope.ADMIN].split("_", 2)
-    assert client.get("/api/user/7/", headers=bearer(f"pay_{number}_{secret}")).status_code == 404
-    assert client.get("/api/user/7/", headers=bearer(f"pay_{other}_{secret}")).status_code == 401
-    assert client.get("/api/user/7/", headers=bearer(f"pay_{number}_{secret[:-1]}_")).status_code == 401
+    assert client.get("/api/user/0/", headers=bearer(f"pay_{number}_{secret}")).status_code == 404
+    assert client.get("/api/user/0/", headers=bearer(f"pay_{other}_{secret}")).status_code == 401
+    assert client.get("/api/user/0/", headers=bearer(f"pay_{number}_{secret[:-1]}_")).status_code == 401
 
 
 def test_a_key_is_known_as_soon_as_it_is_made_also_after_a_wrong_one(client: FlaskClient) -> None:
     for _ in range(3):
         (number, key) = keys.create("new", Scope.READ)
-        assert client.get("/api/user/7/", headers=bearer(key)).status_code == 404
-        assert client.get("/api/user/7/", headers=bearer(f"pay_{number + 1}_{'A' * 43}")).status_code == 401
+        assert client.get("/api/user/0/", headers=bearer(key)).status_code == 404
+        assert client.get("/api/user/0/", headers=bearer(f"pay_{number + 1}_{'A' * 43}")).status_code == 401
 
 
 def test_a_revoked_key_lets_nobody_in_once_the_keys_are_read_again(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (number, key), (_, other) = keys.create("old", Scope.READ), keys.create("new", Scope.READ)
-    assert client.get("/api/user/7/", headers=bearer(key)).status_code == 404
-    assert client.get("/api/user/7/", headers=bearer(other)).status_code == 404, "both are valid"
+    assert client.get("/api/user/0/", headers=bearer(key)).status_code == 404
+    assert client.get("/api/user/0/", headers=bearer(other)).status_code == 404, "both are valid"
     assert keys.revoke(number)
     monkeypatch.setattr(access, "LONGEST_SECONDS", 0.0)
-    assert client.get("/api/user/7/", headers=bearer(key)).status_code == 401
-    assert client.get("/api/user/7/", headers=bearer(other)).status_code == 404
+    assert client.get("/api/user/0/", headers=bearer(key)).status_code == 401
+    assert client.get("/api/user/0/", headers=bearer(other)).status_code == 404
     assert access.LONGEST_SECONDS + 2 <= 10
 
 
@@ -157,7 +157,7 @@ def test_where_the_keys_cannot_be_read_nobody_is_let_in_and_nobody_is_sent_away(
 ) -> None:
     never = Event()
     monkeypatch.setattr(access, "_keys", Reading("the keys", lambda: never.wait(20) and {}, 3))
-    answer = client.get("/api/user/7/", headers=bearer(key_of[Scope.READ]))
+    answer = client.get("/api/user/0/", headers=bearer(key_of[Scope.READ]))
     never.set()
     assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
     assert answer.headers["Retry-After"]
