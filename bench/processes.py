@@ -15,13 +15,17 @@ def memory(run: Run) -> Values:
     """By role, with all descendants; `rss` of the role's largest process besides."""
     values: Values = {}
     for role in run.stack.roles:
-        # `up` is the parent of all the others
-        pids = run.stack.pids_of(role)[:1] if role == "up" else run.stack.pids_of(role)
-        sizes = [_sizes(pid) for pid in pids]
+        sizes = sizes_of(run.stack, role)
         run.notes[f"memory of {role}"] = [dict(zip(("pss_mb", "rss_mb"), size, strict=True)) for size in sizes]
         values[f"memory_{role}_pss_mb"] = sum(pss for pss, _ in sizes)
         values[f"memory_{role}_largest_rss_mb"] = max(rss for _, rss in sizes)
     return values
+
+
+def sizes_of(stack: Stack, role: str) -> list[tuple[float, float]]:
+    """PSS and RSS in MB of each of the role's processes."""
+    # `up` is the parent of all the others
+    return [_sizes(pid) for pid in stack.pids_of(role)[: 1 if role == "up" else None]]
 
 
 def _sizes(pid: int) -> tuple[float, float]:

@@ -4,13 +4,13 @@ import os
 import sys
 import tomllib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from local import bench, demo, example, migrate, parked, ps, psql, test, tx, up, verify
+from local import bench, demo, example, key, migrate, parked, ps, psql, test, tx, up, verify
 from local.command import ROOT, Command, CommandError, add_setting
 from shared.settings import Settings, settings
 
@@ -22,6 +22,7 @@ COMMANDS: tuple[Command, ...] = (
     verify.COMMAND,
     tx.COMMAND,
     parked.COMMAND,
+    key.COMMAND,
     migrate.COMMAND,
     psql.COMMAND,
     test.COMMAND,
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     except CommandError as error:
         return _fail(str(error))
     except ValidationError as error:
-        return _fail("; ".join(f"{e['loc'][0]}: {e['msg'].lower()}" for e in error.errors(include_input=False)))
+        return _fail("; ".join(map(_in_words, error.errors(include_input=False))))
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -96,6 +97,13 @@ def _check_settings(args: Namespace, command: Command) -> None:
     names = ("data", *command.settings)
     checked = Settings(**{name: getattr(args, name) for name in names})
     vars(args).update({name: getattr(checked, name) for name in names})
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    """Without a place, it is of several options, and names them."""
+    place = "".join(f"{name}: " for name in error["loc"][:1])
+    said = str(error["msg"])
+    return place + (said.lower() if place else said.removeprefix("Value error, "))
 
 
 def _version() -> str:

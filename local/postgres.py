@@ -16,6 +16,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2  # type: ignore[import-untyped]
 from psycopg2 import sql
@@ -25,6 +27,7 @@ from local.command import CommandError
 from local.identity import Identity, identity, own
 
 OWNER = DATABASE = "payments"
+APP = "payments_app"  # of web and workers: migrations grant it what they need
 NEEDED_BYTES = 128 << 20  # a new cluster, its first WAL segments and room for a start
 
 SETTINGS = {
@@ -56,6 +59,7 @@ class Cluster:
     port: int
     password: str  # of the superuser, postgres
     owner_password: str
+    app_password: str  # of the role of web and workers
     runs_as: Identity
 
     @property
@@ -72,7 +76,7 @@ def prepare(data: Path, port: int) -> Cluster:
     if others := _working_in(folder):
         raise CommandError(f"another Postgres (process {min(others)}) works in {folder}")
     password, owner_password = _password(data / "postgres.password"), _password(data / "owner.password")
-    return Cluster(folder, port, password, owner_password, identity())
+    return Cluster(folder, port, password, owner_password, _password(data / "app.password"), identity())
 
 
 def initdb(cluster: Cluster, environment: Mapping[str, str]) -> Program:
@@ -119,9 +123,19 @@ def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
     )
 
 
-def ensure_owner(cluster: Cluster) -> None:
-    """Make the owner role and its database. Not a superuser: what it may not do, nobody may by mistake."""
-    role, database = sql.Identifier(OWNER), sql.Identifier(DATABASE)
+def exists(data: Path) -> bool:
+    """Whether a cluster was ever made in this folder."""
+    return (data / "postgres").exists()
+
+
+def has_rows(url: str, statement: str) -> bool:
+    with closing(psycopg2.connect(url, connect_timeout=5)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone() is not None
+
+
+def ensure_roles(cluster: Cluster) -> None:
+    """Make the owner with its database, and the role of web and workers. Neither is a superuser."""
     address = {"host": "127.0.0.1", "port": cluster.port, "dbname": "postgres", "connect_timeout": 5}
     try:
         connection = psycopg2.connect(user="postgres", password=cluster.password, sslmode="disable", **address)
@@ -129,14 +143,30 @@ def ensure_owner(cluster: Cluster) -> None:
         raise CommandError(f"cannot connect to the embedded Postgres: {' '.join(str(error).split())}") from None
     with closing(connection), connection.cursor() as cursor:
         connection.autocommit = True  # CREATE DATABASE wants no transaction
-        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (OWNER,))
-        if not cursor.fetchone():
-            cursor.execute(sql.SQL("CREATE ROLE {}").format(role))
-        attributes = sql.SQL("ALTER ROLE {} LOGIN CREATEDB NOSUPERUSER PASSWORD {}")
-        cursor.execute(attributes.format(role, sql.Literal(cluster.owner_password)))
+        _ensure_role(cursor, OWNER, "CREATEDB", cluster.owner_password)
+        _ensure_role(cursor, APP, "NOCREATEDB", cluster.app_password)
+        owner, app = sql.Identifier(OWNER), sql.Identifier(APP)
+        cursor.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(app))  # the oldest snapshot is a metric
+        cursor.execute(sql.SQL("GRANT {} TO {}").format(app, owner))  # so that it sees and ends the app's sessions
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
         if not cursor.fetchone():
-            cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+            cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), owner))
+
+
+def _ensure_role(cursor: Any, name: str, attribute: str, password: str) -> None:
+    role = sql.Identifier(name)
+    cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
+    if not cursor.fetchone():
+        cursor.execute(sql.SQL("CREATE ROLE {}").format(role))
+    attributes = sql.SQL("ALTER ROLE {} LOGIN NOSUPERUSER {} PASSWORD {}")
+    cursor.execute(attributes.format(role, sql.SQL(attribute), sql.Literal(password)))
+
+
+def url_of_app(data: Path, url: str) -> str:
+    """The owner's url, with the role of web and workers in its place."""
+    parts = urlsplit(url)
+    address = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{APP}:{_password(data / 'app.password')}@{address}").geturl()
 
 
 def binary(name: str) -> str:

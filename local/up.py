@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from local import broker, postgres
-from local.addresses import answers, claim_port, free_port, refuse_public, url_of, without_password
+from local.addresses import answers, check_host, claim_port, free_port, url_of, without_password
 from local.child import Child, Program
-from local.command import ROOT, Command
+from local.command import ROOT, Command, CommandError
 from local.state import Process, hold, plain_url, refuse_second_up, wait_for_remains, write_processes
 from local.supervisor import StopRequested, Supervisor
-from shared.settings import settings
+from shared.settings import is_loopback, settings
 
 STANDARD_OUTPUT = 1
+VALID_KEYS = "SELECT FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
 
 DESCRIPTION = """\
 Starts Postgres, the broker, the migrations, the worker, web and Flower, and prints a line for each as it is ready,
@@ -32,7 +33,9 @@ With DATABASE_URL or BROKER_URL set, those servers are used and none of its own.
 
 
 def _run(args: Namespace) -> int:
-    refuse_public(args.host)
+    check_host(args.host)
+    if _needs_keys(args.host) and not settings().database_url and not postgres.exists(args.data):
+        raise _no_key(args.host)
     refuse_second_up(args.data)
     wait_for_remains(args.data)
     args.port = claim_port(args.host, args.port, "--port")
@@ -52,14 +55,45 @@ def _run(args: Namespace) -> int:
 
 def _start(args: Namespace, supervisor: Supervisor) -> None:
     environment = _environment(args)
-    environment["DATABASE_URL"] = _start_postgres(args.data, environment, supervisor)
+    url = start_database(args.data, environment, supervisor)
+    if _needs_keys(args.host) and not postgres.has_rows(url, VALID_KEYS):
+        raise _no_key(args.host)
+    environment["DATABASE_URL"] = url if settings().database_url else postgres.url_of_app(args.data, url)
+    _tell_who_gets_in(args.host)
     environment["BROKER_URL"] = _start_broker(args.data, environment, supervisor)
-    _progress("migrating the database")
-    supervisor.run_to_end(_python("migrations", environment, "-m", "migrations", ends=True))
     _progress("starting the workers, web and Flower")
     # stopped the other way round
     programs = (_worker(environment), _notify(environment), _web(args, environment), _flower(args, environment))
     supervisor.await_ready([supervisor.start(program) for program in programs], partial(_tell, supervisor))
+
+
+def _needs_keys(host: str) -> bool:
+    """Beyond loopback nobody could get in without one, or everybody, if the operator says so."""
+    return not is_loopback(host) and settings().auth != "off"
+
+
+def _no_key(host: str) -> CommandError:
+    return CommandError(
+        f"--host {host} is open to others, and no key has been created yet: "
+        "./payments key create --name NAME --scope write (or use 127.0.0.1)"
+    )
+
+
+def _tell_who_gets_in(host: str) -> None:
+    if settings().auth != "required" and is_loopback(host):
+        _progress("no key is asked for on loopback (PAYMENTS_AUTH=required asks for one)")
+    elif settings().auth == "off":
+        _progress(f"PAYMENTS_AUTH=off: WHOEVER REACHES {host} MOVES MONEY")
+
+
+def start_database(data: Path, environment: Mapping[str, str], supervisor: Supervisor) -> str:
+    """Postgres, or the one that was given, brought to the newest migration; its url, the owner's."""
+    url = _start_postgres(data, environment, supervisor)
+    _progress("migrating the database")
+    role = settings().app_role if settings().database_url else postgres.APP
+    own = {**environment, "DATABASE_URL": url, "PAYMENTS_APP_ROLE": role}
+    supervisor.run_to_end(_python("migrations", own, "-m", "migrations", ends=True))
+    return url
 
 
 def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supervisor) -> str:
@@ -73,7 +107,7 @@ def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supe
         postgres.adopt(cluster)
     child = supervisor.start(postgres.server(cluster, environment))
     supervisor.await_ready([child], partial(_tell, supervisor))
-    postgres.ensure_owner(cluster)
+    postgres.ensure_roles(cluster)
     return cluster.url
 
 
@@ -155,6 +189,7 @@ def _environment(args: Namespace) -> dict[str, str]:
         **kept,
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
+        "PAYMENTS_HOST": args.host,
         "PAYMENTS_WORKERS": str(args.workers),
         "PAYMENTS_HEARTBEAT_FILE": str(run / "worker.heartbeat"),
         "PROMETHEUS_MULTIPROC_DIR": str(run / "metrics"),

@@ -6,8 +6,9 @@ A migration that cannot get its table lock at once gives way rather than queue e
 from alembic import context
 from sqlalchemy import create_engine, text
 
-from shared.models import metadata
+from migrations.grants import grant
 from shared.settings import settings
+from shared.webhook_models import metadata
 
 LOCK = 0x7061796D656E7473  # "payments": two runs at once come one after the other
 
@@ -21,6 +22,8 @@ def run() -> None:
             connection.execute(text("SET LOCAL statement_timeout = '60s'"))
             context.configure(connection=connection, target_metadata=metadata)
             context.run_migrations()
+            if role := settings().app_role:
+                grant(connection, role)
     finally:
         engine.dispose()
 

@@ -44,11 +44,12 @@ def accept(requests: Sequence[Request]) -> list[Reply]:
     return [_reply(request, known, fresh, ahead) for request in requests]
 
 
-def recognise(requests: Sequence[Request]) -> list[Reply]:
-    """As `accept` while nothing new is taken in: known ones are judged, any other is told to come back."""
+def recognise(requests: Sequence[Request], retry_seconds: int = 1) -> list[Reply]:
+    """As `accept` while nothing new is taken in: known ones are judged, any other is told when to come back."""
     with transaction() as connection:
         known = _find(connection, requests)
-    busy = Unavailable("backlog_full", "Too many transactions wait to be settled. Send it again later.")
+    told = "Too many transactions wait to be settled. Send it again later."
+    busy = Unavailable("backlog_full", told, retry_seconds=retry_seconds)
     return [_reply(r, known, set(), set()) if r.uid in known else busy for r in requests]
 
 

@@ -1,4 +1,4 @@
-"""What a use case may refuse, as values: one base with a stable code, four kinds.
+"""What a use case may refuse, as values: one base with a stable code, five kinds.
 
 No error knows its HTTP status: web owns that table. A batch hands errors back per item, so they are
 returned as often as raised.
@@ -16,13 +16,17 @@ class FieldError(NamedTuple):
 
 
 class PaymentsError(Exception):
-    """Base of all errors that a caller can act on. `code` is stable and published."""
+    """Base of all errors that a caller can act on. `code` is stable and published.
 
-    def __init__(self, code: str, detail: str, fields: Sequence[FieldError] = ()) -> None:
+    `retry_seconds` is when to try again, where that may help.
+    """
+
+    def __init__(self, code: str, detail: str, fields: Sequence[FieldError] = (), retry_seconds: int = 1) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.fields = tuple(fields)
+        self.retry_seconds = retry_seconds
 
 
 class Invalid(PaymentsError):
@@ -35,6 +39,10 @@ class NotFound(PaymentsError):
 
 class Conflict(PaymentsError):
     """The request contradicts what is already stored under its key."""
+
+
+class Refused(PaymentsError):
+    """The caller may not: without a key, with a wrong one, with too small a scope, too often."""
 
 
 class Unavailable(PaymentsError):

@@ -7,7 +7,6 @@ never deleted (a trigger refuses it), accepting joins them, and the check would 
 from typing import Final
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -17,6 +16,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
@@ -28,12 +28,12 @@ from sqlalchemy import (
     text,
 )
 
-MIGRATION: Final = "0003"  # the newest one that this code needs
+MIGRATION: Final = "0004"  # the newest one that this code needs
 
 metadata = MetaData()
 accept_order = Sequence("transactions_accept_order_seq", metadata=metadata, cache=1, data_type=BigInteger)
 
-_instant = DateTime(timezone=True)
+INSTANT: Final = DateTime(timezone=True)
 _pending = "status = 'PENDING'"
 
 users = Table(
@@ -42,10 +42,10 @@ users = Table(
     Column("id", BigInteger, Identity(always=True), nullable=False),
     Column("name", Text, nullable=False),
     Column("idempotency_key", Text),
-    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("created_at", INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("balance", BigInteger, nullable=False, server_default=text("0")),
     Column("last_seq", BigInteger, nullable=False, server_default=text("0")),
-    Column("last_history_at", _instant),
+    Column("last_history_at", INSTANT),
     Column("last_event_seq", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("id", name="users_pkey"),
     UniqueConstraint("idempotency_key", name="users_idempotency_key_key"),
@@ -63,15 +63,15 @@ transactions = Table(
     Column("user_id", BigInteger, nullable=False),
     Column("type", Text, nullable=False),
     Column("amount", BigInteger, nullable=False),
-    Column("requested_at", _instant),
+    Column("requested_at", INSTANT),
     Column("lane", SmallInteger, Computed("((user_id % (16)::bigint))::smallint", persisted=True), nullable=False),
     Column("accept_order", BigInteger, nullable=False),
     Column("status", Text, nullable=False, server_default=text("'PENDING'")),
     Column("reason", Text),
-    Column("accepted_at", _instant, nullable=False),
-    Column("settled_at", _instant),
+    Column("accepted_at", INSTANT, nullable=False),
+    Column("settled_at", INSTANT),
     Column("request_id", Text),
-    Column("parked_at", _instant),
+    Column("parked_at", INSTANT),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     PrimaryKeyConstraint("uid", name="transactions_pkey"),
@@ -105,10 +105,10 @@ ledger = Table(
     Column("uid", Uuid, nullable=False),
     Column("amount", BigInteger, nullable=False),
     Column("balance_after", BigInteger, nullable=False),
-    Column("effective_at", _instant, nullable=False),
-    Column("history_at", _instant, nullable=False),
+    Column("effective_at", INSTANT, nullable=False),
+    Column("history_at", INSTANT, nullable=False),
     Column("late", Boolean, Computed("(effective_at < history_at)", persisted=True), nullable=False),
-    Column("recorded_at", _instant, nullable=False),
+    Column("recorded_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("user_id", "seq", name="ledger_pkey"),
     UniqueConstraint("uid", name="ledger_uid_key"),
     CheckConstraint("seq > 0", name="ledger_seq_check"),
@@ -136,101 +136,33 @@ events = Table(
     Column("uid", Uuid, nullable=False),
     Column("balance_before", BigInteger, nullable=False),
     Column("balance_after", BigInteger, nullable=False),
-    Column("occurred_at", _instant, nullable=False),
+    Column("occurred_at", INSTANT, nullable=False),
     PrimaryKeyConstraint("id", name="events_pkey"),
     UniqueConstraint("user_id", "user_seq", name="events_user_id_user_seq_key"),
     CheckConstraint("type IN ('transaction.completed', 'transaction.rejected')", name="events_type_check"),
 )
 Index("events_lane", events.c.lane, events.c.id)
 
-webhooks = Table(
-    "webhooks",
+Table(
+    "api_keys",
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
-    Column("url", Text, nullable=False),
-    Column("events", ARRAY(Text), nullable=False),
-    Column("threshold", BigInteger, nullable=False, server_default=text("0")),
-    # plain: signing needs it as it is
-    Column("secret", Text, nullable=False),
-    Column("previous_secret", Text),
-    Column("previous_secret_until", _instant),
-    Column("created_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
-    Column("disabled_at", _instant),
-    Column("disabled_reason", Text),
-    Column("failing_since", _instant),
-    Column("rests_until", _instant),
-    Column("deleted_at", _instant),
-    PrimaryKeyConstraint("id", name="webhooks_pkey"),
-    CheckConstraint("char_length(url) BETWEEN 1 AND 2000", name="webhooks_url_check"),
-    CheckConstraint("cardinality(events) > 0", name="webhooks_events_check"),
-    CheckConstraint("threshold >= 0", name="webhooks_threshold_check"),
+    Column("name", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("created_at", INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("revoked_at", INSTANT),
+    PrimaryKeyConstraint("id", name="api_keys_pkey"),
+    CheckConstraint("char_length(name) BETWEEN 1 AND 64", name="api_keys_name_check"),
+    CheckConstraint("scope IN ('read', 'write', 'admin')", name="api_keys_scope_check"),
+    CheckConstraint("length(secret_hash) = 32", name="api_keys_secret_hash_check"),
 )
 
-webhook_cursors = Table(
-    "webhook_cursors",
-    metadata,
-    Column("webhook_id", BigInteger, nullable=False),
-    Column("lane", SmallInteger, nullable=False),
-    Column("through", BigInteger, nullable=False),
-    PrimaryKeyConstraint("webhook_id", "lane", name="webhook_cursors_pkey"),
-)
-
-deliveries = Table(
-    "deliveries",
-    metadata,
-    Column("webhook_id", BigInteger, nullable=False),
-    Column("event_id", BigInteger, nullable=False),
-    Column("position", SmallInteger, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("user_id", BigInteger, nullable=False),
-    Column("user_seq", BigInteger, nullable=False),
-    Column("uid", Uuid, nullable=False),
-    Column("balance", BigInteger, nullable=False),
-    Column("occurred_at", _instant, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("next_attempt_at", _instant),
-    Column("claimed_until", _instant),
-    Column("delivered_at", _instant),
-    Column("dead_at", _instant),
-    Column("last_error", Text),
-    PrimaryKeyConstraint("webhook_id", "event_id", "position", name="deliveries_pkey"),
-    CheckConstraint("delivered_at IS NULL OR dead_at IS NULL", name="deliveries_over_check"),
-    CheckConstraint(
-        "next_attempt_at IS NULL OR (delivered_at IS NULL AND dead_at IS NULL)", name="deliveries_next_check"
-    ),
-    CheckConstraint("claimed_until IS NULL OR next_attempt_at IS NOT NULL", name="deliveries_claimed_check"),
-)
-_of_webhook = deliveries.c.webhook_id
-_has_turn = text("next_attempt_at IS NOT NULL")
-Index("deliveries_head", _of_webhook, deliveries.c.user_id, unique=True, postgresql_where=_has_turn)
-Index("deliveries_due", _of_webhook, deliveries.c.next_attempt_at, postgresql_where=_has_turn)
-Index(
-    "deliveries_claimed",
-    _of_webhook,
-    deliveries.c.claimed_until,
-    postgresql_where=text("claimed_until IS NOT NULL"),
-)
-Index(
-    "deliveries_line",
-    *(_of_webhook, deliveries.c.user_id, deliveries.c.event_id, deliveries.c.position),
-    postgresql_where=text("delivered_at IS NULL AND dead_at IS NULL"),
-)
-Index(
-    "deliveries_dead",
-    *(_of_webhook, deliveries.c.event_id, deliveries.c.position),
-    postgresql_where=text("dead_at IS NOT NULL"),
-)
-Index(
-    "deliveries_delivered",
-    deliveries.c.delivered_at,
-    postgresql_where=text("delivered_at IS NOT NULL"),
-)
-
-verifications = Table(
+Table(
     "verifications",
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
-    Column("finished_at", _instant, nullable=False, server_default=text("clock_timestamp()")),
+    Column("finished_at", INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("users", BigInteger, nullable=False),
     Column("entries", BigInteger, nullable=False),
     Column("differences", BigInteger, nullable=False),

@@ -1,13 +1,20 @@
 """Every option of every process, in one place, each with its environment variable.
 
-A value comes from the environment or from its default; nothing else is read. Durations are seconds.
+A value comes from the environment or from its default; secrets may come from a file that the variable with _FILE
+behind its name names. Nothing else is read. Durations are seconds.
 """
 
+import os
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, Final
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# A container is handed them as files: an environment is seen by whoever may look at the process.
+SECRETS: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
 
 
 class Settings(BaseSettings):
@@ -18,6 +25,13 @@ class Settings(BaseSettings):
     # Servers. Without them `./payments up` starts its own.
     database_url: str = Field("", alias="DATABASE_URL", description="Postgres, 15 or newer")
     broker_url: str = Field("", alias="BROKER_URL", description="Redis or Valkey, redis://")
+
+    app_role: str = Field(
+        "",
+        pattern="^[a-z_][a-z0-9_]{0,62}$|^$",
+        alias="PAYMENTS_APP_ROLE",
+        description="database role of web and workers, which must exist: migrations grant it what they need, no more",
+    )
 
     # `./payments up`
     host: str = Field("127.0.0.1", alias="PAYMENTS_HOST", description="address that web listens on")
@@ -67,6 +81,20 @@ class Settings(BaseSettings):
         16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, per web process"
     )
 
+    # Who may ask web, and how often
+    auth: str = Field(
+        "",
+        pattern="^(required|off)?$",
+        alias="PAYMENTS_AUTH",
+        description="required or off: whether a key is asked for; if not set, wherever web listens beyond loopback",
+    )
+    rate_limit: float = Field(
+        0,
+        ge=0,
+        alias="PAYMENTS_RATE_LIMIT",
+        description="requests a second per key (per address where none is asked for), per web process; 0: no limit",
+    )
+
     # Webhooks
     notify_slots: int = Field(
         32, ge=8, le=256, alias="PAYMENTS_NOTIFY_SLOTS", description="deliveries to webhooks at once, per process"
@@ -87,6 +115,24 @@ class Settings(BaseSettings):
         description="events, and deliveries that are over, are kept so long; what is still to be told, always",
     )
 
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether web lets in only who shows a key."""
+        return self.auth == "required" or (not self.auth and not is_loopback(self.host))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name in SECRETS:
+            path = os.environ.get(f"{name}_FILE")
+            if not path or os.environ.get(name):  # `up` gives its processes the plain variables
+                continue
+            try:
+                values.setdefault(name, Path(path).read_text(encoding="utf-8").strip())
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{name}_FILE: {getattr(error, 'strerror', None) or 'no text'}") from None
+        return values
+
     @field_validator("database_url")
     @classmethod
     def _name_the_driver(cls, url: str) -> str:
@@ -95,6 +141,14 @@ class Settings(BaseSettings):
         if separator and scheme.split("+")[0] in ("postgres", "postgresql"):
             return f"postgresql+psycopg2://{rest}"
         return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on the address. A name may lead anywhere, but for localhost."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 from shared import logs
 from shared.processes import die_with_parent
 from shared.settings import settings
-from web import stopping
+from web import gate, stopping
 from web.app import create_app
 
 LOGGING: dict[str, Any] = {
@@ -30,7 +30,7 @@ def application() -> Any:
 def _most_connections() -> int:
     """Idle ones too: granian closes none. Bounded by the descriptors that the process may have."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(256, min(8 * settings().web_threads, descriptors - 128))
+    return max(256, min(4 * gate.threads(), descriptors - 128))
 
 
 def serve(factory: str, host: str, port: int) -> None:
@@ -51,7 +51,7 @@ def serve(factory: str, host: str, port: int) -> None:
         port=port,
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
-        blocking_threads=settings().web_threads,
+        blocking_threads=gate.threads(),
         backpressure=_most_connections(),
         websockets=False,
         log_dictconfig=LOGGING,
@@ -65,6 +65,9 @@ def main() -> None:
     parser.add_argument("--host", default=settings().host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=settings().port, help="port (default: %(default)s)")
     options = parser.parse_args()
+    # for the process that serves: whether a key is asked for goes by where it really listens
+    os.environ["PAYMENTS_HOST"] = options.host
+    settings.cache_clear()
     serve("web.__main__:application", options.host, options.port)
 
 

@@ -11,7 +11,21 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shared import metrics
 from shared.logs import get_logger
-from web import bodies, bulk, docs, events, health, openapi, problems, stopping, transactions, users, webhooks
+from web import (
+    access,
+    bodies,
+    bulk,
+    docs,
+    events,
+    gate,
+    health,
+    openapi,
+    problems,
+    stopping,
+    transactions,
+    users,
+    webhooks,
+)
 
 # What may stand in a log line and a header without harm.
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -35,6 +49,7 @@ def create_app() -> Flask:
     app.url_map.merge_slashes = False
     app.before_request(_begin)
     app.after_request(_finish)
+    app.teardown_request(gate.leave)
     for module in (users, transactions, bulk, events, webhooks, health, openapi, docs):
         app.register_blueprint(module.blueprint)
     problems.register(app)
@@ -47,14 +62,19 @@ def _begin() -> None:
     g.arrived, g.request_id = time.monotonic(), request_id
     clear_contextvars()
     bind_contextvars(request_id=request_id)
+    http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
+    gate.enter(http)
+    if key := access.admit(http):
+        bind_contextvars(key=key.id)
 
 
 def _finish(response: Response) -> Response:
-    http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
+    http: Request = request._get_current_object()  # type: ignore[attr-defined]
     seconds = time.monotonic() - g.arrived
     route = http.url_rule.rule if http.url_rule else "unknown"
     status = response.status_code
     response.headers["X-Request-ID"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
     if route.startswith("/api/"):
         response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
     if stopping.has_begun():

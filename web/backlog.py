@@ -1,4 +1,9 @@
-"""How much waits to be settled, and whether that is too much to take in more."""
+"""How much waits to be settled, whether that is too much to take in more, and when there may be room again."""
+
+import math
+import time
+from collections import deque
+from typing import Final
 
 from shared import history
 from shared.errors import Unavailable
@@ -6,23 +11,50 @@ from shared.queries.lanes import Backlog
 from shared.settings import settings
 from web.readings import Reading
 
+FRESH_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = (1, 60)
+REMEMBERED: Final = 20  # readings: ten seconds at the most
+
 
 class BacklogReader(Reading[Backlog]):
     """One reading for all: the limit is asked for at each commit, the metrics now and then."""
 
     def __init__(self) -> None:
-        super().__init__("how much waits", history.get_backlog)
+        super().__init__("how much waits", self._read_and_remember, FRESH_SECONDS)
+        self._pending: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
+
+    def read(self) -> Backlog:
+        """As it was half a second ago at most. Raises Unavailable."""
+        return self.get(FRESH_SECONDS)
 
     def is_full(self) -> bool:
         """By the last reading. Waits for a new one only where an old one says so: it may be long over."""
-        backlog, is_old = self.glance()
+        backlog, age = self.latest()
         full = backlog is not None and backlog.pending >= settings().backlog_limit
-        if not (full and is_old):
+        if not full or age <= FRESH_SECONDS:
             return full
         try:
             return self.read().pending >= settings().backlog_limit
         except Unavailable:
             return True
+
+    def retry_seconds(self) -> int:
+        """When there may be room again: while it is full nothing comes in, so what it shrinks by is what is settled."""
+        limit, (least, most) = settings().backlog_limit, RETRY_SECONDS
+        full = [(at, pending) for at, pending in [*self._pending] if pending >= limit]
+        if len(full) < 2:
+            return least
+        (began, before), (ended, pending) = full[0], full[-1]
+        per_second = (before - pending) / (ended - began)
+        return most if per_second <= 0 else max(least, min(most, math.ceil((pending - limit + 1) / per_second)))
+
+    def _read_and_remember(self) -> Backlog:
+        backlog = history.get_backlog()
+        now = time.monotonic()
+        if self._pending and now - self._pending[-1][0] > REMEMBERED * FRESH_SECONDS:
+            self._pending.clear()  # of another hour
+        self._pending.append((now, backlog.pending))
+        return backlog
 
 
 reader = BacklogReader()

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from functools import cache
 from itertools import islice
 from json import JSONDecoder
 from typing import Any, Final, TypeVar
@@ -16,7 +15,7 @@ from flask import Request as HttpRequest
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import FieldError, Invalid, Unavailable
-from shared.settings import settings
+from web.gate import BODY_THREADS
 
 MOST_BYTES: Final = 64 * 1024
 # A body that is refused unread is read away up to this much: who is still sending when the connection is closed
@@ -29,10 +28,8 @@ _READ_WHOLE: Final = "payments.body_read"  # in the request's environ
 Model = TypeVar("Model", bound=BaseModel)
 
 
-@cache
-def _readers() -> threading.BoundedSemaphore:
-    """Half of the threads may wait for bodies, and no more: clients that send none cannot stop the others."""
-    return threading.BoundedSemaphore(settings().web_threads // 2)
+# So many threads may wait for bodies, and no more: clients that send none cannot stop the others.
+_readers: Final = threading.BoundedSemaphore(BODY_THREADS)
 
 
 def read_body(http: HttpRequest, most_bytes: int = MOST_BYTES) -> bytes:
@@ -46,12 +43,12 @@ def arriving(http: HttpRequest, most_bytes: int) -> Iterator[Iterator[bytes]]:
     """The body's pieces as they come. Raises Invalid: it is longer, or ends before its Content-Length; Unavailable."""
     if (http.content_length or 0) > most_bytes:
         raise _too_large(most_bytes)
-    if not _readers().acquire(blocking=False):
+    if not _readers.acquire(blocking=False):
         raise Unavailable("overloaded", "Too many requests whose body has not come. Nothing was accepted.")
     try:
         yield _pieces(http, most_bytes)
     finally:
-        _readers().release()
+        _readers.release()
 
 
 def _pieces(http: HttpRequest, most_bytes: int) -> Iterator[bytes]:
@@ -79,13 +76,13 @@ def read_away(http: HttpRequest) -> None:
     coming = length or "HTTP_TRANSFER_ENCODING" in headers
     if not coming or "HTTP_EXPECT" in headers or length > MOST_WASTED_BYTES:
         return
-    if _readers().acquire(blocking=False):
+    if _readers.acquire(blocking=False):
         try:
             left = MOST_WASTED_BYTES
             while left > 0 and (piece := http.environ["wsgi.input"].read(_PIECE)):
                 left -= len(piece)
         finally:
-            _readers().release()
+            _readers.release()
 
 
 def read_json(http: HttpRequest, model: type[Model]) -> Model:

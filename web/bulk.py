@@ -136,7 +136,9 @@ def _accept_unless_full(requests: Sequence[Request], until: float) -> list[Reply
     # Not `is_full`: between two lists there may be no reading for long, and a list is many.
     if reader.read().pending >= settings().backlog_limit:
         raise Unavailable(
-            "backlog_full", "Too many transactions wait to be settled. Nothing was accepted: send the list again later."
+            "backlog_full",
+            "Too many transactions wait to be settled. Nothing was accepted: send the list again later.",
+            retry_seconds=reader.retry_seconds(),
         )
     replies = _accept(requests, until, [])
     intake.ring(requests, replies)

@@ -61,6 +61,8 @@ def get_index() -> Response:
 def get_page() -> Response:
     response = Response(PAGE, mimetype="text/html")
     response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["X-Frame-Options"] = "DENY"  # for browsers that do not know frame-ancestors
     return response
 
 

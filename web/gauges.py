@@ -13,10 +13,10 @@ from shared import database, doorbell
 from shared.errors import Unavailable
 from shared.settings import settings
 from shared.watching import get_watched
-from web.backlog import reader
+from web.backlog import FRESH_SECONDS, reader
 from web.readings import Reading
 
-watched = Reading("how webhooks, snapshots and the last verification stand", get_watched)
+watched = Reading("how webhooks, snapshots and the last verification stand", get_watched, FRESH_SECONDS)
 
 
 class BacklogCollector(Collector):
@@ -41,7 +41,7 @@ class WatchedCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
-            waiting, oldest_snapshot_seconds, verification = watched.read()
+            waiting, oldest_snapshot_seconds, verification = watched.get(FRESH_SECONDS)
         except Unavailable:
             return
         yield _gauge(

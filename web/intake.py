@@ -114,7 +114,7 @@ class Intake:
         if not requests:
             return
         try:
-            replies = recognise(requests) if reader.is_full() else accept(requests)
+            replies = recognise(requests, reader.retry_seconds()) if reader.is_full() else accept(requests)
         except Exception as error:
             if len(batch) > 1 and not is_machinery(error):
                 for waiting in batch:  # one of them spoils the statement: it alone shall hear of it

@@ -7,7 +7,10 @@ from flask import Blueprint, Response, json
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from shared.scopes import Scope
+from shared.settings import settings
 from web import schemas
+from web.access import scope_needed
 from web.operations import HEADERS, JSON, OPERATIONS, PARAMETERS, Answer, Operation, Schema
 from web.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS_OF_CODE
 from web.webhook_operations import WEBHOOK_OPERATIONS
@@ -19,6 +22,7 @@ TAGS: Final = {
     "/api/webhook/": "Webhooks",
     "/": "Service",
 }
+HEADERS_OF_STATUS: Final = {401: "WWW-Authenticate", **dict.fromkeys(RETRY_STATUSES, "Retry-After")}
 ALL: Final = (*OPERATIONS, *WEBHOOK_OPERATIONS)
 
 blueprint = Blueprint("openapi", __name__)
@@ -50,6 +54,7 @@ def document() -> Schema:
         "components": {
             "schemas": _schemas(),
             "parameters": {name: _parameter(name) for name in PARAMETERS},
+            **({"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if settings().asks_for_keys else {}),
             "headers": {name: {"schema": schema, "description": says} for name, (schema, says) in HEADERS.items()},
         },
     }
@@ -86,13 +91,24 @@ def _operation(operation: Operation) -> Schema:
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names],
         "responses": {str(status): _answer(answer) for status, answer in operation.answers.items()},
     }
-    for code in operation.codes.split():
+    for code in [*operation.codes.split(), *_admission(operation, described)]:
         _add_problem(described["responses"], code)
     bodies = {JSON: _reference(operation.body)} if operation.body else operation.bodies
     if bodies:
         content = {media: {"schema": schema} for media, schema in bodies.items()}
         described["requestBody"] = {"required": True, "content": content}
     return described
+
+
+def _admission(operation: Operation, described: Schema) -> list[str]:
+    """The codes of who is not let in. Where this process asks for no key, the document speaks of none."""
+    needed = scope_needed(operation.method.upper(), operation.path.replace("{", "<").replace("}", ">"))
+    if needed is None:
+        return []
+    if not settings().asks_for_keys:
+        return ["rate_limited"]
+    described["security"] = [{"key": [str(needed)]}]
+    return ["unauthorized", "rate_limited", *(["insufficient_scope"] if needed != Scope.READ else [])]
 
 
 def _answer(answer: Answer) -> Schema:
@@ -108,7 +124,7 @@ def _add_problem(responses: Schema, code: str) -> None:
     status = STATUS_OF_CODE[code]
     new = {
         "description": "Refused",
-        "headers": _headers("Retry-After" if status in RETRY_STATUSES else ""),
+        "headers": _headers(HEADERS_OF_STATUS.get(status, "")),
         "content": {
             MEDIA_TYPE: {"schema": {"allOf": [_reference(schemas.Problem), {"properties": {"code": {"enum": []}}}]}}
         },

@@ -78,6 +78,7 @@ HEADERS: Final[Mapping[str, tuple[Schema, str]]] = {
     "X-Request-ID": (TEXT, "The request's id: the caller's, or a new one."),
     "Location": (TEXT, "Where it is found."),
     "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds."),
+    "WWW-Authenticate": (TEXT, "What kind of key is asked for."),
     "ETag": (TEXT, "Changes with the transaction's state."),
     "Preference-Applied": ({**TEXT, "pattern": "^wait=[0-9]+$"}, "The waiting that was honoured."),
     "Idempotency-Replayed": ({"type": "string", "const": "true"}, "This is a repeat."),

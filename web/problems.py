@@ -8,18 +8,20 @@ from structlog.contextvars import get_contextvars
 from werkzeug.exceptions import HTTPException
 
 from shared.database import is_machinery
-from shared.errors import Conflict, Invalid, NotFound, PaymentsError, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, PaymentsError, Refused, Unavailable
 from shared.logs import get_logger
 from web.answers import JsonAnswer
 
 MEDIA_TYPE: Final = "application/problem+json"
-RETRY_SECONDS: Final = 1
+CHALLENGE: Final = 'Bearer realm="payments"'
 RETRY_STATUSES: Final = (429, 503)
 
 log = get_logger("web")
 
 STATUS_OF_CODE: Final = {
     "not_json": 400,
+    "unauthorized": 401,
+    "insufficient_scope": 403,
     "user_not_found": 404,
     "transaction_not_found": 404,
     "webhook_not_found": 404,
@@ -29,13 +31,14 @@ STATUS_OF_CODE: Final = {
     "uid_reused": 422,
     "key_reused": 422,
     "backlog_full": 429,
+    "rate_limited": 429,
     "internal_error": 500,
     "database_unavailable": 503,
     "not_ready": 503,
     "overloaded": 503,
 }
 # For a code that is not in the table.
-_STATUS_OF_KIND: Final = ((Invalid, 422), (Conflict, 422), (NotFound, 404), (Unavailable, 503))
+_STATUS_OF_KIND: Final = ((Invalid, 422), (Conflict, 422), (NotFound, 404), (Refused, 403), (Unavailable, 503))
 _UNKNOWN_OUTCOME: Final = (
     "The database did not answer. Whether the request was carried out is not known: send it again as it was."
 )
@@ -45,8 +48,8 @@ def status_of(error: PaymentsError) -> int:
     return STATUS_OF_CODE.get(error.code) or next(status for kind, status in _STATUS_OF_KIND if isinstance(error, kind))
 
 
-def problem(status: int, code: str, detail: str, **members: Any) -> Response:
-    """A problem document. Those that say "later" bear Retry-After, in seconds."""
+def problem(status: int, code: str, detail: str, retry_seconds: int = 1, **members: Any) -> Response:
+    """A problem document. Those that say "later" bear Retry-After, those that want a key say of which kind."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -58,13 +61,15 @@ def problem(status: int, code: str, detail: str, **members: Any) -> Response:
     }
     response = JsonAnswer(document, status, MEDIA_TYPE)
     if status in RETRY_STATUSES:
-        response.headers["Retry-After"] = str(RETRY_SECONDS)
+        response.headers["Retry-After"] = str(retry_seconds)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = CHALLENGE
     return response
 
 
 def problem_of(error: PaymentsError) -> Response:
     members = {"errors": [field._asdict() for field in error.fields]} if error.fields else {}
-    return problem(status_of(error), error.code, error.detail, **members)
+    return problem(status_of(error), error.code, error.detail, error.retry_seconds, **members)
 
 
 def register(app: Flask) -> None:

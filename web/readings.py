@@ -1,6 +1,6 @@
-"""A reading of the database's state, taken at most twice a second, for all askers of a process.
+"""A reading of the database's state for all askers of a process.
 
-A thread of its own reads: a database that hangs must keep neither the numbers nor a commit.
+A thread of its own reads: a database that hangs must keep neither the value nor who asks for it.
 """
 
 import threading
@@ -12,8 +12,8 @@ from shared.database import is_machinery
 from shared.errors import Unavailable
 from shared.logs import get_logger
 
-FRESH_SECONDS: Final = 0.5
 PATIENCE_SECONDS: Final = 2.0
+REST_SECONDS: Final = 0.1  # between the beginnings of two readings, whoever asks and however often
 
 Value = TypeVar("Value")
 
@@ -21,50 +21,64 @@ log = get_logger("readings")
 
 
 class Reading(Generic[Value]):
-    """Caches one value. `name` is what is read, in the words of a log line."""
+    """`what` is read, in the words of a log line; anew when it is older than `fresh_seconds` and somebody asks."""
 
-    def __init__(self, name: str, take: Callable[[], Value]) -> None:
-        self._name, self._take = name, take
+    def __init__(self, what: str, read: Callable[[], Value], fresh_seconds: float) -> None:
+        self._what = what
+        self._read = read
+        self._fresh_seconds = fresh_seconds
         self._changed = threading.Condition()
-        self._last: Value | None = None
-        self._read_at = self._tried_at = float("-inf")
+        self._value: Value | None = None
+        self._read_at = self._tried_at = float("-inf")  # when it was begun
         self._reading = False
 
-    def read(self) -> Value:
-        """A value no older than half a second. Raises Unavailable where there is none in time."""
+    def latest(self) -> tuple[Value | None, float]:
+        """The last value, None where there is none yet, and its age in seconds. Waits for nothing."""
         with self._changed:
-            self._begin_if_old()
-            self._changed.wait_for(lambda: not self._reading, PATIENCE_SECONDS)
-            if self._last is None or self._is_old():
-                raise Unavailable("database_unavailable", f"The database did not say {self._name}.")
-            return self._last
+            age = time.monotonic() - self._read_at
+            if age > self._fresh_seconds:
+                self._begin()
+            return self._value, age
 
-    def glance(self) -> tuple[Value | None, bool]:
-        """The last value, without waiting, and whether it is an old one: then a new one is on its way."""
+    def get(self, most_seconds: float) -> Value:
+        """A value no older than so many seconds; it is read for this, if need be. Raises Unavailable."""
+        asked_at = time.monotonic()
+
+        def is_there() -> bool:
+            if self._read_at >= asked_at - most_seconds:
+                return True
+            if self._tried_at < asked_at:
+                self._begin()
+            return not self._reading
+
+        value, age = self.latest()
+        if value is not None and age <= most_seconds:
+            return value
         with self._changed:
-            self._begin_if_old()
-            return self._last, self._is_old()
+            self._changed.wait_for(is_there, PATIENCE_SECONDS)
+            if self._value is None or self._read_at < asked_at - most_seconds:
+                raise Unavailable("database_unavailable", f"The database did not say {self._what}.")
+            return self._value
 
-    def _is_old(self) -> bool:
-        return time.monotonic() - self._read_at > FRESH_SECONDS
-
-    def _begin_if_old(self) -> None:
-        if not self._reading and time.monotonic() - max(self._read_at, self._tried_at) > FRESH_SECONDS:
+    def _begin(self) -> None:
+        if not self._reading:
             self._reading = True
-            threading.Thread(target=self._read, name="reading", daemon=True).start()
+            threading.Thread(target=self._run, name="reading", daemon=True).start()
 
-    def _read(self) -> None:
+    def _run(self) -> None:
+        time.sleep(max(0.0, self._tried_at + REST_SECONDS - time.monotonic()))
+        began = time.monotonic()
         value = None
         try:
-            value = self._take()
+            value = self._read()
         except Exception as error:
             if is_machinery(error):
-                log.warning("the state cannot be read", of=self._name, error=str(error).splitlines()[0])
+                log.warning("the state cannot be read", of=self._what, error=str(error).splitlines()[0])
             else:
-                log.exception("reading the state failed", of=self._name)
+                log.exception("reading the state failed", of=self._what)
         with self._changed:
-            self._tried_at = time.monotonic()
+            self._tried_at = began
             if value is not None:
-                self._last, self._read_at = value, self._tried_at
+                self._value, self._read_at = value, began
             self._reading = False
             self._changed.notify_all()

@@ -85,7 +85,10 @@ def get_statement(user_id: str) -> Response:
 
 
 def _csv(items: list[dict[str, Any]], following: str | None) -> Response:
-    """The statement as CSV (RFC 4180), the cursor of the next page in a Link header."""
+    """The statement as CSV (RFC 4180), the cursor of the next page in a Link header.
+
+    No column holds a client's own text, so no cell can begin what a spreadsheet would run.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(TransactionOut.model_fields))
     writer.writeheader()

@@ -45,7 +45,7 @@ class _Waiter:
 
 
 def most_waiters() -> int:
-    """So that waiting cannot use up the threads that answer: a half may wait for bodies, an eighth for lists."""
+    """So that waiting cannot use up the threads that answer: an eighth may be for lists."""
     return max(LEAST_PLACES, settings().web_threads // 4)
 
 

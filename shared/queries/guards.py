@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.models import deliveries, events, ledger, transactions, users, verifications, webhook_cursors, webhooks
+from shared.webhook_models import metadata
 
 # Without these the past could be changed. The constraints are those of shared.models.
 TRIGGERS: Final = {
@@ -39,7 +39,7 @@ _CONSTRAINTS = text("""
 def find_missing_guards(connection: Connection) -> list[Guard]:
     """Triggers that are missing or disabled, and constraints that are missing or not valid."""
     triggers = [Guard("trigger", name, table) for name, table in TRIGGERS.items()]
-    tables = (users, transactions, ledger, events, webhooks, webhook_cursors, deliveries, verifications)
+    tables = metadata.tables.values()
     constraints = [Guard("constraint", str(c.name), table.name) for table in tables for c in table.constraints]
     in_force = {Guard("trigger", *row) for row in connection.execute(_TRIGGERS)}
     in_force |= {Guard("constraint", *row) for row in connection.execute(_CONSTRAINTS)}

@@ -130,7 +130,7 @@ def _embedded_server(folder: Path) -> Iterator[str]:
     postgres.adopt(cluster)
     server = _start(postgres.server(cluster, os.environ))
     try:
-        _await_owner(cluster, server)
+        _await_roles(cluster, server)
         yield cluster.url
     finally:
         server.send_signal(signal.SIGINT)
@@ -158,15 +158,15 @@ def _start(program: "Program") -> subprocess.Popen[bytes]:
     )
 
 
-def _await_owner(cluster: "Cluster", server: subprocess.Popen[bytes]) -> None:
-    """Wait until the server answers, and have its owner role made."""
+def _await_roles(cluster: "Cluster", server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers, and have its roles made."""
     from local.command import CommandError
-    from local.postgres import ensure_owner
+    from local.postgres import ensure_roles
 
     for _ in range(600):
         assert server.poll() is None, f"Postgres ended with {server.returncode}"
         try:
-            return ensure_owner(cluster)
+            return ensure_roles(cluster)
         except CommandError:
             time.sleep(0.1)
     raise AssertionError("Postgres does not answer")

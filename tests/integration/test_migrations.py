@@ -13,6 +13,7 @@ from migrations.__main__ import configuration
 from shared import models
 from shared.errors import NotReady
 from shared.history import check_server
+from shared.webhook_models import metadata
 from tests.integration.conftest import empty_database, migrate
 from tests.integration.given import await_waiter
 
@@ -66,7 +67,7 @@ def another_database(server_url: str) -> Iterator[str]:
 def test_the_migrations_make_what_the_models_say(database_url: str, another_database: str) -> None:
     with connect(another_database).begin() as connection:
         connection.execute(text("CREATE EXTENSION btree_gist"))
-        models.metadata.create_all(connection)
+        metadata.create_all(connection)
     made, said = catalog(database_url), catalog(another_database)
     for part, rows in made.items():
         assert rows == said[part], part

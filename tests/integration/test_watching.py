@@ -36,7 +36,7 @@ def no_verification() -> Iterator[None]:
 
 def numbers(client: FlaskClient) -> dict[str, float]:
     """All that /metrics says, from readings made now."""
-    Reading.__init__(watched, "anew", get_watched)
+    Reading.__init__(watched, "anew", get_watched, 0.5)
     lines = client.get("/metrics").text.splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 

@@ -117,15 +117,12 @@ def test_600_clients_that_send_nothing_more_keep_nobody_waiting(api: Api, servic
     with ExitStack() as open_:
         for _ in range(600):
             open_.enter_context(connected(service.url)).sendall(sent)
-        user_ids = []
         for _ in range(20):
             began = time.monotonic()
             assert api.ask("GET", "/livez").status == 200
             assert api.ask("GET", "/readyz").status == 200
             assert time.monotonic() - began < AT_ONCE_SECONDS
-            if not sent.startswith(b"POST"):
-                user_ids.append(api.add_user())
-    wait_until(lambda: api.ask("POST", "/api/user/", {"name": "After"}).status == 201, "bodies are read again")
+            api.add_user()
 
 
 def test_a_stop_answers_those_who_wait(start_service: Callable[..., Service]) -> None:

@@ -79,6 +79,7 @@ def test_head_is_get_without_the_body_everywhere(api: Api) -> None:
         assert (head.status, head.body) == (get.status, b"")
         assert head.headers["Content-Length"] == str(len(get.body))
         assert head.headers.get("ETag") == get.headers.get("ETag")
+        assert get.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def numbers(api: Api) -> dict[str, float]:

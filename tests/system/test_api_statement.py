@@ -170,6 +170,7 @@ def test_as_csv_the_statement_is_the_same_and_next_is_a_link(api: Api, busy: tup
     as_text = [",".join("" if value is None else str(value) for value in item.values()) for item in listed]
     assert rows == as_text
     assert len(rows) == 20
+    assert all(cell[:1].isalnum() or not cell for row in rows for cell in row.split(",")), "nothing a spreadsheet runs"
 
 
 def test_json_is_what_a_browser_and_a_client_without_wishes_get(api: Api, one: int) -> None:

@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running_service import Service, environment
+from running_service import Service, environment, payments
 
 pytestmark = pytest.mark.system
 
@@ -13,12 +14,26 @@ HERE = Path(__file__).parent
 EXAMPLES = 50  # per operation
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_the_document_and_the_service_agree(service: Service, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("asks_for_keys", [False, True])
+def test_the_document_and_the_service_agree(
+    service: Service, start_service: Callable[..., Service], tmp_path: Path, asks_for_keys: bool
+) -> None:
+    headers: tuple[str, ...] = ()
+    if asks_for_keys:
+        service = start_service(PAYMENTS_AUTH="required")
+        made = payments("key", "create", "--name", "tester", "--scope", "admin", "--data", service.data)
+        headers = ("--header", f"Authorization: Bearer {made.stdout.split()[-1]}")
     done = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{service.url}/openapi.json"),
-            *("--max-examples", str(EXAMPLES), "--seed", str(seed), "--no-color"),
+            *(
+                "--max-examples",
+                str(EXAMPLES // 2 if asks_for_keys else EXAMPLES),
+                "--seed",
+                "1",
+                "--no-color",
+                *headers,
+            ),
             # the hooks have it in a form that knows what no schema can say
             *("--exclude-checks", "positive_data_acceptance"),
         ],

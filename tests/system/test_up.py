@@ -99,7 +99,7 @@ def test_neither_server_lets_in_who_has_no_password(service: Service, change: st
 
 def test_what_holds_secrets_is_the_operators_alone(service: Service) -> None:
     assert stat.S_IMODE(service.data.stat().st_mode) == 0o700
-    for name in ("run/state.json", "postgres.password", "owner.password", "broker/valkey.conf"):
+    for name in ("run/state.json", "postgres.password", "owner.password", "app.password", "broker/valkey.conf"):
         assert stat.S_IMODE((service.data / name).stat().st_mode) == 0o600
 
 

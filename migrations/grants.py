@@ -1,0 +1,31 @@
+"""What web and workers may do, where they have a database role of their own: nothing that could change the past.
+
+The triggers refuse it, too; but an owner can drop a trigger, and this role can drop nothing.
+"""
+
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+KEPT: Final = "SELECT, INSERT, UPDATE, DELETE"
+GRANTS: Final = {
+    "users": "SELECT, INSERT, UPDATE (balance, last_seq, last_history_at, last_event_seq)",
+    "transactions": "SELECT, INSERT, UPDATE (status, reason, settled_at, parked_at, attempts, last_error)",
+    "ledger": "SELECT, INSERT",
+    "events": "SELECT, INSERT, DELETE",
+    "webhooks": KEPT,
+    "webhook_cursors": KEPT,
+    "deliveries": KEPT,
+    "verifications": "SELECT, INSERT",
+    "api_keys": "SELECT",
+    "alembic_version": "SELECT",
+}
+
+
+def grant(connection: Connection, role: str) -> None:
+    """Give the role this and take all else from it. Raises ProgrammingError where there is no such role."""
+    connection.execute(text(f'REVOKE ALL ON ALL TABLES IN SCHEMA public FROM "{role}"'))
+    connection.execute(text(f'REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM "{role}"'))
+    for table, privileges in GRANTS.items():
+        connection.execute(text(f'GRANT {privileges} ON {table} TO "{role}"'))
+    connection.execute(text(f'GRANT USAGE ON SEQUENCE transactions_accept_order_seq TO "{role}"'))

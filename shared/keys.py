@@ -1,0 +1,70 @@
+"""API keys: made, listed, revoked, and known again by what a caller shows.
+
+A key is `pay_<id>_<secret>`. The secret has 256 random bits, so its SHA-256 is as good as a slow hash of it would be;
+only that is stored, and nobody can read a key back.
+"""
+
+import re
+import secrets
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final, NamedTuple
+
+from shared.database import reading, transaction
+from shared.queries import keys
+from shared.queries.keys import Key, ValidKey
+from shared.scopes import Scope
+
+SECRET_BYTES: Final = 32
+NAME_PATTERN: Final = "[A-Za-z0-9._-]{1,64}"
+_KEY = re.compile(r"pay_([0-9]{1,18})_([A-Za-z0-9_-]{43})", re.ASCII)
+
+
+class Shown(NamedTuple):
+    """A key as it was shown, taken apart."""
+
+    id: int
+    secret: str
+
+
+def create(name: str, scope: Scope) -> tuple[int, str]:
+    """A new key's id and the key itself, which nobody is told again. Raises ValueError for a name that is none."""
+    if not re.fullmatch(NAME_PATTERN, name, re.ASCII):
+        raise ValueError("a key's name has 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    with transaction() as connection:
+        key_id = keys.insert_key(connection, name, scope, _hash(secret))
+    return key_id, f"pay_{key_id}_{secret}"
+
+
+def list_all() -> list[Key]:
+    """Those that were revoked, too."""
+    with reading() as connection:
+        return keys.list_keys(connection)
+
+
+def revoke(key_id: int) -> bool:
+    """Whether there is such a key. Nobody gets in by it ten seconds from now."""
+    with transaction() as connection:
+        return 0 < key_id < 2**63 and keys.revoke_key(connection, key_id)
+
+
+def read_valid() -> dict[int, ValidKey]:
+    """The keys that are valid now, by their ids."""
+    with reading() as connection:
+        return {key.id: key for key in keys.read_valid(connection)}
+
+
+def take_apart(key: str) -> Shown | None:
+    """None for what is no key."""
+    found = _KEY.fullmatch(key)
+    return Shown(int(found[1]), found[2]) if found else None
+
+
+def opens(shown: Shown, key: ValidKey) -> bool:
+    """Whether the secret is the key's; as long either way."""
+    return compare_digest(_hash(shown.secret), key.secret_hash)
+
+
+def _hash(secret: str) -> bytes:
+    return sha256(secret.encode()).digest()

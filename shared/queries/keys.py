@@ -1,0 +1,57 @@
+"""Statements on API keys."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from shared.scopes import Scope
+
+
+class Key(NamedTuple):
+    """A key without what it is known by."""
+
+    id: int
+    name: str
+    scope: Scope
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class ValidKey(NamedTuple):
+    """What a caller who shows this key is, and the SHA-256 of its secret."""
+
+    id: int
+    name: str
+    scope: Scope
+    secret_hash: bytes
+
+
+_INSERT = text("""
+    INSERT INTO api_keys (name, scope, secret_hash) VALUES (:name, :scope, :secret_hash) RETURNING id
+""")
+_LIST = text("SELECT id, name, scope, created_at, revoked_at FROM api_keys ORDER BY id")
+_REVOKE = text("""
+    UPDATE api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = :key_id
+""")
+_READ_VALID = text("SELECT id, name, scope, secret_hash FROM api_keys WHERE revoked_at IS NULL")
+
+
+def insert_key(connection: Connection, name: str, scope: Scope, secret_hash: bytes) -> int:
+    """The new key's id."""
+    values = {"name": name, "scope": scope, "secret_hash": secret_hash}
+    key_id: int = connection.execute(_INSERT, values).scalar_one()
+    return key_id
+
+
+def list_keys(connection: Connection) -> list[Key]:
+    return [Key(r.id, r.name, Scope(r.scope), r.created_at, r.revoked_at) for r in connection.execute(_LIST)]
+
+
+def revoke_key(connection: Connection, key_id: int) -> bool:
+    """Whether there is such a key. One that was revoked before stays as it is."""
+    return connection.execute(_REVOKE, {"key_id": key_id}).rowcount == 1
+
+
+def read_valid(connection: Connection) -> list[ValidKey]:
+    return [ValidKey(r.id, r.name, Scope(r.scope), bytes(r.secret_hash)) for r in connection.execute(_READ_VALID)]

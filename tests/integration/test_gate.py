@@ -1,0 +1,40 @@
+"""However many requests are at work, a few threads are left for those who look after the process."""
+
+import pytest
+from flask.testing import FlaskClient
+
+from web import gate
+from web.app import create_app
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def client() -> FlaskClient:
+    return create_app().test_client()
+
+
+def test_beyond_what_it_can_do_callers_are_sent_away_and_livez_answers(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "_inside", gate.threads() - gate.SPARE_THREADS)
+    answer = client.get("/api/user/0/")
+    assert (answer.status_code, answer.json["code"]) == (503, "overloaded")
+    assert answer.headers["Retry-After"]
+    for path in ("/livez", "/readyz", "/metrics", "/docs"):
+        assert client.get(path).status_code == 200
+    monkeypatch.setattr(gate, "_inside", gate.threads() - gate.SPARE_THREADS - 1)
+    assert client.get("/api/user/0/").status_code == 404
+
+
+def test_whoever_came_in_is_counted_out_whatever_became_of_it(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = gate._inside
+    client.get("/api/user/0/")
+    client.put("/api/transaction/", data="no json", content_type="application/json")
+    client.delete("/api/user/")
+    client.get("/api/nowhere")
+    monkeypatch.setattr("shared.history.get_user", lambda _: 1 / 0)
+    assert client.get("/api/user/1/").status_code == 500
+    assert gate._inside == before

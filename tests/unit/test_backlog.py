@@ -1,0 +1,38 @@
+"""When there may be room again, by how fast the backlog shrinks."""
+
+from collections import deque
+
+import pytest
+
+from shared.settings import settings
+from web.backlog import REMEMBERED, BacklogReader
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> BacklogReader:
+    monkeypatch.setenv("PAYMENTS_BACKLOG_LIMIT", "1000")
+    settings.cache_clear()
+    yield BacklogReader()
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("pending", "seconds"),
+    [
+        ([], 1),
+        ([1500], 1),
+        ([900, 1500], 1),  # it has just become full: nobody knows yet
+        ([1500, 1400, 1300], 4),  # 301 too many, 100 a second
+        ([900, 1500, 1400, 1300], 4),  # what was before it was full tells nothing
+        ([2000, 1000], 1),
+        ([1500, 1499], 60),
+        ([1500, 1500], 60),
+        ([1500, 1600], 60),
+    ],
+)
+def test_the_seconds_go_by_what_was_settled_of_late(reader: BacklogReader, pending: list[int], seconds: int) -> None:
+    reader._pending = deque([(100.0 + at, count) for at, count in enumerate(pending)], REMEMBERED)
+    assert reader.retry_seconds() == seconds

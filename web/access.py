@@ -1,0 +1,64 @@
+"""Who may do what: the scope that each address needs, the key that a caller shows, and how often it may ask.
+
+What is not listed as open or as a reader's or writer's needs the widest scope: a new address is closed until somebody
+opens it.
+"""
+
+from typing import Final
+
+from flask import Request
+
+from shared import keys
+from shared.errors import Refused
+from shared.queries.keys import ValidKey
+from shared.scopes import Scope
+from shared.settings import settings
+from web.rate import RateLimiter
+from web.readings import Reading
+
+OPEN: Final = ("/livez", "/readyz", "/metrics", "/docs", "/docs/<name>", "/openapi.json")
+WRITTEN: Final = ("/api/user/", "/api/transaction/", "/api/transactions/")
+LOOK_UP: Final = "/api/transaction/<uid>"  # a POST that only reads
+FRESH_SECONDS: Final = 3.0
+LONGEST_SECONDS: Final = 8.0  # what was revoked longer ago than that and the patience of a reading lets nobody in
+MOST_KEY_CHARACTERS: Final = 100
+
+_keys: Final = Reading("the keys", keys.read_valid, FRESH_SECONDS)
+_limiter: Final = RateLimiter()
+
+
+def scope_needed(method: str, route: str) -> Scope | None:
+    """None where everybody may. `route` is the rule as it was declared; "" for an address that does not exist."""
+    if route in OPEN:
+        return None
+    if route.startswith("/api/webhook/"):
+        return Scope.ADMIN
+    if method in ("GET", "HEAD", "OPTIONS") or route in ("", LOOK_UP):
+        return Scope.READ
+    return Scope.WRITE if route in WRITTEN else Scope.ADMIN
+
+
+def admit(http: Request) -> ValidKey | None:
+    """The caller's key; None where none is asked for. Raises Refused, and Unavailable where keys cannot be read."""
+    needed = scope_needed(http.method, http.url_rule.rule if http.url_rule else "")
+    if needed is None:
+        return None
+    key = _find_key(http, needed) if settings().asks_for_keys else None
+    limit = settings().rate_limit
+    if limit and (seconds := _limiter.take(key.id if key else http.remote_addr, limit)):
+        raise Refused("rate_limited", f"More than {limit:g} requests a second.", retry_seconds=seconds)
+    return key
+
+
+def _find_key(http: Request, needed: Scope) -> ValidKey:
+    scheme, _, shown = http.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Refused("unauthorized", "A key is needed: Authorization: Bearer KEY.")
+    apart = keys.take_apart(shown.strip()) if len(shown) <= MOST_KEY_CHARACTERS else None
+    # One that is not known may have been made just now.
+    key = apart and (_keys.get(LONGEST_SECONDS).get(apart.id) or _keys.get(0).get(apart.id))
+    if not apart or not key or not keys.opens(apart, key):
+        raise Refused("unauthorized", "The key is none that is valid.")
+    if not key.scope.allows(needed):
+        raise Refused("insufficient_scope", f"This needs a key of scope {needed}, and yours is of {key.scope}.")
+    return key
