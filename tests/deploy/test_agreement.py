@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from shared import doorbell
-from shared.settings import Settings, settings
+from shared.settings import SECRETS, Settings, settings
 from tests.deploy.manifests import ROOT, compose, containers, of_kind, our_services, overlay
 
 pytestmark = pytest.mark.house
@@ -24,12 +24,13 @@ FILES = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "k8s").rglob("*.yml")),
 ]
 NOT_SETTINGS = {"BROKER_PASSWORD", "PROMETHEUS_PORT"}  # of docker-compose.yml alone
+OF_FILES = {f"{name}_FILE" for name in SECRETS}
 
 
 def test_compose_and_kubernetes_run_the_same_processes_by_the_same_commands() -> None:
     rendered = {c.process: c.spec["command"] for c in containers(overlay("production")) if not c.is_init}
     assert set(our_services()) == PROCESSES
-    assert set(rendered) == PROCESSES | {"verify"}
+    assert set(rendered) == PROCESSES | {"verify", "operator"}
     in_compose = {name: service.get("command", _command_of_the_image()) for name, service in our_services().items()}
     assert in_compose == {name: rendered[name] for name in PROCESSES}
 
@@ -42,9 +43,19 @@ def _command_of_the_image() -> list[str]:
 
 def test_each_command_is_a_module_that_there_is() -> None:
     for container in containers(overlay("production")):
-        python, option, module, *_ = container.spec["command"]
+        python, option, module, *_ = (
+            container.spec["command"] if container.process != "operator" else _of_the_operator()
+        )
         assert (python, option) == ("python", "-m")
         assert find_spec(f"{module}.__main__"), module
+
+
+def _of_the_operator() -> list[str]:
+    """Its container sleeps; this is what a person runs in it."""
+    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"exec -it job/operator -- (.*?)(?:  |$)", readme, re.MULTILINE)
+    assert told
+    return str(told[0]).split()
 
 
 @pytest.mark.parametrize(("process", "words"), [("web", 3), ("verify", 4)])
@@ -84,7 +95,7 @@ def test_each_process_says_who_it_is_in_the_logs() -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_each_setting_that_a_file_names_is_one(file: str) -> None:
-    known = {field.alias for field in Settings.model_fields.values()} | NOT_SETTINGS
+    known = {field.alias for field in Settings.model_fields.values()} | NOT_SETTINGS | OF_FILES
     assert not set(OURS.findall((ROOT / file).read_text(encoding="utf-8"))) - known
 
 
@@ -178,7 +189,7 @@ def test_each_worker_takes_the_queue_that_is_rung() -> None:
 def test_the_monitors_and_the_policies_find_their_pods() -> None:
     deployments = of_kind(overlay("production"), "Deployment").values()
     labels = [found["spec"]["template"]["metadata"]["labels"] for found in deployments]
-    components = {pod["app.kubernetes.io/component"] for pod in labels} | {"migrate", "verify"}
+    components = {pod["app.kubernetes.io/component"] for pod in labels} | {"migrate", "verify", "operator"}
     named: set[str] = set()
     for file in ("base/network.yml", "base/disruption.yml", "components/monitoring/monitors.yml"):
         text = Path(ROOT / "k8s" / file).read_text(encoding="utf-8")
