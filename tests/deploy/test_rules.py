@@ -10,6 +10,7 @@ import yaml
 from shared.settings import settings
 from shared.status import LANES
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
+from web.gate import threads
 
 pytestmark = pytest.mark.house
 
@@ -144,10 +145,23 @@ def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None
     row = re.search(rf"^\| {name} \|.* \*\*(\d+)\*\* \| (\d+) \|$", readme, re.MULTILINE)
     assert row, f"k8s/README.md has no sum for {name}"
     assert int(row[1]) == connections(overlay(name))
-    others = (
-        3 + 1 + 1 + 2 + 5
-    )  # kept for superusers, migrate, verify, KEDA's two triggers, people (the operator's pod, too)
+    others = 3 + 1 + 1 + 2 + 5  # kept for superusers, migrate, verify, KEDA's two triggers, people
     assert int(row[1]) + others <= int(row[2])
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_web_has_the_memory_that_its_threads_may_take(name: str) -> None:
+    """The sum of docs/scaling.md, in MiB: at rest, threads with a body each, lists."""
+    needed = 127 + threads() * 0.23 + 68
+    scaling = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert f"| {threads():,} threads x 0.23 |" in scaling
+    assert f"| **together** | **{needed:.0f}** |" in scaling
+    web = next(c for c in containers(overlay(name)) if c.process == "web" and not c.is_init)
+    limits = (
+        web.spec["resources"]["limits"]["memory"].removesuffix("Mi"),
+        compose()["web"]["mem_limit"].removesuffix("m"),
+    )
+    assert min(map(int, limits)) > needed * 1.2
 
 
 @pytest.mark.parametrize("component", ["keda", "hpa"])

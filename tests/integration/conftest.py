@@ -50,7 +50,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if url := os.environ.get("DATABASE_URL"):
         yield url
     else:
-        with embedded_server(tmp_path_factory.mktemp("postgres")) as url:
+        with _embedded_server(tmp_path_factory.mktemp("postgres")) as url:
             yield url
 
 
@@ -119,7 +119,7 @@ def empty_database(server_url: str) -> Iterator[str]:
 
 
 @contextmanager
-def embedded_server(folder: Path) -> Iterator[str]:
+def _embedded_server(folder: Path) -> Iterator[str]:
     """The Postgres that `./payments up` runs, in a folder of its own."""
     from local import postgres  # here: not needed, nor perhaps installed, where DATABASE_URL is given
     from local.addresses import free_port

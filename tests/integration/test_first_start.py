@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url
 
 from local.postgres import APP, binary
-from tests.integration.conftest import NOBODY_LISTENS, ROOT, embedded_server
+from tests.integration.conftest import NOBODY_LISTENS, ROOT, _embedded_server
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ class Roles(NamedTuple):
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     """A server as the DBA has it: the owner and its database; `up` would have made the other role already."""
     folder = tmp_path_factory.mktemp("server")
-    with embedded_server(folder) as owner:
+    with _embedded_server(folder) as owner:
         url = make_url(owner)
         superuser = url.set(username="postgres", password=(folder / "postgres.password").read_text())
         app = url.set(username=APP, password=PASSWORD)
