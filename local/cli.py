@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tomllib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from local import bench, demo, example, key, migrate, parked, ps, psql, test, tx, up, verify
-from local.command import ROOT, Command, CommandError, add_setting
+from local import audit, bench, demo, example, key, migrate, parked, ps, psql, test, tx, up, verify
+from local.command import Command, CommandError, add_setting, version
 from shared.settings import Settings, settings
 
 COMMANDS: tuple[Command, ...] = (
@@ -28,6 +27,7 @@ COMMANDS: tuple[Command, ...] = (
     test.COMMAND,
     test.CHECK,
     bench.COMMAND,
+    audit.COMMAND,
 )
 
 DESCRIPTION = """\
@@ -74,7 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _make_parser(defaults: Settings) -> ArgumentParser:
     parser = _Parser("payments", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"payments {_version()}")
+    parser.add_argument("--version", action="version", version=f"payments {version()}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     for command in COMMANDS:
         child = subparsers.add_parser(
@@ -104,10 +104,6 @@ def _in_words(error: Mapping[str, Any]) -> str:
     place = "".join(f"{name}: " for name in error["loc"][:1])
     said = str(error["msg"])
     return place + (said.lower() if place else said.removeprefix("Value error, "))
-
-
-def _version() -> str:
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def _fail(line: str) -> int:

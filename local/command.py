@@ -4,6 +4,7 @@ A command is a small function in a module of its own, listed in local.cli. Its o
 shared.settings, so that an option's default, meaning and limits are written once, beside its environment variable.
 """
 
+import tomllib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class Command:
     settings: tuple[str, ...] = ()  # fields of Settings that are options here, beside --data
     add_arguments: Callable[[ArgumentParser], None] = _no_arguments
     passes_on: bool = False  # every other argument, --help too, goes to another program as args.rest
+
+
+def version() -> str:
+    """Of the service."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def add_setting(parser: ArgumentParser, name: str, default: object) -> None:

@@ -67,10 +67,15 @@ def _reason_to_wait() -> str:
     try:
         history.check_server()
     except Exception as error:
-        if is_machinery(error):
+        if is_machinery(error) or _is_not_granted(error):
             return str(getattr(error, "orig", error)).strip() or repr(error)
         raise
     return ""
+
+
+def _is_not_granted(error: Exception) -> bool:
+    """What migrates also grants, so a role that is new to an older database has to wait for that, too."""
+    return getattr(getattr(error, "orig", None), "pgcode", None) == "42501"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`python -m web`: the HTTP front, one process. granian reads and writes HTTP, Flask answers in its threads."""
 
 import argparse
+import os
 import resource
 from typing import Any
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from local import up
 from shared import doorbell
-from shared.settings import Settings, settings
+from shared.settings import SECRETS, Settings, settings
 from tests.deploy.manifests import ROOT, compose, containers, of_kind, our_services, overlay
 
 pytestmark = pytest.mark.house
@@ -24,12 +26,13 @@ FILES = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "k8s").rglob("*.yml")),
 ]
 NOT_SETTINGS = {"BROKER_PASSWORD", "PROMETHEUS_PORT"}  # of docker-compose.yml alone
+OF_FILES = {f"{name}_FILE" for name in SECRETS}
 
 
 def test_compose_and_kubernetes_run_the_same_processes_by_the_same_commands() -> None:
     rendered = {c.process: c.spec["command"] for c in containers(overlay("production")) if not c.is_init}
     assert set(our_services()) == PROCESSES
-    assert set(rendered) == PROCESSES | {"verify"}
+    assert set(rendered) == PROCESSES | {"verify", "operator"}
     in_compose = {name: service.get("command", _command_of_the_image()) for name, service in our_services().items()}
     assert in_compose == {name: rendered[name] for name in PROCESSES}
 
@@ -42,9 +45,19 @@ def _command_of_the_image() -> list[str]:
 
 def test_each_command_is_a_module_that_there_is() -> None:
     for container in containers(overlay("production")):
-        python, option, module, *_ = container.spec["command"]
+        python, option, module, *_ = (
+            container.spec["command"] if container.process != "operator" else _of_the_operator()
+        )
         assert (python, option) == ("python", "-m")
         assert find_spec(f"{module}.__main__"), module
+
+
+def _of_the_operator() -> list[str]:
+    """Its container sleeps; this is what a person runs in it."""
+    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"exec -it job/operator -- (.*?)(?:  |$)", readme, re.MULTILINE)
+    assert told
+    return str(told[0]).split()
 
 
 @pytest.mark.parametrize(("process", "words"), [("web", 3), ("verify", 4)])
@@ -58,6 +71,12 @@ def test_the_options_that_are_given_are_known(process: str, words: int) -> None:
         check=True,
     )
     assert not [option for option in command_of(process)[words:] if f"{option} " not in ran.stdout]
+
+
+def test_flower_is_run_as_up_runs_it() -> None:
+    of_up = up._flower(Namespace(flower_port=5555), {}).argv[1:]
+    there = {option for option in command_of("flower")[1:] if not option.startswith("--address")}
+    assert there == {option for option in of_up if not option.startswith("--address")}
 
 
 def test_flower_knows_the_options_that_it_is_given() -> None:
@@ -84,7 +103,7 @@ def test_each_process_says_who_it_is_in_the_logs() -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_each_setting_that_a_file_names_is_one(file: str) -> None:
-    known = {field.alias for field in Settings.model_fields.values()} | NOT_SETTINGS
+    known = {field.alias for field in Settings.model_fields.values()} | NOT_SETTINGS | OF_FILES
     assert not set(OURS.findall((ROOT / file).read_text(encoding="utf-8"))) - known
 
 
@@ -178,7 +197,7 @@ def test_each_worker_takes_the_queue_that_is_rung() -> None:
 def test_the_monitors_and_the_policies_find_their_pods() -> None:
     deployments = of_kind(overlay("production"), "Deployment").values()
     labels = [found["spec"]["template"]["metadata"]["labels"] for found in deployments]
-    components = {pod["app.kubernetes.io/component"] for pod in labels} | {"migrate", "verify"}
+    components = {pod["app.kubernetes.io/component"] for pod in labels} | {"migrate", "verify", "operator"}
     named: set[str] = set()
     for file in ("base/network.yml", "base/disruption.yml", "components/monitoring/monitors.yml"):
         text = Path(ROOT / "k8s" / file).read_text(encoding="utf-8")

@@ -10,17 +10,19 @@ import yaml
 from shared.settings import settings
 from shared.status import LANES
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
+from web.gate import threads
 
 pytestmark = pytest.mark.house
 
 PINNED = re.compile(r"[\w./-]+:[v\d][\w.-]*(@sha256:[0-9a-f]{64})?")
 RECREATED_AT_ONCE = 1  # maxSurge
+PROCESSES = {"web", "worker", "notify", "flower", "migrate", "verify", "operator"}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_every_container_is_confined_and_has_its_share(name: str) -> None:
     found = list(containers(overlay(name)))
-    assert {container.process for container in found} == {"web", "worker", "notify", "flower", "migrate", "verify"}
+    assert {container.process for container in found} == PROCESSES
     for container in found:
         where = f"{container.process}/{container.spec['name']}"
         confined, pod = container.spec["securityContext"], container.pod["securityContext"]
@@ -145,6 +147,21 @@ def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None
     assert int(row[1]) == connections(overlay(name))
     others = 3 + 1 + 1 + 2 + 5  # kept for superusers, migrate, verify, KEDA's two triggers, people
     assert int(row[1]) + others <= int(row[2])
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_web_has_the_memory_that_its_threads_may_take(name: str) -> None:
+    """The sum of docs/scaling.md, in MiB: at rest, threads with a body each, lists."""
+    needed = 127 + threads() * 0.23 + 68
+    scaling = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert f"| {threads():,} threads x 0.23 |" in scaling
+    assert f"| **together** | **{needed:.0f}** |" in scaling
+    web = next(c for c in containers(overlay(name)) if c.process == "web" and not c.is_init)
+    limits = (
+        web.spec["resources"]["limits"]["memory"].removesuffix("Mi"),
+        compose()["web"]["mem_limit"].removesuffix("m"),
+    )
+    assert min(map(int, limits)) > needed * 1.2
 
 
 @pytest.mark.parametrize("component", ["keda", "hpa"])
