@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import make_url
@@ -57,11 +58,17 @@ def run(url: str, *arguments: str, **environment: str) -> subprocess.CompletedPr
     )
 
 
-def waiting(url: str) -> "subprocess.Popen[str]":
+@contextmanager
+def waiting(url: str) -> Iterator[Any]:
+    """What each pod's init container runs."""
     command = [sys.executable, "-m", "migrations", "--wait"]
-    return subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, stdout=subprocess.PIPE, text=True
-    )
+    environment = {**os.environ, "DATABASE_URL": url}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_deployment_starts_with_two_roles(roles: Roles) -> None:
@@ -77,7 +84,6 @@ def test_a_deployment_starts_with_two_roles(roles: Roles) -> None:
 
     assert run(roles.owner, "migrations").returncode == 0
     with waiting(roles.app) as process:  # beside an older release that knew one role
-        assert process.stdout
         assert "permission denied" in process.stdout.readline()
         assert process.poll() is None
         granted = run(roles.owner, "migrations", PAYMENTS_APP_ROLE=APP)
