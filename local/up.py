@@ -163,10 +163,7 @@ def _flower(args: Namespace, environment: Mapping[str, str]) -> Program:
     return _python(
         "flower",
         own,
-        *("-m", "celery", "-A", "worker.app", "flower", "--address=127.0.0.1", f"--port={port}"),
-        # it runs for months: no state on disk, and bounds on what it remembers
-        *("--logging=warning", "--persistent=False", "--max_tasks=10000", "--purge_offline_workers=60"),
-        "--tasks_columns=name,uuid,state,result,received,runtime,worker",  # the result says what was settled
+        *("-m", "worker", "flower", "--address=127.0.0.1", f"--port={port}"),
         url=url_of("127.0.0.1", port),
         is_ready=lambda: answers("127.0.0.1", port, "/healthcheck"),
         stop_seconds=2,

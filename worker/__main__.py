@@ -1,6 +1,6 @@
 """`python -m worker`: one Celery worker with its pool of settling processes. `python -m worker notify`: one that tells
 webhooks, with threads, because it waits for receivers and hardly computes. Each starts `python -m worker metrics`
-beside it where it is to serve its metrics.
+beside it where it is to serve its metrics. `python -m worker flower` shows what they do.
 """
 
 import sys
@@ -18,6 +18,10 @@ def main(arguments: list[str]) -> None:
         from worker import exporter
 
         exporter.serve()
+    elif arguments[:1] == ["flower"]:
+        from worker import flower
+
+        flower.run(arguments[1:])
     elif arguments == ["notify"]:
         _notify()
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from api import Api, transaction
+from celery import Celery
 from running_service import ROOT, Service, environment, wait_until
 from test_graceful_web import free_port
 
@@ -29,7 +30,7 @@ def flower(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> 
     options = BY_OPTION if request.param == "option" else []
     with open(tmp_path / "flower.log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "worker.app", "flower", f"--port={port}", *options],
+            [sys.executable, "-m", "worker", "flower", f"--port={port}", *options],
             cwd=ROOT,
             env=environment(**given),
             stdout=log,
@@ -69,7 +70,8 @@ def test_without_the_password_flower_tells_only_its_health_and_its_metrics(flowe
     assert [status(flower + page) for page in ("/healthcheck", "/metrics")] == [200, 200]
 
 
-def test_a_task_tells_what_it_settled_and_both_queues_are_seen(flower: str, service: Service) -> None:
+@pytest.mark.parametrize("flower", ["environment"], indirect=True)
+def test_a_task_tells_what_it_settled(flower: str, service: Service) -> None:
     api = Api(service.url)
     user = api.add_user()
     told: dict[str, Any] = {}
@@ -87,10 +89,17 @@ def test_a_task_tells_what_it_settled_and_both_queues_are_seen(flower: str, serv
     results = {task["result"] for task in told.values()}
     assert f"'1 completed, 1 rejected; lane {user % 16}'" in results, results
 
-    def queues_seen() -> bool:
-        """Flower asks the workers for their queues when it starts, and when somebody looks at them."""
-        fetch(f"{flower}/api/workers?refresh=1", PASSWORD)
-        queues = json.loads(fetch(f"{flower}/api/queues/length", PASSWORD))["active_queues"]
-        return {queue["name"] for queue in queues} == {"settle", "notify"}
 
-    wait_until(queues_seen, "both queues are seen", 40)
+@pytest.mark.parametrize("flower", ["environment"], indirect=True)
+def test_queues_are_seen_also_those_that_came_after_it(flower: str, service: Service) -> None:
+    def queues() -> set[str]:
+        listed = json.loads(fetch(f"{flower}/api/queues/length", PASSWORD))["active_queues"]
+        return {queue["name"] for queue in listed}
+
+    wait_until(lambda: queues() == {"settle", "notify"}, "both queues are seen", 40)
+    with Celery("tests", broker=service.broker_url, set_as_current=False) as control:
+        control.control.add_consumer("later")
+        try:
+            wait_until(lambda: "later" in queues(), "the later one is seen", 40)
+        finally:
+            control.control.cancel_consumer("later")

@@ -1,0 +1,32 @@
+"""Flower with bounds on what it remembers, for it runs for months, and with a look for queues now and then.
+
+By itself it asks for the workers' queues when it starts and never again: of those that came later, with a rollout,
+its page of queues would show nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from flower import command
+from flower.app import Flower
+from tornado.ioloop import PeriodicCallback
+
+from worker.app import app
+
+ASK_SECONDS: Final = 10
+OPTIONS: Final = (
+    *("--logging=warning", "--persistent=False", "--max_tasks=10000", "--purge_offline_workers=60"),
+    "--tasks_columns=name,uuid,state,result,received,runtime,worker",  # the result says what was settled
+)
+
+
+class _Flower(Flower):
+    def start(self) -> None:
+        PeriodicCallback(self.update_workers, 1000 * ASK_SECONDS).start()
+        super().start()
+
+
+def run(options: Sequence[str]) -> None:
+    """Serve until a signal comes. `options` are Flower's own."""
+    command.Flower = _Flower
+    app.start(["flower", *OPTIONS, *options])
