@@ -1,6 +1,7 @@
 """`test` and `check`: pytest in the environment of `./payments`, so that tests see the very packages that run.
 
-`test faults` is no pytest: it breaks a service of its own on purpose, for as long as it is told.
+Without arguments, all of it, two files at a time: most of them wait for processes of their own. `test faults` is no
+pytest: it breaks a service of its own on purpose, for as long as it is told.
 """
 
 import os
@@ -11,9 +12,12 @@ from argparse import Namespace
 from local.command import ROOT, Command
 
 
+ALL = ("--numprocesses=2", "--dist=loadfile")
+
+
 def _test(args: Namespace) -> int:
     faults = args.rest[:1] == ["faults"]
-    program = _python("tests.faults", *args.rest[1:]) if faults else _pytest(*args.rest)
+    program = _python("tests.faults", *args.rest[1:]) if faults else _pytest(*(args.rest or ALL))
     os.execve(sys.executable, program, _environment())  # noqa: S606 - no shell is wanted
 
 

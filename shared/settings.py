@@ -5,7 +5,7 @@ behind its name names. Nothing else is read. Durations are seconds.
 """
 
 import os
-from functools import cache
+from functools import cache, cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         512, ge=160, le=2048, alias="PAYMENTS_WEB_THREADS", description="requests at work at once, per process"
     )
     web_connections: int = Field(
-        16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, per web process"
+        16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, of each process at most"
     )
 
     # Who may ask web, and how often
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         description="events, and deliveries that are over, are kept so long; what is still to be told, always",
     )
 
-    @property
+    @cached_property  # each request asks
     def asks_for_keys(self) -> bool:
         """Whether web lets in only who shows a key."""
         return self.auth == "required" or (not self.auth and not is_loopback(self.host))
