@@ -4,11 +4,13 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
+from local import postgres
 from local.books import books
 from local.command import Command, CommandError
 from local.standalone import served
 from shared.instants import format_instant
 from shared.scopes import Scope
+from shared.settings import settings
 
 if TYPE_CHECKING:
     from shared.queries.keys import Key
@@ -34,8 +36,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
 def _run(args: Namespace) -> int:
     if (args.action == "revoke") != (args.key_id is not None):
         raise CommandError("key: `revoke` needs an ID, the others none")
-    if (args.action == "create") != bool(args.name and args.scope) or (args.action != "create" and args.name):
-        raise CommandError("key: `create` needs --name and --scope, the others neither")
+    if args.action == "create" and not (args.name and args.scope):
+        raise CommandError("key: `create` needs --name and --scope")
+    if args.action != "create" and (args.name or args.scope):
+        raise CommandError("key: --name and --scope are for `create`")
+    if args.action != "create" and not settings().database_url and not postgres.exists(args.data):
+        raise CommandError(f"there is no database in {args.data}")
     with served(args.data), books(args.data):
         {"create": _create, "list": _list, "revoke": _revoke}[args.action](args)
     return 0

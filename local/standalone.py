@@ -1,21 +1,53 @@
 """The data's own Postgres for one command, while no `up` runs on it: what must be done before the first start."""
 
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local import up
-from local.state import Process, hold, pid_of_up, wait_for_remains, write_processes
+from local import postgres, up
+from local.command import ROOT, CommandError
+from local.state import Process, hold, pid_of_up, plain_url, running_processes, wait_for_remains, write_processes
 from local.supervisor import StopRequested, Supervisor
 from shared.settings import settings
+
+STARTING_SECONDS = 60.0
+KEYS = "SELECT WHERE to_regclass('api_keys') IS NOT NULL"
+
+
+def _migrate_if_new() -> None:
+    """A database that was given may never have been migrated; one that was is left as it is."""
+    if not postgres.has_rows(plain_url(settings().database_url), KEYS):
+        done = subprocess.run([sys.executable, "-m", "migrations"], cwd=ROOT, capture_output=True, check=False)
+        if done.returncode:
+            raise CommandError("the database is not migrated, and cannot be: ./payments migrate says why")
+
+
+def _await_tables(data: Path) -> None:
+    """Another `up`, or a command like this one, may just have begun."""
+    ends = time.monotonic() + STARTING_SECONDS
+    while pid_of_up(data) is not None:
+        urls = [process.url for process in running_processes(data) if process.role == "postgres" and process.url]
+        if urls and postgres.has_rows(urls[0], KEYS):
+            return
+        if time.monotonic() > ends:
+            raise CommandError(f"what runs on {data} has no database yet; try again")
+        time.sleep(0.2)
 
 
 @contextmanager
 def served(data: Path) -> Iterator[None]:
     """Within it the database can be found as that of a running `up`. Another `up` is refused meanwhile."""
-    if pid_of_up(data) is not None or settings().database_url:
+    if settings().database_url:
+        _migrate_if_new()
+        yield
+        return
+    postgres.forget_libpq()
+    if pid_of_up(data) is not None:
+        _await_tables(data)
         yield
         return
     wait_for_remains(data)

@@ -11,7 +11,6 @@ from argparse import Namespace
 
 from local.command import ROOT, Command
 
-
 ALL = ("--numprocesses=2", "--dist=loadfile")
 
 

@@ -34,6 +34,8 @@ With DATABASE_URL or BROKER_URL set, those servers are used and none of its own.
 
 def _run(args: Namespace) -> int:
     check_host(args.host)
+    if not settings().database_url:
+        postgres.forget_libpq()
     if _needs_keys(args.host) and not settings().database_url and not postgres.exists(args.data):
         raise _no_key(args.host)
     refuse_second_up(args.data)
@@ -176,14 +178,12 @@ def _python(role: str, environment: Mapping[str, str], *arguments: str, **option
 
 
 def _environment(args: Namespace) -> dict[str, str]:
-    """What every process gets. The embedded Postgres has no TLS and no services file: a shell's PG* is kept off."""
-    embedded = not settings().database_url
-    kept = {k: v for k, v in os.environ.items() if not (embedded and k.startswith("PG"))}
+    """What every process gets."""
     run = args.data / "run"
     shutil.rmtree(run / "metrics", ignore_errors=True)
     (run / "metrics").mkdir()
     return {
-        **kept,
+        **os.environ,
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "PAYMENTS_HOST": args.host,

@@ -23,9 +23,8 @@ GRANTS: Final = {
 
 
 def grant(connection: Connection, role: str) -> None:
-    """Give the role this and take all else from it. Raises ProgrammingError where there is no such role."""
-    connection.execute(text(f'REVOKE ALL ON ALL TABLES IN SCHEMA public FROM "{role}"'))
-    connection.execute(text(f'REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM "{role}"'))
+    """Give the role this, and take all else on these tables from it. Raises ProgrammingError where there is no such role."""
     for table, privileges in GRANTS.items():
+        connection.execute(text(f'REVOKE ALL ON {table} FROM "{role}"'))
         connection.execute(text(f'GRANT {privileges} ON {table} TO "{role}"'))
     connection.execute(text(f'GRANT USAGE ON SEQUENCE transactions_accept_order_seq TO "{role}"'))

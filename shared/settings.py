@@ -20,7 +20,7 @@ SECRETS: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
 class Settings(BaseSettings):
     """The options, read from the environment once per process. The field's alias is the variable."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
     # Servers. Without them `./payments up` starts its own.
     database_url: str = Field("", alias="DATABASE_URL", description="Postgres, 15 or newer")
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
             if not path or os.environ.get(name):  # `up` gives its processes the plain variables
                 continue
             try:
-                values.setdefault(name, Path(path).read_text(encoding="utf-8").strip())
+                values[name] = Path(path).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{name}_FILE: {getattr(error, 'strerror', None) or 'no text'}") from None
         return values

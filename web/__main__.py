@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import resource
 from typing import Any
 
 from shared import logs
@@ -28,16 +27,12 @@ def application() -> Any:
     return create_app()
 
 
-def _most_connections() -> int:
-    """Idle ones too: granian closes none. Bounded by the descriptors that the process may have."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(256, min(4 * gate.threads(), descriptors - 128))
-
-
 def serve(factory: str, host: str, port: int) -> None:
     """Serve an application until a signal says to stop. `factory` is module:function, called in the process that serves."""
     from granian.constants import HTTPModes, Interfaces
     from granian.server.mp import MPServer
+
+    gate.raise_descriptors()
 
     class Server(MPServer):
         def shutdown(self, exit_code: int = 0) -> None:
@@ -53,7 +48,7 @@ def serve(factory: str, host: str, port: int) -> None:
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
         blocking_threads=gate.threads(),
-        backpressure=_most_connections(),
+        backpressure=gate.connections(),
         websockets=False,
         log_dictconfig=LOGGING,
         respawn_failed_workers=True,

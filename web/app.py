@@ -77,9 +77,9 @@ def _finish(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     if route.startswith("/api/"):
         response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
-    if stopping.has_begun():
+    if stopping.has_begun() or gate.turned_away():
         response.headers["Connection"] = "close"
-    if http.method in ("POST", "PUT"):
+    elif http.method in ("POST", "PUT"):
         bodies.read_away(http)
     # A method of the client's own invention must not become a series of its own.
     method = http.method if http.method in METHODS else "other"

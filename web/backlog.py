@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from itertools import takewhile
 from typing import Final
 
 from shared import history
@@ -14,6 +15,8 @@ from web.readings import Reading
 FRESH_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = (1, 60)
 REMEMBERED: Final = 20  # readings: ten seconds at the most
+JUDGED_SECONDS: Final = 1.0  # of shrinking, to tell how fast it is
+STUCK_SECONDS: Final = 5.0  # of being full without shrinking
 
 
 class BacklogReader(Reading[Backlog]):
@@ -39,14 +42,20 @@ class BacklogReader(Reading[Backlog]):
             return True
 
     def retry_seconds(self) -> int:
-        """When there may be room again: while it is full nothing comes in, so what it shrinks by is what is settled."""
+        """When there may be room again: while it is full nothing comes in, so what it shrinks by is what is settled.
+
+        By the readings since it last became full, from the highest on: what was committed just then came late.
+        """
         limit, (least, most) = settings().backlog_limit, RETRY_SECONDS
-        full = [(at, pending) for at, pending in [*self._pending] if pending >= limit]
-        if len(full) < 2:
+        full = list(takewhile(lambda reading: reading[1] >= limit, reversed([*self._pending])))
+        if not full:
             return least
-        (began, before), (ended, pending) = full[0], full[-1]
-        per_second = (before - pending) / (ended - began)
-        return most if per_second <= 0 else max(least, min(most, math.ceil((pending - limit + 1) / per_second)))
+        (ended, pending), (began, before) = full[0], max(reversed(full), key=lambda reading: reading[1])
+        if before == pending:
+            return most if ended - full[-1][0] >= STUCK_SECONDS else least
+        if ended - began < JUDGED_SECONDS:
+            return least
+        return max(least, min(most, math.ceil((pending - limit + 1) * (ended - began) / (before - pending))))
 
     def _read_and_remember(self) -> Backlog:
         backlog = history.get_backlog()

@@ -30,6 +30,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # So many threads may wait for bodies, and no more: clients that send none cannot stop the others.
 _readers: Final = threading.BoundedSemaphore(BODY_THREADS)
+# Whoever was refused, without a key perhaps, must not take the places of those whose bodies are wanted.
+_drains: Final = threading.BoundedSemaphore(128)
 
 
 def read_body(http: HttpRequest, most_bytes: int = MOST_BYTES) -> bytes:
@@ -76,13 +78,13 @@ def read_away(http: HttpRequest) -> None:
     coming = length or "HTTP_TRANSFER_ENCODING" in headers
     if not coming or "HTTP_EXPECT" in headers or length > MOST_WASTED_BYTES:
         return
-    if _readers.acquire(blocking=False):
+    if _drains.acquire(blocking=False):
         try:
             left = MOST_WASTED_BYTES
             while left > 0 and (piece := http.environ["wsgi.input"].read(_PIECE)):
                 left -= len(piece)
         finally:
-            _readers.release()
+            _drains.release()
 
 
 def read_json(http: HttpRequest, model: type[Model]) -> Model:

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from shared.scopes import Scope
 from shared.settings import settings
-from web import schemas
+from web import gate, schemas
 from web.access import scope_needed
 from web.operations import HEADERS, JSON, OPERATIONS, PARAMETERS, Answer, Operation, Schema
 from web.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS_OF_CODE
@@ -102,13 +102,16 @@ def _operation(operation: Operation) -> Schema:
 
 def _admission(operation: Operation, described: Schema) -> list[str]:
     """The codes of who is not let in. Where this process asks for no key, the document speaks of none."""
+    known = operation.codes.split()
+    codes = ["overloaded"] if operation.path not in gate.LOOKED_AT and "overloaded" not in known else []
     needed = scope_needed(operation.method.upper(), operation.path.replace("{", "<").replace("}", ">"))
     if needed is None:
-        return []
-    if not settings().asks_for_keys:
-        return ["rate_limited"]
-    described["security"] = [{"key": [str(needed)]}]
-    return ["unauthorized", "rate_limited", *(["insufficient_scope"] if needed != Scope.READ else [])]
+        return codes
+    codes.append("rate_limited")
+    if settings().asks_for_keys:
+        described["security"] = [{"key": [str(needed)]}]
+        codes += ["unauthorized", *(["insufficient_scope"] if needed != Scope.READ else [])]
+    return codes
 
 
 def _answer(answer: Answer) -> Schema:

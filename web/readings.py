@@ -61,9 +61,14 @@ class Reading(Generic[Value]):
             return self._value
 
     def _begin(self) -> None:
-        if not self._reading:
-            self._reading = True
+        if self._reading:
+            return
+        try:
             threading.Thread(target=self._run, name="reading", daemon=True).start()
+            self._reading = True
+        except RuntimeError:  # no thread is to be had now: whoever asks next tries again
+            self._tried_at = time.monotonic()
+            log.warning("the state cannot be read", of=self._what, error="no thread can be started")
 
     def _run(self) -> None:
         time.sleep(max(0.0, self._tried_at + REST_SECONDS - time.monotonic()))
@@ -76,9 +81,10 @@ class Reading(Generic[Value]):
                 log.warning("the state cannot be read", of=self._what, error=str(error).splitlines()[0])
             else:
                 log.exception("reading the state failed", of=self._what)
-        with self._changed:
-            self._tried_at = began
-            if value is not None:
-                self._value, self._read_at = value, began
-            self._reading = False
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._tried_at = began
+                if value is not None:
+                    self._value, self._read_at = value, began
+                self._reading = False
+                self._changed.notify_all()

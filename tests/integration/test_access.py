@@ -9,10 +9,11 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from shared import keys
+from shared.errors import Unavailable
 from shared.scopes import Scope
 from shared.settings import settings
 from tests.integration.given import new_user, outsider
-from web import access
+from web import access, readings
 from web.app import create_app
 from web.rate import RateLimiter
 from web.readings import Reading
@@ -205,6 +206,19 @@ def test_the_document_speaks_of_keys_where_they_are_asked_for(
     put = document()["paths"]["/api/transaction/"]["put"]
     assert "security" not in put
     assert "401" not in put["responses"]
+
+
+def test_where_no_thread_is_to_be_had_the_next_one_who_asks_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading("something", lambda: 1, 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(readings.threading.Thread, "start", lambda _: _raise(RuntimeError("can't start new thread")))
+        with pytest.raises(Unavailable):
+            reading.get(60)
+    assert reading.get(60) == 1
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_a_reading_is_shared_by_all_who_ask_at_once() -> None:

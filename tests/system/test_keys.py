@@ -41,7 +41,9 @@ def status(service: Service, key: str, method: str = "GET", path: str = "/api/us
 
 def test_keys_are_made_while_nothing_runs_and_kept_by_the_data(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    assert listed(data) == []
+    missing = payments("key", "list", "--data", data)
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (1, 1)
+    assert not data.exists()
     create(data, "shop", "write")
     create(data, "books", "read")
     assert [line[:3] for line in listed(data)] == [["1", "shop", "write"], ["2", "books", "read"]]
@@ -60,6 +62,7 @@ def test_keys_are_made_while_nothing_runs_and_kept_by_the_data(tmp_path: Path) -
         (["revoke", "shop"], "not a key's id"),
         (["revoke", "999"], "no key 999"),
         (["list", "1"], "ID"),
+        (["list", "--scope", "read"], "--scope"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(guarded: Service, arguments: list[str], word: str) -> None:

@@ -29,8 +29,11 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> BacklogReader:
         ([900, 1500, 1400, 1300], 4),  # what was before it was full tells nothing
         ([2000, 1000], 1),
         ([1500, 1499], 60),
-        ([1500, 1500], 60),
-        ([1500, 1600], 60),
+        ([1500, 1500], 1),  # nothing in a second says nothing yet
+        ([1500] * 6, 60),
+        ([1500, 1600, 1700, 1800, 1900, 2000], 60),
+        ([1000, 1400, 1300], 4),  # what was being committed as it became full came late
+        ([1900, 900, 1800, 910, 2000], 1),  # it comes and goes: there is room all the time
     ],
 )
 def test_the_seconds_go_by_what_was_settled_of_late(reader: BacklogReader, pending: list[int], seconds: int) -> None:

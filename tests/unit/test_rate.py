@@ -1,6 +1,9 @@
 """The bucket of tokens that each caller has."""
 
+from pathlib import Path
+
 import pytest
+from pydantic import ValidationError
 
 from shared.scopes import Scope
 from shared.settings import Settings, is_loopback
@@ -61,6 +64,19 @@ def test_callers_have_buckets_of_their_own_and_most_are_remembered(clock: list[f
 def test_a_key_is_asked_for_wherever_others_can_reach_it(host: str, auth: str, asked: bool) -> None:
     assert Settings(host=host, auth=auth).asks_for_keys == asked
     assert is_loopback(host) == (host in ("127.0.0.1", "::1", "localhost"))
+
+
+def test_a_secret_comes_from_its_file_and_stands_in_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:secret@host/0\n")
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("BROKER_URL", "")
+    monkeypatch.setenv("BROKER_URL_FILE", str(tmp_path / "url"))
+    assert Settings().broker_url == "redis://:secret@host/0"
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(ValidationError) as raised:
+        Settings()
+    assert "DATABASE_URL_FILE" in str(raised.value)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_scope_allows_what_those_before_it_do() -> None:
