@@ -128,24 +128,6 @@ def exists(data: Path) -> bool:
     return (data / "postgres").exists()
 
 
-def forget_libpq() -> None:
-    """The embedded server has no TLS and no services file: what a shell says in PG* is not meant for it."""
-    for name in [name for name in os.environ if name.startswith("PG")]:
-        del os.environ[name]
-
-
-def has_rows(url: str, statement: str) -> bool:
-    """False also where a table of the statement is not there yet. Raises CommandError."""
-    try:
-        with closing(psycopg2.connect(url, connect_timeout=5)) as connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-            return cursor.fetchone() is not None
-    except psycopg2.errors.UndefinedTable:
-        return False
-    except psycopg2.Error as error:
-        raise CommandError(f"the database does not serve: {' '.join(str(error).split())}") from None
-
-
 def ensure_roles(cluster: Cluster) -> None:
     """Make the owner with its database, and the role of web and workers. Neither is a superuser."""
     address = {"host": "127.0.0.1", "port": cluster.port, "dbname": "postgres", "connect_timeout": 5}

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local import postgres, up
+from local import up
 from local.command import ROOT, CommandError
+from local.look import forget_libpq, has_rows
 from local.state import Process, hold, pid_of_up, plain_url, running_processes, wait_for_remains, write_processes
 from local.supervisor import StopRequested, Supervisor
 from shared.settings import settings
@@ -20,7 +21,7 @@ KEYS = "SELECT WHERE to_regclass('api_keys') IS NOT NULL"
 
 def _migrate_if_new() -> None:
     """A database that was given may never have been migrated; one that was is left as it is."""
-    if not postgres.has_rows(plain_url(settings().database_url), KEYS):
+    if not has_rows(plain_url(settings().database_url), KEYS):
         done = subprocess.run([sys.executable, "-m", "migrations"], cwd=ROOT, capture_output=True, check=False)
         if done.returncode:
             raise CommandError("the database is not migrated, and cannot be: ./payments migrate says why")
@@ -31,7 +32,7 @@ def _await_tables(data: Path) -> None:
     ends = time.monotonic() + STARTING_SECONDS
     while pid_of_up(data) is not None:
         urls = [process.url for process in running_processes(data) if process.role == "postgres" and process.url]
-        if urls and postgres.has_rows(urls[0], KEYS):
+        if urls and has_rows(urls[0], KEYS):
             return
         if time.monotonic() > ends:
             raise CommandError(f"what runs on {data} has no database yet; try again")
@@ -45,7 +46,7 @@ def served(data: Path) -> Iterator[None]:
         _migrate_if_new()
         yield
         return
-    postgres.forget_libpq()
+    forget_libpq()
     if pid_of_up(data) is not None:
         _await_tables(data)
         yield

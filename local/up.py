@@ -17,6 +17,7 @@ from local import broker, postgres
 from local.addresses import answers, check_host, claim_port, free_port, url_of, without_password
 from local.child import Child, Program
 from local.command import ROOT, Command, CommandError
+from local.look import forget_libpq, has_rows
 from local.state import Process, hold, plain_url, refuse_second_up, wait_for_remains, write_processes
 from local.supervisor import StopRequested, Supervisor
 from shared.settings import is_loopback, settings
@@ -35,7 +36,7 @@ With DATABASE_URL or BROKER_URL set, those servers are used and none of its own.
 def _run(args: Namespace) -> int:
     check_host(args.host)
     if not settings().database_url:
-        postgres.forget_libpq()
+        forget_libpq()
     if _needs_keys(args.host) and not settings().database_url and not postgres.exists(args.data):
         raise _no_key(args.host)
     refuse_second_up(args.data)
@@ -58,7 +59,7 @@ def _run(args: Namespace) -> int:
 def _start(args: Namespace, supervisor: Supervisor) -> None:
     environment = _environment(args)
     url = start_database(args.data, environment, supervisor)
-    if _needs_keys(args.host) and not postgres.has_rows(url, VALID_KEYS):
+    if _needs_keys(args.host) and not has_rows(url, VALID_KEYS):
         raise _no_key(args.host)
     environment["DATABASE_URL"] = url if settings().database_url else postgres.url_of_app(args.data, url)
     _tell_who_gets_in(args.host)
