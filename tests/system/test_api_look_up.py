@@ -1,12 +1,12 @@
 """API.md, GET and POST of a transaction: found in every spelling, and conditional requests."""
 
-import uuid
-
 import pytest
 from api import MEMBERS, Api, held_lane, transaction
 from running_service import Service
 
 pytestmark = pytest.mark.system
+
+UNKNOWN = "01a217ba-1bdd-7b8b-8eb6-0ec9a24e7416"  # fixed: two processes that collect tests must name them alike
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_it_is_looked_up_by_get_and_post_in_any_case_with_and_without_a_slash(ap
     assert api.ask("POST", f"/api/transaction/{uid}", {"any": "body"}).body == expected.body
 
 
-@pytest.mark.parametrize("uid", [str(uuid.uuid4()), "x", "0", uuid.uuid4().hex, f"{{{uuid.uuid4()}}}", "%00", "%FF"])
+@pytest.mark.parametrize("uid", [UNKNOWN, "x", "0", UNKNOWN.replace("-", ""), f"{{{UNKNOWN}}}", "%00", "%FF"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_uid_is_not_found(api: Api, method: str, uid: str) -> None:
     api.ask(method, f"/api/transaction/{uid}", headers={"Prefer": "wait=5"}).refused(404, "transaction_not_found")
