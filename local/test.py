@@ -11,7 +11,7 @@ from argparse import Namespace
 
 from local.command import ROOT, Command
 
-ALL = ("--numprocesses=2", "--dist=loadfile")
+ALL = ("--numprocesses=2", "--dist=loadgroup")
 
 
 def _test(args: Namespace) -> int:

@@ -1,0 +1,13 @@
+"""Which tests may run beside which, where several processes share the work: files with processes of their own to wait for
+are passed around one by one; all others stay together and in order, as they share a database and a process's settings.
+"""
+
+import pytest
+
+PASSED_AROUND = ("system", "faults")  # folders
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        around = item.path.parent.name in PASSED_AROUND
+        item.add_marker(pytest.mark.xdist_group(item.path.name if around else "together"))
