@@ -1,6 +1,6 @@
 """`test` and `check`: pytest in the environment of `./payments`, so that tests see the very packages that run.
 
-Without arguments, all of it, two files at a time: most of them wait for processes of their own. `test faults` is no
+Without arguments, all of it, on two processes: most tests wait for processes of their own. `test faults` is no
 pytest: it breaks a service of its own on purpose, for as long as it is told.
 """
 

@@ -79,7 +79,7 @@ def _finish(response: Response) -> Response:
         response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
     if stopping.has_begun() or gate.turned_away():
         response.headers["Connection"] = "close"
-    elif http.method in ("POST", "PUT"):
+    if http.method in ("POST", "PUT") and not gate.turned_away():
         bodies.read_away(http)
     # A method of the client's own invention must not become a series of its own.
     method = http.method if http.method in METHODS else "other"

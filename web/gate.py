@@ -6,6 +6,7 @@ lives.
 
 import resource
 import threading
+from functools import cache
 from typing import Final
 
 from flask import Request, g
@@ -34,6 +35,11 @@ def connections() -> int:
     return most if descriptors == resource.RLIM_INFINITY else max(256, min(most, descriptors - 128))
 
 
+@cache  # each request asks
+def most_inside() -> int:
+    return min(threads(), connections()) - SPARE_THREADS
+
+
 def raise_descriptors() -> None:
     """A thousand, the usual limit, are fewer than there are threads; what the system allows is asked for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -52,7 +58,7 @@ def enter(http: Request) -> None:
     if http.method in ("GET", "HEAD") and http.path.rstrip("/") in LOOKED_AT:
         return
     with _lock:
-        if _inside >= min(threads(), connections()) - SPARE_THREADS:
+        if _inside >= most_inside():
             g.turned_away = True
             raise Unavailable("overloaded", "Too many requests are at work. Nothing was accepted.")
         _inside += 1

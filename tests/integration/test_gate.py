@@ -17,7 +17,7 @@ def client() -> FlaskClient:
 def test_beyond_what_it_can_do_callers_are_sent_away_and_livez_answers(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "_inside", gate.threads() - gate.SPARE_THREADS)
+    monkeypatch.setattr(gate, "_inside", gate.most_inside())
     answer = client.get("/api/user/0/")
     assert (answer.status_code, answer.json["code"]) == (503, "overloaded")
     assert answer.headers["Retry-After"]
@@ -25,7 +25,7 @@ def test_beyond_what_it_can_do_callers_are_sent_away_and_livez_answers(
     for path in ("/livez", "/livez/", "/readyz", "/metrics"):
         assert client.get(path).status_code == 200
     assert client.post("/livez").status_code == 503, "with a body it is one of the others"
-    monkeypatch.setattr(gate, "_inside", gate.threads() - gate.SPARE_THREADS - 1)
+    monkeypatch.setattr(gate, "_inside", gate.most_inside() - 1)
     assert client.get("/api/user/0/").status_code == 404
 
 
