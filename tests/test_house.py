@@ -26,7 +26,7 @@ def test_the_house_rule_holds(rule: str) -> None:
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
 
 
-MOST_MODULE_LINES = 250
+MOST_MODULE_LINES = 400
 MOST_FUNCTION_LINES = 50
 
 
