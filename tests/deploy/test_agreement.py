@@ -45,7 +45,9 @@ def test_compose_verifies_once_a_day_and_an_hour_after_a_failure(tmp_path: Path)
     calls = tmp_path / "calls"
     # the first verification succeeds, the second fails
     write_program(tmp_path / "python", f'echo "$*" >> "{calls}"; [ "$(grep -c verify "{calls}")" != 2 ]')
-    write_program(tmp_path / "sleep", f'echo "sleep $*" >> "{calls}"; [ "$(grep -c sleep "{calls}")" != 3 ] || kill $PPID')
+    write_program(
+        tmp_path / "sleep", f'echo "sleep $*" >> "{calls}"; [ "$(grep -c sleep "{calls}")" != 3 ] || kill $PPID'
+    )
     command = our_services()["verify"]["command"]
     ran = subprocess.run(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, timeout=60)
     assert ran.returncode == -signal.SIGTERM

@@ -27,7 +27,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     program = broker.server(tmp_path, free_port(), os.environ)
     assert program.url
     process = subprocess.Popen(program.argv, cwd=program.folder, env=program.environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not _answers(program.url):
         assert time.monotonic() < deadline
         time.sleep(0.02)

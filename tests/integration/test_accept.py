@@ -212,9 +212,7 @@ def test_a_repeat_does_not_wait_for_the_settling_of_its_row() -> None:
     accepted(request)
     with outsider() as settler:
         settler.execute(text("UPDATE transactions SET attempts = 1 WHERE uid = :uid"), {"uid": str(request.uid)})
-        began = time.monotonic()
-        answers = accepted(request, other := deposit(request.user_id, 6))
-        assert time.monotonic() - began < 1
+        answers = accepted(request, other := deposit(request.user_id, 6))  # whoever waits for the row, fails after 2 s
     assert [answer.replayed for answer in answers] == [True, False]
     assert states(other) == ["PENDING"]
 

@@ -71,17 +71,17 @@ def broker_that_says(answer: bytes | None) -> Iterator[int]:
 def test_whatever_the_broker_answers_the_bell_raises_nothing_and_rests(
     answer: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(doorbell, "REST_SECONDS", 60.0)  # longer than this test may take
     for port in broker_that_says(answer):
         monkeypatch.setenv("BROKER_URL", f"redis://127.0.0.1:{port}/0")
         forget()
-        began = time.monotonic()
         assert not doorbell.ring({7: doorbell.Bell("uid")})
-        assert time.monotonic() - began < 2.5
-        rested = time.monotonic()
+        rests_until = doorbell._rests_until
+        assert rests_until > time.monotonic()
         for _ in range(100):
             doorbell.hush([7])
             assert not doorbell.rung([7])
-        assert time.monotonic() - rested < 0.3, "an outage costs one time-out, not one a payment"
+        assert doorbell._rests_until == rests_until, "none of these has asked the broker and failed again"
 
 
 @pytest.fixture

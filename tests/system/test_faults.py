@@ -127,7 +127,7 @@ def test_a_worker_that_takes_no_messages_is_replaced(start_service: Callable[...
         return [p["pid"] for p in service.ps() if p["role"] == "worker"] not in ([deaf], [])
 
     os.kill(deaf, signal.SIGSTOP)
-    wait_until(another_consumes, "another worker", 40)
+    wait_until(another_consumes, "another worker", 60)
     assert_settled(api, user_id, uids)
 
 

@@ -49,7 +49,7 @@ class Web:
 
 def get(port: int, path: str) -> http.client.HTTPResponse | None:
     """None where nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("GET", path)
         return connection.getresponse()

@@ -27,7 +27,7 @@ def stop(service: Service, role: str) -> None:
     """SIGTERM, and wait for the next process of the role."""
     old = service.pid_of(role)
     os.kill(old, signal.SIGTERM)
-    wait_until(lambda: [p for p in service.ps() if p["role"] == role and p["pid"] != old], f"another {role}", 40)
+    wait_until(lambda: [p for p in service.ps() if p["role"] == role and p["pid"] != old], f"another {role}", 60)
 
 
 def ends(service: Service, role: str) -> list[str]:
@@ -66,7 +66,7 @@ def test_a_worker_that_is_stopped_finishes_its_batch(service: Service) -> None:
         os.kill(old, signal.SIGTERM)
     for content in contents:
         assert api.wait_final(content["uid"])["status"] == "COMPLETED"
-    wait_until(lambda: len(ends(service, "worker")) > before, "the end of the worker", 40)
+    wait_until(lambda: len(ends(service, "worker")) > before, "the end of the worker", 60)
     assert ends(service, "worker")[before:] == ["exit code 0"]
     uids = [content["uid"] for content in contents]
     written_by = query(service.database_url, "SELECT DISTINCT xmin FROM ledger WHERE uid = ANY(%s::uuid[])", uids)

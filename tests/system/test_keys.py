@@ -76,7 +76,7 @@ def test_a_key_opens_at_once_and_a_revoked_one_no_more(guarded: Service) -> None
     first, second = create(guarded.data, "till", "write"), create(guarded.data, "till", "write")
     assert (status(guarded, first), status(guarded, second)) == (404, 404)
     assert payments("key", "revoke", first.split("_")[1], "--data", guarded.data).returncode == 0
-    wait_until(lambda: status(guarded, first) == 401, "it is out", 10)
+    wait_until(lambda: status(guarded, first) == 401, "it is out", 20)
     assert status(guarded, second) == 404
 
 
