@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import psycopg2.extensions  # type: ignore[import-untyped]
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
@@ -88,11 +88,37 @@ def engine() -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
         },
     )
+    event.listen(made, "do_connect", _connect_to_one)
     event.listen(made, "connect", _check_session)
     event.listen(made, "handle_error", _leave_a_standby)
     event.listen(made, "checkout", _ping_after_a_rest)
     event.listen(made, "checkin", _note_end_of_use)
     return made
+
+
+_last_server: tuple[str, str] | None = None  # the one of several that a connection was made to last
+
+
+def _connect_to_one(dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+    """Returns a connection to the first of several servers that takes one, the last one in use before the others.
+
+    libpq tries them in turn, too, but waits for a silent one (its machine is gone) without end: connections with a wait
+    callback have no time-out of its own. None where there is one server: SQLAlchemy goes on.
+    """
+    global _last_server
+    servers = list(zip(*(str(parameters.get(name, "")).split(",") for name in ("host", "port")), strict=False))
+    if len(servers) < 2:
+        return None
+    failures = []
+    for server in sorted(servers, key=lambda server: server != _last_server):
+        try:
+            made = dialect.connect(*arguments, **{**parameters, "host": server[0], "port": server[1]})
+        except psycopg2.OperationalError as error:
+            failures.append(f"{server[0]}:{server[1]}: {error}".strip())
+        else:
+            _last_server = server
+            return made
+    raise psycopg2.OperationalError("; ".join(failures))
 
 
 class Connections(NamedTuple):

@@ -5,6 +5,7 @@ behind its name names. Nothing else is read. Durations are seconds.
 """
 
 import os
+import re
 from functools import cache, cached_property
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +16,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # A container is handed them as files: an environment is seen by whoever may look at the process.
 SECRETS: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
+
+# USER:PASSWORD@, HOST:PORT (or several), /DATABASE, and what follows the question mark
+_DATABASE_URL: Final = re.compile(r"([^:/?@]*(?::[^@]*)?@)?([^/?@]*)(/[^?]*)?(?:\?(.*))?")
+_SERVER: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(?::(\d*))?")
+_DATABASE_FORM: Final = (
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE is needed, with HOST:PORT,HOST:PORT for several servers"
+)
 
 
 class Settings(BaseSettings):
@@ -136,11 +144,33 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _name_the_driver(cls, url: str) -> str:
-        """SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3; ours is psycopg2."""
-        scheme, separator, rest = url.partition("://")
-        if separator and scheme.split("+")[0] in ("postgres", "postgresql"):
-            return f"postgresql+psycopg2://{rest}"
+        """Names psycopg2, since SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, and writes several servers as all do."""
+        scheme, _, rest = url.partition("://")
+        parts = _DATABASE_URL.fullmatch(rest) if scheme.split("+")[0] in ("postgres", "postgresql") else None
+        if parts:
+            return f"postgresql+psycopg2://{_name_servers(*parts.groups(default=''))}"
+        if url:
+            raise ValueError(_DATABASE_FORM)
         return url
+
+
+def _name_servers(user: str, servers: str, database: str, query: str) -> str:
+    """Writes several servers as ?host=A,B&port=5432,5432, which libpq, psycopg2 and SQLAlchemy read alike.
+
+    Only libpq reads A:5432,B:5432 before the database, and only SQLAlchemy reads ?host=A:5432&host=B:5432.
+    """
+    options = query.split("&") if query else []
+    named = [option.removeprefix("host=") for option in options if option.startswith("host=")]
+    several = servers.split(",") if "," in servers else named if len(named) > 1 else []
+    found = [_SERVER.fullmatch(server) for server in several or [servers]]
+    if not all(found):
+        raise ValueError(_DATABASE_FORM)
+    if several:
+        hosts = ",".join(server[1].strip("[]") for server in found if server)
+        ports = ",".join(server[2] or "5432" for server in found if server)
+        others = [option for option in options if not option.startswith("host=")]
+        servers, query = "", "&".join([f"host={hosts}", f"port={ports}", *others])
+    return f"{user}{servers}{database}{query and '?'}{query}"
 
 
 def is_loopback(host: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from shared import doorbell
+from shared.database import SESSION, TRANSACTION_TIMEOUT
 from shared.settings import SECRETS, Settings, settings
 from tests.deploy.manifests import ROOT, compose, containers, of_kind, our_services, overlay
 from worker.flower import OPTIONS
@@ -67,6 +68,13 @@ def test_the_upgrade_of_the_runbook_replaces_all_services_but_migrate() -> None:
     steps = re.findall(r"^docker compose (build|run --rm migrate|up --detach --no-deps .*)", runbook, re.MULTILINE)
     assert steps[:2] == ["build", "run --rm migrate"]
     assert set(steps[2].split()[4:]) == {"worker=2", *our_services()} - {"migrate"}
+
+
+def test_the_readme_gives_pgbouncers_role_the_settings_of_our_sessions() -> None:
+    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    found = dict(re.findall(r"ALTER ROLE payments_app SET (\w+) = '([^']+)';", readme))
+    expected = {name: value.replace("\\", "") for name, value in SESSION.items()}
+    assert found == {**expected, "transaction_timeout": TRANSACTION_TIMEOUT}
 
 
 def _command_of_the_image() -> list[str]:

@@ -134,7 +134,9 @@ BROKEN_LINES = st.sampled_from(
 
 
 @given(media=st.sampled_from([JSON, NDJSON]), data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 def test_the_verdict_on_each_is_that_of_a_single_put(api: Api, user_id: int, media: str, data: Any) -> None:
     drawn = data.draw(st.lists(ITEMS | BROKEN_LINES if media == NDJSON else ITEMS, max_size=8))
     uids = [str(uuid.uuid4()) for _ in range(4)]  # nothing is known of them, whatever was drawn before
