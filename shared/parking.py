@@ -30,7 +30,7 @@ PARTS_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over i
 HEADS: Final = 200  # users looked up at once
 DRAINED_LANES: Final = 4  # by one commit, so that others find lanes that are free
 HOLD_EVERY_SECONDS: Final = 1.0
-BUSY_SECONDS: Final = 0.005  # others have the lanes: a batch takes ten times as long
+BUSY_SECONDS: Final = 0.01  # others have the lanes: a batch takes several times as long
 RELEASE_ROWS: Final = 5000  # in one commit
 EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number and user id
 
