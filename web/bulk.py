@@ -28,7 +28,6 @@ from web.backlog import reader
 from web.bodies import validate
 from web.intake import PATIENCE_SECONDS, intake
 from web.lists import read_list
-from web.requests import check_names
 from web.schemas import NewTransaction, parse_uid
 
 MOST_LISTS: Final = 16  # in memory, read or about to be committed
@@ -48,7 +47,6 @@ _commits = ThreadPoolExecutor(MOST_COMMITS, thread_name_prefix="bulk")  # its th
 
 @blueprint.put("/api/transactions/")
 def put_transactions() -> Response:
-    check_names(request, ())
     with _place():
         judged = read_list(request, _judge)
         asked = [item for item in judged if isinstance(item, Request)]

@@ -20,11 +20,15 @@ class User(NamedTuple):
 
 
 _COLUMNS = "id, name, created_at, balance"
-_INSERT = text(f"""
-    INSERT INTO users (name, idempotency_key) VALUES (:name, :key)
+_INSERT = text(f"INSERT INTO users (name) VALUES (:name) RETURNING {_COLUMNS}")
+_INSERT_WITH_KEY = text(f"""
+    INSERT INTO users (name, idempotency_key)
+    SELECT :name, :stored WHERE NOT EXISTS (SELECT FROM users WHERE idempotency_key = :bare)
     ON CONFLICT (idempotency_key) DO NOTHING RETURNING {_COLUMNS}
 """)
-_FIND_BY_KEY = text(f"SELECT {_COLUMNS} FROM users WHERE idempotency_key = :key")
+_FIND_BY_KEY = text(f"""
+    SELECT {_COLUMNS} FROM users WHERE idempotency_key IN (:stored, :bare) ORDER BY idempotency_key = :bare LIMIT 1
+""")
 _FIND = text(f"SELECT {_COLUMNS} FROM users WHERE id = :user_id")
 _LOCK = text("""
     SELECT id, balance, last_seq, last_history_at, last_event_seq FROM users
@@ -40,14 +44,18 @@ _WRITE = text("""
 """)
 
 
-def insert_user(connection: Connection, name: str, key: str | None) -> User | None:
-    """The new user, or None where the key is taken."""
-    row = connection.execute(_INSERT, {"name": name, "key": key}).one_or_none()
+def insert_user(connection: Connection, name: str) -> User:
+    return User(*connection.execute(_INSERT, {"name": name}).one())
+
+
+def insert_user_with_key(connection: Connection, name: str, stored: str, bare: str) -> User | None:
+    """Returns the new user, or None where the key is taken: as it is stored, or bare, as an older release stored it."""
+    row = connection.execute(_INSERT_WITH_KEY, {"name": name, "stored": stored, "bare": bare}).one_or_none()
     return User(*row) if row else None
 
 
-def get_user_by_key(connection: Connection, key: str | None) -> User:
-    return User(*connection.execute(_FIND_BY_KEY, {"key": key}).one())
+def get_user_by_key(connection: Connection, stored: str, bare: str) -> User:
+    return User(*connection.execute(_FIND_BY_KEY, {"stored": stored, "bare": bare}).one())
 
 
 def find_user(connection: Connection, user_id: int) -> User | None:
