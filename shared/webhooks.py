@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from shared import sending
+from shared import events, sending
 from shared.database import allow, reading, transaction
 from shared.errors import Invalid, invalid_field, webhook_not_found
 from shared.instants import format_instant
@@ -79,10 +79,11 @@ def rotate_secret(webhook_id: int) -> str:
 def replay(webhook_id: int, through: Sequence[int]) -> None:
     """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
 
-    Raises NotFound.
+    Raises NotFound, and Conflict where they lie ahead.
     """
     get(webhook_id)
     with transaction() as connection:
+        events.check_not_ahead(connection, through)
         allow(connection, REPLAY_SECONDS)
         webhooks.rewind_webhook(connection, webhook_id, through)
         webhooks.enable_webhook(connection, webhook_id)

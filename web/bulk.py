@@ -22,6 +22,7 @@ from shared.errors import Invalid, PaymentsError, Unavailable
 from shared.logs import get_logger
 from shared.queries.transactions import Request
 from shared.settings import settings
+from shared.showing import describe_rejection
 from shared.status import Status
 from web.answers import JsonAnswer
 from web.backlog import reader
@@ -109,7 +110,7 @@ def _result(asked: Request, reply: Reply) -> Result:
     stands = reply.transaction
     shown: Result = {"uid": str(asked.uid), "status": stands.status}
     if stands.status == Status.REJECTED:
-        shown.update(code=stands.reason, detail=f"The transaction was rejected: {stands.reason}.")
+        shown.update(code=stands.reason, detail=describe_rejection(stands))
     return shown
 
 

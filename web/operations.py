@@ -82,6 +82,7 @@ HEADERS: Final[Mapping[str, tuple[Schema, str]]] = {
     "ETag": (TEXT, "Changes with the transaction's state."),
     "Preference-Applied": ({**TEXT, "pattern": "^wait=[0-9]+$"}, "The waiting that was honoured."),
     "Idempotency-Replayed": ({"type": "string", "const": "true"}, "This is a repeat."),
+    "Content-Disposition": (TEXT, "The file name of a CSV."),
     "Link": (TEXT, 'The next page of a CSV, as rel="next".'),
 }
 
@@ -89,6 +90,10 @@ _FOUND = Answer(schemas.TransactionOut, "The transaction, whatever its state", "
 _NOT_MODIFIED = Answer(None, "It is still what If-None-Match names", "ETag Preference-Applied?")
 _PLAIN = Answer(None, "Prometheus text", others={"text/plain": TEXT})
 _DOCUMENT = Answer(None, "OpenAPI 3.1", others={JSON: {}})
+_STATEMENT = (
+    "A page as JSON. As CSV a page where there is a `limit`, and otherwise all rows, in a stream: one that could not be "
+    "sent whole ends in a quoted cell that is not closed"
+)
 _TOLD = "Preference-Applied? Idempotency-Replayed?"
 # Whatever an item is, it is judged alone: none makes the list invalid. How many there may be is told in words, because
 # more are refused with 413, and a broken schema means 422 to every reader of the document.
@@ -127,7 +132,7 @@ OPERATIONS: Final = (
     Operation(
         *("get_statement", "get", "/api/user/{user_id}/transactions/"),
         "The statement, newest accepted first, in pages",
-        {200: Answer(schemas.StatementOut, "A page, as JSON or CSV", "Link?", {"text/csv": TEXT})},
+        {200: Answer(schemas.StatementOut, _STATEMENT, "Link? Content-Disposition?", {"text/csv": TEXT})},
         parameters="user_id limit cursor status type from to",
         codes=f"user_not_found {READ}",
     ),
@@ -167,7 +172,7 @@ OPERATIONS: Final = (
         "What became of every transaction: at least once, in order per user, none ever skipped",
         {200: Answer(schemas.EventsOut, "A page; an empty one is the end so far, and its `next` goes on from there")},
         parameters="after limit user_id.filter",
-        codes=f"user_not_found {READ}",
+        codes=f"user_not_found cursor_ahead {READ}",
     ),
     Operation(
         *("get_liveness", "get", "/livez", "Is the process alive"),

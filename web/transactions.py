@@ -8,7 +8,7 @@ from flask import Blueprint, Response, g, request
 from shared.errors import PaymentsError, transaction_not_found
 from shared.history import get_transaction
 from shared.queries.transactions import Request, Transaction
-from shared.showing import show_transaction
+from shared.showing import describe_rejection, show_transaction
 from shared.status import Status
 from web.answers import JsonAnswer
 from web.bodies import read_json
@@ -58,7 +58,7 @@ def _answer_by_state(transaction: Transaction) -> Response:
         return problem(
             409,
             str(transaction.reason),
-            f"The transaction was rejected: {transaction.reason}.",
+            describe_rejection(transaction),
             transaction=shown,
         )
     response = JsonAnswer(shown)

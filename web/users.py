@@ -1,9 +1,6 @@
 """Users: add one, look one up, the balance, the statement."""
 
-import csv
-import io
-from typing import Any, Final
-from urllib.parse import urlencode
+from typing import Final
 
 from flask import Blueprint, Response, request
 
@@ -18,7 +15,8 @@ from shared.status import Status, Type
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.requests import read_cursor, read_id, read_idempotency_key, read_instant, read_limit, read_word, write_cursor
-from web.schemas import NewUser, TransactionOut, show_user
+from web.schemas import NewUser, show_user
+from web.statement_csv import csv_page, csv_stream
 
 blueprint = Blueprint("users", __name__, url_prefix="/api/user")
 
@@ -63,29 +61,21 @@ def get_statement(user_id: str) -> Response:
         read_instant(request, "from"),
         read_instant(request, "to"),
     )
-    page = history.get_statement(
-        read_id(user_id, user_not_found), wanted, read_cursor(request), read_limit(request, DEFAULT_PAGE, LONGEST_PAGE)
+    known, after, limit = (
+        read_id(user_id, user_not_found),
+        read_cursor(request),
+        read_limit(request, DEFAULT_PAGE, LONGEST_PAGE),
     )
-    items = [show_transaction(transaction) for transaction in page.items]
-    following = write_cursor(page.after)
     forms = ["application/json", "text/csv"]
-    csv_asked = request.accept_mimetypes.best_match(forms, forms[0]) == "text/csv"
-    response = _csv(items, following) if csv_asked else JsonAnswer({"items": items, "next": following})
+    as_csv = request.accept_mimetypes.best_match(forms, forms[0]) == "text/csv"
+    if as_csv and "limit" not in request.args:
+        response = csv_stream(known, lambda key: history.get_statement(known, wanted, key, LONGEST_PAGE), after)
+    else:
+        page = history.get_statement(known, wanted, after, limit)
+        response = csv_page(known, page) if as_csv else _json_page(page)
     response.headers["Vary"] = "Accept"
     return response
 
 
-def _csv(items: list[dict[str, Any]], following: str | None) -> Response:
-    """The statement as CSV (RFC 4180), the cursor of the next page in a Link header.
-
-    No column holds a client's own text, so no cell can begin what a spreadsheet would run.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(TransactionOut.model_fields))
-    writer.writeheader()
-    writer.writerows(items)
-    response = Response(text.getvalue(), mimetype="text/csv")
-    if following:
-        query = urlencode({**request.args.to_dict(), "cursor": following})
-        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
-    return response
+def _json_page(page: history.Page) -> Response:
+    return JsonAnswer({"items": [show_transaction(t) for t in page.items], "next": write_cursor(page.after)})

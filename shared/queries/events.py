@@ -87,7 +87,15 @@ _FIND_SEQ = text("""
 """)
 
 
-def find_seq(connection: Connection, user_id: int, last: int) -> int | None:
-    """The user_seq of the user's last event up to this id, 0 if there is none; None where there is no such user."""
-    found: int | None = connection.scalar(_FIND_SEQ, {"user_id": user_id, "last": last})
-    return found
+# The number that the last event took, committed or not: retention may have deleted the event itself.
+_LAST_ID = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq")
+
+
+def read_last_id(connection: Connection) -> int:
+    """Returns a number that no event's id exceeds; 0 where there has been none."""
+    return int(connection.execute(_LAST_ID).scalar_one())
+
+
+def find_seq(connection: Connection, user_id: int, last: int) -> int:
+    """The user_seq of the user's last event up to this id, 0 if there is none."""
+    return int(connection.execute(_FIND_SEQ, {"user_id": user_id, "last": last}).scalar_one())

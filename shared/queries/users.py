@@ -30,6 +30,7 @@ _FIND_BY_KEY = text(f"""
     SELECT {_COLUMNS} FROM users WHERE idempotency_key IN (:stored, :bare) ORDER BY idempotency_key = :bare LIMIT 1
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM users WHERE id = :user_id")
+_FIND_LAST_EVENT_SEQ = text("SELECT last_event_seq FROM users WHERE id = :user_id")
 _LOCK = text("""
     SELECT id, balance, last_seq, last_history_at, last_event_seq FROM users
     WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
@@ -61,6 +62,12 @@ def get_user_by_key(connection: Connection, stored: str, bare: str) -> User:
 def find_user(connection: Connection, user_id: int) -> User | None:
     row = connection.execute(_FIND, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
+
+
+def find_last_event_seq(connection: Connection, user_id: int) -> int | None:
+    """Returns the user_seq of the user's last event, 0 if there is none; None where there is no such user."""
+    found: int | None = connection.scalar(_FIND_LAST_EVENT_SEQ, {"user_id": user_id})
+    return found
 
 
 def lock_accounts(connection: Connection, user_ids: Iterable[int]) -> dict[int, Account]:
