@@ -22,7 +22,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 # Instants up to the year 5138, and any acceptance number.
 CURSOR_PATTERN: Final = "^([0-9]{1,17}-[0-9]{1,18})?$"
 MAX_KEY_CHARACTERS: Final = 200
-KEY_PATTERN: Final = "^[ -+\\--~]*$"  # printable ASCII but the comma
+KEY_PATTERN: Final = "^[ -~]*$"
 # A comma within quotes separates nothing.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _WAIT = re.compile(
@@ -40,20 +40,23 @@ def check_names(http: HttpRequest, known: Collection[str]) -> None:
 
 
 def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
-    """Returns the Idempotency-Key with the API key that it belongs to; None where there is none. Raises Invalid.
-
-    The server joins the lines of one header by commas, as HTTP allows, so a key holds no comma: the same line twice is
-    that key once, and two different ones are refused.
-    """
+    """Returns the Idempotency-Key with the API key that it belongs to; None where there is none. Raises Invalid."""
     text = http.environ.get("HTTP_IDEMPOTENCY_KEY")
     if text is None:
         return None
-    key, *others = dict.fromkeys(part.strip() for part in text.split(","))
-    if others:
-        raise invalid_field("Idempotency-Key", "must be one key, without a comma in it")
+    key = _of_one_line(text)
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not re.fullmatch(KEY_PATTERN, key):
         raise invalid_field("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters, ASCII and printable")
     return OwnedKey(g.key_id, key)
+
+
+def _of_one_line(text: str) -> str:
+    """Returns a header's value once where the server has joined several lines that are alike by commas."""
+    parts = [part.strip() for part in text.split(",")]
+    for length in range(1, len(parts) // 2 + 1):
+        if len(parts) % length == 0 and parts == parts[:length] * (len(parts) // length):
+            return ",".join(parts[:length])
+    return text
 
 
 def read_id(text: str, not_found: Callable[[object], NotFound]) -> int:

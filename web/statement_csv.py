@@ -60,7 +60,7 @@ def csv_stream(user_id: int, read_page: Callable[[Key | None], Page], after: Key
         raise
     if request.method == "HEAD":  # nothing is sent, so nothing would be closed
         _streams().release()
-        return _answer(user_id, "")
+        return _answer(user_id, iter(()))
     response = _answer(user_id, _pages(first, read_page))
     response.call_on_close(_streams().release)
     response.call_on_close(gate.stay_until_closed())

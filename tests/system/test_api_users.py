@@ -95,20 +95,19 @@ def test_one_key_sent_at_once_makes_one_user(api: Api) -> None:
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
 
 
-def test_the_same_key_line_twice_is_that_key_once_and_two_keys_are_none(api: Api, service: Service) -> None:
-    key = f"twice {datetime.now(UTC)}"
-    once = api.ask("POST", "/api/user/", {"name": "Ada"}, {"Idempotency-Key": key})
-    twice = HTTPHeaderDict({"Idempotency-Key": key})
-    twice.add("idempotency-key", key)
-    again = api.ask("POST", "/api/user/", {"name": "Ada"}, twice)
-    assert (again.status, again.json, again.headers["Idempotency-Replayed"]) == (201, once.json, "true")
-    twice.add("Idempotency-Key", f"{key} or another")
-    before = count_rows(service.database_url)
-    api.ask("POST", "/api/user/", {"name": "Ada"}, twice).refused(422, "invalid_request", "Idempotency-Key")
-    assert count_rows(service.database_url) == before
+@pytest.mark.parametrize("key", ["twice", "with, a comma", "k" * 150])
+def test_the_same_key_line_twice_is_that_key_once(api: Api, key: str) -> None:
+    headers = HTTPHeaderDict({"Idempotency-Key": (key := f"{key} {datetime.now(UTC)}")})
+    once = api.ask("POST", "/api/user/", {"name": "Ada"}, headers)
+    for _ in range(3):
+        headers.add("idempotency-key", key)
+        again = api.ask("POST", "/api/user/", {"name": "Ada"}, headers)
+        assert (again.status, again.json, again.headers["Idempotency-Replayed"]) == (201, once.json, "true")
+    other = api.ask("POST", "/api/user/", {"name": "Ada"}, {"Idempotency-Key": f"{key}, and more"})
+    assert other.json["id"] != once.json["id"]
 
 
-@pytest.mark.parametrize("key", ["", "k" * 201, "\u00e9", "tab\tin it", "a,b", "a,", ","])
+@pytest.mark.parametrize("key", ["", "k" * 201, "\u00e9", "tab\tin it", ",", "k" * 201 + "," + "k" * 201])
 def test_a_key_is_1_to_200_printable_characters(api: Api, service: Service, key: str) -> None:
     before = count_rows(service.database_url)
     headers = {"Idempotency-Key": key.encode("latin-1").decode("latin-1")}
