@@ -76,7 +76,7 @@ def cursor_ahead() -> Conflict:
     return Conflict(
         "cursor_ahead",
         "The cursor lies ahead of all events, as after a restore of an older state. Forget what was read after the restored "
-        "point, and begin from a cursor of before it.",
+        "point, and begin again from a cursor that was stored before it.",
     )
 
 
