@@ -5,10 +5,7 @@ lane's lock is held until after the commit; one id for all lanes would pass over
 """
 
 import re
-from collections.abc import Sequence
 from typing import Final, NamedTuple
-
-from sqlalchemy import Connection
 
 from shared.database import reading
 from shared.errors import cursor_ahead, user_not_found
@@ -49,7 +46,8 @@ class Page(NamedTuple):
 def get_events(after: Cursor, limit: int) -> Page:
     """The next events of all users, the oldest first: so no lane, however busy, keeps another waiting. Raises Conflict."""
     with reading() as connection:
-        check_not_ahead(connection, after.lanes)
+        if events.is_ahead(connection, after.lanes):
+            raise cursor_ahead()
         items = events.read_events(connection, after.lanes, limit)
     if not items:
         return Page([], after)
@@ -65,25 +63,15 @@ def get_events_of(user_id: int, after: Cursor, limit: int) -> Page:
         last = users.find_last_event_seq(connection, user_id)
         if last is None:
             raise user_not_found(user_id)
-        check_not_ahead(connection, after.lanes)
-        if after.place and after.place.user_id == user_id:
-            if after.place.user_seq > last:
-                raise cursor_ahead()
-            seq = after.place.user_seq
+        place = after.place if after.place and after.place.user_id == user_id else None
+        if events.is_ahead(connection, after.lanes) or (place and place.user_seq > last):
+            raise cursor_ahead()
+        if place:
+            seq = place.user_seq
         else:
             seq = events.find_seq(connection, user_id, after.lanes[lane_of(user_id)])
         items = events.read_events_of_user(connection, user_id, seq, limit)
     return Page(items, Cursor(after.lanes, Place(user_id, items[-1].user_seq)) if items else after)
-
-
-def check_not_ahead(connection: Connection, lasts: Sequence[int]) -> None:
-    """Raises Conflict (cursor_ahead) where an id of a cursor was never given, in these books, to an event.
-
-    After a restore ids are given again, so one that is not ahead may name another event than the reader knows: that
-    cannot be told here.
-    """
-    if max(lasts) > events.read_last_id(connection):
-        raise cursor_ahead()
 
 
 def format_cursor(cursor: Cursor) -> str:

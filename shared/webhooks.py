@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from shared import events, sending
+from shared import sending
 from shared.database import allow, reading, transaction
-from shared.errors import Invalid, invalid_field, webhook_not_found
+from shared.errors import Invalid, cursor_ahead, invalid_field, webhook_not_found
 from shared.instants import format_instant
 from shared.queries import webhooks
+from shared.queries.events import is_ahead
 from shared.queries.letters import DeadLetter, LetterKey, read_dead_letters
 from shared.queries.server import read_clock
 from shared.queries.webhooks import NewWebhook, Webhook
@@ -83,7 +84,8 @@ def replay(webhook_id: int, through: Sequence[int]) -> None:
     """
     get(webhook_id)
     with transaction() as connection:
-        events.check_not_ahead(connection, through)
+        if is_ahead(connection, through):
+            raise cursor_ahead()
         allow(connection, REPLAY_SECONDS)
         webhooks.rewind_webhook(connection, webhook_id, through)
         webhooks.enable_webhook(connection, webhook_id)

@@ -91,9 +91,13 @@ _FIND_SEQ = text("""
 _LAST_ID = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq")
 
 
-def read_last_id(connection: Connection) -> int:
-    """Returns a number that no event's id exceeds; 0 where there has been none."""
-    return int(connection.execute(_LAST_ID).scalar_one())
+def is_ahead(connection: Connection, lasts: Sequence[int]) -> bool:
+    """Returns whether an id among these was never given, in these books, to an event.
+
+    After a restore ids are given again, so one that is not ahead may name another event than the reader knows: that
+    cannot be told here.
+    """
+    return max(lasts) > int(connection.execute(_LAST_ID).scalar_one())
 
 
 def find_seq(connection: Connection, user_id: int, last: int) -> int:

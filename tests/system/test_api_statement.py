@@ -207,7 +207,7 @@ def test_a_csv_without_a_limit_goes_on_from_a_cursor(api: Api, long: int) -> Non
     api.ask("GET", "/api/user/0/transactions/", headers={"Accept": "text/csv"}).refused(404, "user_not_found")
 
 
-ROWS = 80_000  # more than the buffers between the service and a client that does not read take
+ROWS = 60_000  # more than the buffers between the service and a client that does not read take
 MANY = f"""
     INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at)
     SELECT gen_random_uuid(), %s, 'DEPOSIT', 1, nextval('transactions_accept_order_seq'), clock_timestamp()
@@ -241,6 +241,7 @@ def sessions_at_work(service: Service) -> list[tuple[Any, ...]]:
     return query(service.database_url, statement)
 
 
+@pytest.mark.timeout(300)
 def test_who_reads_a_csv_slowly_holds_no_connection_and_can_tell_if_it_is_whole(
     start_service: Callable[..., Service],
 ) -> None:
