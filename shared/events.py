@@ -66,10 +66,7 @@ def get_events_of(user_id: int, after: Cursor, limit: int) -> Page:
         place = after.place if after.place and after.place.user_id == user_id else None
         if events.is_ahead(connection, after.lanes) or (place and place.user_seq > last):
             raise cursor_ahead()
-        if place:
-            seq = place.user_seq
-        else:
-            seq = events.find_seq(connection, user_id, after.lanes[lane_of(user_id)])
+        seq = place.user_seq if place else events.find_seq(connection, user_id, after.lanes[lane_of(user_id)])
         items = events.read_events_of_user(connection, user_id, seq, limit)
     return Page(items, Cursor(after.lanes, Place(user_id, items[-1].user_seq)) if items else after)
 
