@@ -52,10 +52,11 @@ def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
 
 def _of_one_line(text: str) -> str:
     """Returns a header's value once where the server has joined several lines that are alike by commas."""
-    parts = [part.strip() for part in text.split(",")]
+    pieces = text.split(",")
+    parts = [piece.strip() for piece in pieces]
     for length in range(1, len(parts) // 2 + 1):
         if len(parts) % length == 0 and parts == parts[:length] * (len(parts) // length):
-            return ",".join(parts[:length])
+            return ",".join(pieces[:length]).strip()
     return text
 
 
