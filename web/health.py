@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import history, metrics
 from web.answers import JsonAnswer
-from web.gauges import BacklogCollector, ProcessCollector, WatchedCollector
+from web.gauges import BacklogCollector, ProcessCollector, QueuesCollector, WatchedCollector
 
 blueprint = Blueprint("health", __name__)
 
@@ -23,5 +23,5 @@ def readyz() -> Response:
 
 @blueprint.get("/metrics")
 def get_metrics() -> Response:
-    registry = metrics.registry(BacklogCollector(), WatchedCollector(), ProcessCollector())
+    registry = metrics.registry(BacklogCollector(), WatchedCollector(), QueuesCollector(), ProcessCollector())
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
