@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-MIGRATION: Final = "0004"  # the newest one that this code needs
+MIGRATION: Final = "0007"  # the newest one that this code needs
 
 metadata = MetaData()
 accept_order = Sequence("transactions_accept_order_seq", metadata=metadata, cache=1, data_type=BigInteger)

@@ -1,9 +1,25 @@
 """Add a user. With a key of the client's own, a repeat finds the same user."""
 
+from typing import NamedTuple
+
 from shared.database import transaction
 from shared.errors import Conflict
 from shared.queries import users
 from shared.queries.users import User
+
+NO_OWNER = 0
+
+
+class OwnedKey(NamedTuple):
+    """An Idempotency-Key and the id of the API key that sent it, NO_OWNER where the service asks for none."""
+
+    owner_id: int
+    key: str
+
+    @property
+    def stored(self) -> str:
+        """The text that is stored. No key holds a tab, so no two owners' keys are alike."""
+        return f"{self.owner_id}\t{self.key}"
 
 
 def register(name: str, key: str | None = None) -> tuple[User, bool]:

@@ -55,8 +55,13 @@ class Receiver:
         self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
         self.got: list[Got] = []
         self.answer: Answer = lambda _: 200
+        self.headers: dict[str, str] = {}  # of each answer
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
+
+    def headers_of(self, status: int) -> dict[str, str]:
+        moved = {"Location": f"{self.url}/moved"} if status in (301, 302, 307) else {}
+        return {**moved, **self.headers, "Content-Length": "2"}
 
     def of(self, user_id: int) -> list[Got]:
         return [got for got in list(self.got) if got.json["data"].get("user_id") == user_id]
@@ -131,9 +136,8 @@ def receiving() -> Iterator[Receiver]:
                 self.close_connection = True
                 return
             self.send_response(status)
-            if status in (301, 302, 307):
-                self.send_header("Location", f"{receiver.url}/moved")
-            self.send_header("Content-Length", "2")
+            for name, value in receiver.headers_of(status).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(b"ok")
 

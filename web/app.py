@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shared import metrics
 from shared.logs import get_logger
+from shared.registering import NO_OWNER
 from web import (
     access,
     bodies,
@@ -64,7 +65,9 @@ def _begin() -> None:
     bind_contextvars(request_id=request_id)
     http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
     gate.enter(http)
-    if key := access.admit(http):
+    key = access.admit(http)
+    g.key_id = key.id if key else NO_OWNER
+    if key:
         bind_contextvars(key=key.id)
 
 

@@ -14,8 +14,8 @@ from shared.history import MOST_USER_ID
 from shared.status import Status, Type
 from web import schemas
 from web.lists import MOST_ITEMS, NDJSON
-from web.requests import CURSOR_PATTERN
-from web.users import DEFAULT_PAGE, KEY_PATTERN, LONGEST_PAGE, MOST_KEY_CHARACTERS
+from web.requests import CURSOR_PATTERN, KEY_PATTERN, MAX_KEY_CHARACTERS
+from web.users import DEFAULT_PAGE, LONGEST_PAGE
 from web.webhook_schemas import LETTER_KEY_PATTERN
 
 Schema = dict[str, Any]
@@ -70,8 +70,8 @@ PARAMETERS: Final[Mapping[str, tuple[str, Schema, str]]] = {
     "If-None-Match": ("header", TEXT, "An ETag: 304 while it is still that."),
     "Idempotency-Key": (
         "header",
-        {**TEXT, "minLength": 1, "maxLength": MOST_KEY_CHARACTERS, "pattern": KEY_PATTERN},
-        "A repeat with the same key answers the same user.",
+        {**TEXT, "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN},
+        "A repeat with the same key gets the same answer.",
     ),
 }
 HEADERS: Final[Mapping[str, tuple[Schema, str]]] = {

@@ -7,10 +7,12 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from flask import Request as HttpRequest
+from flask import g
 
 from shared.errors import NotFound, invalid_field
 from shared.instants import parse_instant
 from shared.queries.statement import Key
+from shared.registering import OwnedKey
 from web.waiting import MOST_SECONDS
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -19,6 +21,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 # Instants up to the year 5138, and any acceptance number.
 CURSOR_PATTERN: Final = "^([0-9]{1,17}-[0-9]{1,18})?$"
+MAX_KEY_CHARACTERS: Final = 200
+KEY_PATTERN: Final = "^[ -+\\--~]*$"  # printable ASCII but the comma
 # A comma within quotes separates nothing.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _WAIT = re.compile(
@@ -31,6 +35,23 @@ def check_names(http: HttpRequest, known: Collection[str]) -> None:
     for name in http.args if http.query_string else ():
         if name not in known:
             raise invalid_field(name[:200], "is not a query parameter of this address")
+
+
+def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
+    """Returns the Idempotency-Key with the API key that it belongs to; None where there is none. Raises Invalid.
+
+    The server joins the lines of one header by commas, as HTTP allows, so a key holds no comma: the same line twice is
+    that key once, and two different ones are refused.
+    """
+    text = http.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if text is None:
+        return None
+    key, *others = dict.fromkeys(part.strip() for part in text.split(","))
+    if others:
+        raise invalid_field("Idempotency-Key", "must be one key, without a comma in it")
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not re.fullmatch(KEY_PATTERN, key):
+        raise invalid_field("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters, ASCII and printable")
+    return OwnedKey(g.key_id, key)
 
 
 def read_id(text: str, not_found: Callable[[object], NotFound]) -> int:

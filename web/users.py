@@ -2,14 +2,13 @@
 
 import csv
 import io
-import re
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
 from shared import history
-from shared.errors import invalid_field, user_not_found
+from shared.errors import user_not_found
 from shared.instants import format_instant
 from shared.money import format_amount
 from shared.queries.statement import Filter
@@ -18,13 +17,20 @@ from shared.showing import show_transaction
 from shared.status import Status, Type
 from web.answers import JsonAnswer
 from web.bodies import read_json
-from web.requests import check_names, read_cursor, read_id, read_instant, read_limit, read_word, write_cursor
+from web.requests import (
+    check_names,
+    read_cursor,
+    read_id,
+    read_idempotency_key,
+    read_instant,
+    read_limit,
+    read_word,
+    write_cursor,
+)
 from web.schemas import NewUser, TransactionOut, show_user
 
 blueprint = Blueprint("users", __name__, url_prefix="/api/user")
 
-MOST_KEY_CHARACTERS: Final = 200
-KEY_PATTERN: Final = "^[ -~]*$"
 DEFAULT_PAGE: Final = 100
 LONGEST_PAGE: Final = 1000
 
@@ -32,10 +38,8 @@ LONGEST_PAGE: Final = 1000
 @blueprint.post("/")
 def post_user() -> Response:
     check_names(request, ())
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not (1 <= len(key) <= MOST_KEY_CHARACTERS and re.fullmatch(KEY_PATTERN, key)):
-        raise invalid_field("Idempotency-Key", f"must have 1 to {MOST_KEY_CHARACTERS} characters, ASCII and printable")
-    user, replayed = register(read_json(request, NewUser).name, key)
+    key = read_idempotency_key(request)
+    user, replayed = register(read_json(request, NewUser).name, key and key.key)
     response = JsonAnswer(show_user(user), 201)
     response.headers["Location"] = f"/api/user/{user.id}/"
     if replayed:

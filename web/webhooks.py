@@ -13,7 +13,7 @@ from shared.queries.letters import DeadLetter, LetterKey
 from shared.queries.webhooks import NewWebhook, Webhook
 from web.answers import JsonAnswer
 from web.bodies import read_json
-from web.requests import check_names, read_id, read_limit
+from web.requests import check_names, read_id, read_idempotency_key, read_limit
 from web.users import DEFAULT_PAGE, LONGEST_PAGE
 from web.webhook_schemas import NewWebhookIn, ReplayIn, read_letter_key
 
@@ -27,10 +27,14 @@ _trials = threading.BoundedSemaphore(MOST_TRIALS)  # each may hold its thread fo
 @blueprint.post("/")
 def post_webhook() -> Response:
     check_names(request, ())
-    asked = read_json(request, NewWebhookIn)
-    webhook, secret = webhooks.register(NewWebhook(asked.url, asked.events, asked.threshold))
+    key = read_idempotency_key(request)
+    content = read_json(request, NewWebhookIn)
+    new = NewWebhook(content.url, content.events, content.threshold)
+    webhook, secret, replayed = webhooks.register(new, key and key.stored)
     response = JsonAnswer({**_content(webhook), "secret": secret}, 201)
     response.headers["Location"] = f"/api/webhook/{webhook.id}/"
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
     return response
 
 
