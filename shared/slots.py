@@ -35,9 +35,10 @@ class Slots:
         self._count = count
         self._changed = threading.Condition()
         self._attempts: set[Attempt] = set()
+        self._closed = False
 
     def begin(self, webhook_id: int, *, fails: bool) -> Attempt | None:
-        """An attempt that has a slot, for the caller to end; None where there is none free for this webhook."""
+        """An attempt that has a slot, for the caller to end; None where there is none free for this webhook, or closed."""
         with self._changed:
             now = time.monotonic()
             if fails or self._hangs(webhook_id, now):
@@ -45,7 +46,7 @@ class Slots:
             else:
                 within = sum(now - attempt.began <= SLOT_SECONDS for attempt in self._attempts)
                 free = min(self._count - within, self.limit - len(self._attempts))
-            if free <= 0:
+            if free <= 0 or self._closed:
                 return None
             attempt = Attempt(webhook_id, fails, now)
             self._attempts.add(attempt)
@@ -75,6 +76,11 @@ class Slots:
         """How many attempts to a webhook's receiver are under way here."""
         with self._changed:
             return sum(attempt.webhook_id == webhook_id for attempt in self._attempts)
+
+    def close(self) -> None:
+        """Let no more attempts begin: the process stops."""
+        with self._changed:
+            self._closed = True
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Wait for the attempts under way to end; whether they did in that time."""

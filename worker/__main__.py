@@ -41,6 +41,7 @@ def _notify() -> None:
     try:
         app.worker_main(["worker", *QUIET, "--pool=threads", slots, queue, "--hostname=notify@%h"])
     finally:  # the tasks are over; deliveries that take long have left them behind
+        delivering.slots().close()
         delivering.slots().wait_until_idle(STOP_SECONDS)
 
 

@@ -37,6 +37,13 @@ def test_a_slot_that_is_free_again_is_given_again() -> None:
     assert not made.wait_until_idle(0)
 
 
+def test_once_closed_no_attempt_begins() -> None:
+    made = Slots(COUNT)
+    made.close()
+    assert made.begin(1, fails=False) is None
+    assert made.wait_until_idle(0)
+
+
 def test_an_attempt_that_takes_long_leaves_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Slots(COUNT)
     begin(made, COUNT)
