@@ -15,6 +15,7 @@ GRANTS: Final = {
     "events": "SELECT, INSERT, DELETE",
     "webhooks": KEPT,
     "webhook_cursors": KEPT,
+    "webhook_secrets": "SELECT, INSERT, DELETE",
     "deliveries": KEPT,
     "verifications": "SELECT, INSERT",
     "api_keys": "SELECT",

@@ -33,6 +33,7 @@ STATUS_OF_CODE: Final = {
     "uid_reused": 422,
     "key_reused": 422,
     "backlog_full": 429,
+    "too_many_secrets": 429,
     "rate_limited": 429,
     "internal_error": 500,
     "database_unavailable": 503,

@@ -92,7 +92,7 @@ class WebhookContentOut(BaseModel):
 
 
 class NewWebhookOut(WebhookContentOut):
-    """A new webhook. The secret is told this once."""
+    """A new webhook. The secret is in this answer alone, and in that to a repeat with the same Idempotency-Key."""
 
     secret: str
 
@@ -111,7 +111,7 @@ class WebhooksOut(BaseModel):
 
 
 class SecretOut(BaseModel):
-    """The new secret, told this once. For a day all is signed with the old one, too."""
+    """The new secret, in this answer alone. Requests are signed with each older secret, too, for a day from its rotation."""
 
     secret: str
 

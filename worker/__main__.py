@@ -36,14 +36,18 @@ def main(arguments: list[str]) -> None:
 
 def _notify() -> None:
     _clear_remains()
-    from shared import doorbell
+    from shared import delivering, doorbell
     from worker import notify
-    from worker.app import app
+    from worker.app import STOP_SECONDS, app
 
     notify.start()
     slots = f"--concurrency={settings().notify_slots}"
     queue = f"--queues={doorbell.NOTIFY_QUEUE}"
-    app.worker_main([*QUIET, "--pool=threads", slots, queue, "--hostname=notify@%h"])
+    try:
+        app.worker_main([*QUIET, "--pool=threads", slots, queue, "--hostname=notify@%h"])
+    finally:  # the tasks are over; deliveries that take long have left them behind
+        delivering.slots().close()
+        delivering.slots().wait_until_idle(STOP_SECONDS)
 
 
 def _clear_remains() -> None:
