@@ -41,15 +41,23 @@ RING_FAILURES = Counter("payments_ring_failures", "Rings that the broker did not
 WEBHOOK_DELIVERIES = Counter(
     "payments_webhook_deliveries", "Attempts to deliver, by outcome: delivered, failed (tried again), dead", ["outcome"]
 )
+DUTY_FAILURES = Counter("payments_duty_failures", "Failures of work that is done again and again, by duty", ["duty"])
+DUTIES = (
+    *("watchdog", "settle_overdue", "retry_parked"),  # of a worker
+    *("expand", "expand_webhook", "deliver", "prune_deleted", "prune_delivered", "prune_events"),  # of notify
+    *("read_backlog", "read_keys", "read_webhooks", "read_snapshot", "read_verification"),  # of web
+)
 # What may never happen is 0 from the beginning: a rate needs one.
 for cause in ("own", "machinery"):
     BATCH_FAILURES.labels(cause)
 for outcome in ("delivered", "failed", "dead"):
     WEBHOOK_DELIVERIES.labels(outcome)
+for duty in DUTIES:
+    DUTY_FAILURES.labels(duty)
 
 _COUNTED_HERE = (
     *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION),
-    *(PARKED, BATCH_FAILURES, RING_FAILURES, WEBHOOK_DELIVERIES),
+    *(PARKED, BATCH_FAILURES, RING_FAILURES, WEBHOOK_DELIVERIES, DUTY_FAILURES),
 )
 
 

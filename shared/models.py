@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-MIGRATION: Final = "0004"  # the newest one that this code needs
+MIGRATION: Final = "0006"  # the newest one that this code needs
 
 metadata = MetaData()
 accept_order = Sequence("transactions_accept_order_seq", metadata=metadata, cache=1, data_type=BigInteger)
@@ -143,7 +143,7 @@ events = Table(
 )
 Index("events_lane", events.c.lane, events.c.id)
 
-Table(
+api_keys = Table(
     "api_keys",
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
@@ -157,6 +157,8 @@ Table(
     CheckConstraint("scope IN ('read', 'write', 'admin')", name="api_keys_scope_check"),
     CheckConstraint("length(secret_hash) = 32", name="api_keys_secret_hash_check"),
 )
+
+Index("api_keys_valid", api_keys.c.id, postgresql_where=text("revoked_at IS NULL"))
 
 Table(
     "verifications",

@@ -23,6 +23,8 @@ from shared.settling import BATCH_ROWS, Slice, settle_batch, settle_lanes
 
 PARTS_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
 HEADS: Final = 200  # users looked up at once
+RETRIED_USERS: Final = 100  # looked at by one statement
+RETRY_SECONDS: Final = 1.0
 RELEASE_ROWS: Final = 5000  # in one commit
 EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number
 
@@ -147,11 +149,27 @@ def _park_failing(parts: Parts) -> None:
         log.error("parked", uid=str(head.uid), user_id=head.user_id, lane=parts.lane, error=error)
 
 
-def retry_due() -> int:
-    """Release what has been parked long enough: a failed row alone, its followers once it is settled."""
-    with transaction() as connection:
-        heads = parked.find_due_heads(connection, limit=100)
-    return sum(_retry(head) for head in heads)
+@dataclass
+class Place:
+    """How far a process has looked through the users with parked rows: the last user's id, 0 at the beginning."""
+
+    after: int = 0
+
+
+def retry_due(place: Place | None = None) -> int:
+    """Release what has been parked long enough: a failed row alone, its followers once it is settled.
+
+    Begins after the place, and moves it: a round through very many users takes several calls.
+    """
+    place = place or Place()
+    ends = time.monotonic() + RETRY_SECONDS
+    released = 0
+    while True:
+        with transaction() as connection:
+            heads, place.after = parked.find_due_heads(connection, place.after, RETRIED_USERS)
+        released += sum(_retry(head) for head in heads)
+        if not place.after or time.monotonic() > ends:
+            return released
 
 
 def _retry(head: ParkedRow) -> int:
