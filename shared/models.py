@@ -143,7 +143,7 @@ events = Table(
 )
 Index("events_lane", events.c.lane, events.c.id)
 
-api_keys = Table(
+Table(
     "api_keys",
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
@@ -157,8 +157,6 @@ api_keys = Table(
     CheckConstraint("scope IN ('read', 'write', 'admin')", name="api_keys_scope_check"),
     CheckConstraint("length(secret_hash) = 32", name="api_keys_secret_hash_check"),
 )
-
-Index("api_keys_valid", api_keys.c.id, postgresql_where=text("revoked_at IS NULL"))
 
 Table(
     "verifications",

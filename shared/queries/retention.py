@@ -20,21 +20,23 @@ _DELETE_DELIVERED = text("""
 # of a lane those go that are old and that nobody is still to be told of: they are not beyond the cursor of a webhook that
 # is on, and come before each delivery whose turn it is (the lowest id of its line).
 _DELETE_EVENTS = text(f"""
+    WITH cursor AS MATERIALIZED (
+        SELECT lane, min(through) AS through FROM webhook_cursors JOIN webhooks ON webhooks.id = webhook_id WHERE {ON}
+        GROUP BY lane
+    ), told AS MATERIALIZED (
+        SELECT CAST(lane.lane AS smallint) AS lane, least(cursor.through, (
+            SELECT event_id - 1 FROM deliveries
+            WHERE (user_id % {LANES}, event_id) >= (lane.lane, 0) AND user_id % {LANES} <= lane.lane
+              AND next_attempt_at IS NOT NULL
+            ORDER BY user_id % {LANES}, event_id LIMIT 1
+        )) AS id
+        FROM generate_series(0, {LANES - 1}) AS lane (lane) LEFT JOIN cursor ON cursor.lane = lane.lane
+    )
     DELETE FROM events WHERE ctid = ANY (ARRAY(
-        SELECT first.ctid FROM generate_series(0, {LANES - 1}) AS lane (lane)
-        CROSS JOIN LATERAL (
-            SELECT least(
-                (SELECT min(through) FROM webhook_cursors AS cursor JOIN webhooks ON webhooks.id = cursor.webhook_id
-                 WHERE cursor.lane = lane.lane AND {ON}),
-                (SELECT event_id - 1 FROM deliveries
-                 WHERE (user_id % {LANES}, event_id) >= (lane.lane, 0) AND user_id % {LANES} <= lane.lane
-                   AND next_attempt_at IS NOT NULL
-                 ORDER BY user_id % {LANES}, event_id LIMIT 1)
-            ) AS id
-        ) AS told
+        SELECT first.ctid FROM told
         CROSS JOIN LATERAL (
             SELECT ctid, id, occurred_at FROM events
-            WHERE (events.lane, events.id) > (CAST(lane.lane AS smallint), 0) AND events.lane <= CAST(lane.lane AS smallint)
+            WHERE (events.lane, events.id) > (told.lane, 0) AND events.lane <= told.lane
             ORDER BY events.lane, events.id LIMIT :limit
         ) AS first
         WHERE (told.id IS NULL OR first.id <= told.id)
@@ -51,7 +53,9 @@ _DELETE_OF_DELETED = text("""
 _DELETE_DELETED = text("""
     WITH gone AS (
         DELETE FROM webhooks WHERE deleted_at IS NOT NULL
-          AND NOT EXISTS (SELECT FROM deliveries WHERE webhook_id = webhooks.id)
+          AND (SELECT event_id FROM deliveries
+               WHERE (webhook_id, event_id) >= (webhooks.id, 0) AND webhook_id <= webhooks.id
+               ORDER BY webhook_id, event_id LIMIT 1) IS NULL
         RETURNING id
     )
     DELETE FROM webhook_cursors WHERE webhook_id IN (SELECT id FROM gone)

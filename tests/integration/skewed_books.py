@@ -19,7 +19,7 @@ PENDING: Final = 60_000  # of one user each
 LANE_OF_PENDING: Final = 3
 USER_BEHIND: Final = 16 * 2_500 + 3  # of that lane, without any row in it
 PARKED_USERS: Final = 40_000  # two rows each
-KEYS: Final = 20_000  # revoked ones
+KEYS: Final = 2_000  # revoked ones
 WEBHOOKS: Final = 30
 
 # Webhooks by what they have. Each of the others is through with all events and has no deliveries.
@@ -114,10 +114,12 @@ _MANY: Final = (
     "INSERT INTO verifications (users, entries, differences) SELECT 1, 1, 0 FROM generate_series(1, 10000)",
 )
 _AFTER: Final = (
+    "UPDATE users SET last_seq = 1000000, last_event_seq = 1000000 WHERE id <> :busy",  # above all seqs that there are
     """UPDATE webhook_cursors SET through = coalesce((
            SELECT id FROM events WHERE (lane, id) <= (webhook_cursors.lane, 9e18::bigint) AND lane >= webhook_cursors.lane
            ORDER BY lane DESC, id DESC LIMIT 1), 0)
        WHERE webhook_id <> 3""",
+    "UPDATE webhook_cursors SET through = 50000 WHERE webhook_id = 3",
 )
 # What is away while the rows are made: how to take it away, how to make it again.
 _INDEXES: Final = """

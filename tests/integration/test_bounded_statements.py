@@ -69,7 +69,7 @@ def read_events(connection: Connection, cursors: list[Cursor], limit: int) -> li
 
 def at_the_end(connection: Connection) -> list[Cursor]:
     """The cursors of a webhook that is through with all events: in some lanes there were none."""
-    return [c for c in deliveries.lock_cursors(connection, of_hooks(30)) if c.webhook_id == QUIET_HOOK]
+    return deliveries.lock_cursors(connection, [Behind(QUIET_HOOK, lane, [], 0) for lane in range(LANES)])
 
 
 def of_one_lane(connection: Connection, hook: int, lane: int) -> list[Cursor]:
@@ -115,6 +115,10 @@ def accept(connection: Connection) -> None:
     transactions.find_ahead(connection, [None, datetime.now(UTC)])
 
 
+def delete_events(connection: Connection) -> None:
+    assert retention.delete_events(connection, OLD, 200) > 200
+
+
 MIDDLE = datetime(2025, 1, 15, tzinfo=UTC)
 CASES = {
     "expand: find behind": Case(lambda c: deliveries.find_behind(c, [29], 600), 200),
@@ -126,7 +130,7 @@ CASES = {
     "deliver: due": Case(lambda c: attempts.find_due(c, 8), 600),
     "deliver: claim and record": Case(deliver, 150),
     "retention: events, all young": Case(lambda c: retention.delete_events(c, YOUNG, 200), 1500),
-    "retention: events, all old": Case(lambda c: retention.delete_events(c, OLD, 200), 4000),
+    "retention: events, all old": Case(delete_events, 4000),
     "retention: delivered, all young": Case(lambda c: retention.delete_delivered(c, YOUNG, 500), 50),
     "retention: delivered, all old": Case(lambda c: retention.delete_delivered(c, OLD, 500), 2500),
     "retention: deleted webhooks": Case(lambda c: retention.delete_deleted(c, 500), 2500),
@@ -145,11 +149,12 @@ CASES = {
         lambda c: statement.read_statement(c, books.BUSY, Filter(status=Status.REJECTED), None, 100), 12_000
     ),
     "statement, where it ends": Case(lambda c: statement.find_scan_end(c, books.BUSY, Filter(), None), 12_000),
-    "balance at an instant": Case(lambda c: ledger.get_balance_at(c, books.BUSY, MIDDLE), 200),
+    # Of entries that the statistics do not know of yet the planner reads an index, too: 4 pages for 1,000.
+    "balance at an instant": Case(lambda c: ledger.get_balance_at(c, books.BUSY, MIDDLE), 600),
     "accept": Case(accept, 100),
     "user": Case(lambda c: users.find_user(c, books.BUSY), 10),
     "users locked": Case(lambda c: users.lock_accounts(c, range(1, 501)), 2500),
-    "keys": Case(keys.read_valid, 50),
+    "keys": Case(keys.read_valid, 100),
     "server": Case(server.read_state, 50),
     "a new webhook": Case(lambda c: webhooks.insert_webhook(c, NewWebhook("http://x/", ["a"], 0), "", LANES), 300),
 }

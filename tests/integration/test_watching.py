@@ -11,7 +11,7 @@ from shared.queries.lanes import read_backlog
 from shared.queries.verifying import Counts
 from shared.status import LANES, Status
 from shared.verifying import Findings, record
-from shared.watching import get_oldest_snapshot_seconds, get_waiting, list_last_verification
+from shared.watching import get_oldest_snapshot_seconds, list_last_verification
 from tests.integration.conftest import forget_settings
 from tests.integration.given import accepted, deposit, new_user, new_users, outsider, run_sql, settled, withdrawal
 from tests.integration.test_plans import plans_of
@@ -129,4 +129,3 @@ def test_without_a_database_its_gauges_are_missing_and_the_others_are_there(
 
 def test_what_is_watched_is_looked_up() -> None:
     assert "verifications_pkey" in plans_of(list_last_verification, "(COSTS OFF)")
-    assert "deliveries_line" in plans_of(get_waiting, "(COSTS OFF)")
