@@ -15,6 +15,7 @@ from shared.logs import get_logger
 
 PATIENCE_SECONDS: Final = 2.0
 REST_SECONDS: Final = 0.1  # between the beginnings of two readings, whoever asks and however often
+MAX_PAUSE_SECONDS: Final = 1.0  # after a failure: whoever asks gets a 503 meanwhile
 
 Value = TypeVar("Value")
 
@@ -24,8 +25,8 @@ log = get_logger("readings")
 class Reading(Generic[Value]):
     """`what` is read, in the words of a log line; anew when it is older than `fresh_seconds` and somebody asks.
 
-    `duty` is the name under which failures are counted. After one nobody reads for as long as the failure took: a
-    time-out of the database is not met again and again without a pause.
+    `duty` is the name under which failures are counted. After one nobody reads for as long as the failure took,
+    up to a second: a time-out of the database is not met again and again without a pause.
     """
 
     def __init__(self, what: str, read: Callable[[], Value], fresh_seconds: float, duty: str) -> None:
@@ -95,6 +96,7 @@ class Reading(Generic[Value]):
                 if value is not None:
                     self._value, self._read_at = value, began
                 else:
-                    self._pause_seconds += 2 * (time.monotonic() - began)
+                    took = time.monotonic() - began
+                    self._pause_seconds += took + min(took, MAX_PAUSE_SECONDS)
                 self._reading = False
                 self._changed.notify_all()

@@ -22,19 +22,19 @@ class Duty:
     """Work under a name. `work` returns whether there is more to do at once, where anybody asks."""
 
     def __init__(self, name: str, work: Callable[[], Any], max_pause_seconds: float) -> None:
-        self._name, self._work = name, work
+        self.name, self._work = name, work
         self._backoff = Backoff(max_pause_seconds)
 
     def run(self) -> Any:
         """Do the work, unless it pauses after a failure; what it returns. Raises nothing: returns None instead."""
-        if self._backoff.is_paused(self._name):
+        if self._backoff.is_paused(self.name):
             return None
         try:
             result = self._work()
         except Exception as error:
             self._note(error)
             return None
-        self._backoff.succeed(self._name)
+        self._backoff.succeed(self.name)
         return result
 
     def run_for_ever(self, interval_seconds: float) -> None:
@@ -46,12 +46,12 @@ class Duty:
                 if not self.run():
                     time.sleep(interval_seconds * random.uniform(0.8, 1.2))
 
-        threading.Thread(target=loop, name=self._name, daemon=True).start()
+        threading.Thread(target=loop, name=self.name, daemon=True).start()
 
     def _note(self, error: Exception) -> None:
-        pause = self._backoff.fail(self._name)
-        metrics.DUTY_FAILURES.labels(self._name).inc()
+        pause = self._backoff.fail(self.name)
+        metrics.DUTY_FAILURES.labels(self.name).inc()
         if is_machinery(error):
-            log.warning("duty failed", duty=self._name, error=first_line(error), next_try_seconds=pause)
+            log.warning("duty failed", duty=self.name, error=first_line(error), next_try_seconds=pause)
         else:
-            log.error("duty failed", duty=self._name, next_try_seconds=pause, exc_info=error)
+            log.error("duty failed", duty=self.name, next_try_seconds=pause, exc_info=error)

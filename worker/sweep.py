@@ -81,15 +81,19 @@ class Sweep:
         log.error("a lane cannot be settled", lane=lane, error=repr(error), next_try_seconds=rest)
 
 
-def _run() -> None:
-    """Whatever a duty raises, this thread must live: it is what settles when all else is down."""
+def duties() -> list[Duty]:
     sweep, watchdog = Sweep(), Watchdog(doorbell.QUEUE, os.getppid())
-    duties = (
+    return [
         Duty("watchdog", watchdog.look, MAX_PAUSE_SECONDS),
         Duty("settle_overdue", sweep.run_once, MAX_SETTLE_PAUSE_SECONDS),
         Duty("retry_parked", sweep.retry_parked, MAX_PAUSE_SECONDS),
-    )
+    ]
+
+
+def _run() -> None:
+    """Whatever a duty raises, this thread must live: it is what settles when all else is down."""
+    all_duties = duties()
     while True:
         time.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
-        for duty in duties:
+        for duty in all_duties:
             duty.run()

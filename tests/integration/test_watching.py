@@ -1,14 +1,18 @@
 """What /metrics says of the database, and of the process asked."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
-from shared import database, doorbell
+from shared import database, doorbell, webhooks
+from shared.delivering import expand, prune
 from shared.queries.lanes import read_backlog
 from shared.queries.verifying import Counts
+from shared.queries.webhooks import NewWebhook
+from shared.settings import settings
 from shared.status import LANES, Status
 from shared.verifying import Findings, record
 from shared.watching import get_oldest_snapshot_seconds, list_last_verification
@@ -95,6 +99,62 @@ def test_the_last_verification_is_told_and_nothing_while_there_is_none(client: F
     found = numbers(client)
     assert found["payments_verify_differences"] == 0
     assert found["payments_verify_age_seconds"] < 100
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
+    settings.cache_clear()
+    made, _ = webhooks.register(NewWebhook("http://127.0.0.1:1024/", ["transaction.completed"], 0))
+    yield made.id
+    webhooks.delete(made.id)
+    while prune():
+        pass
+    settings.cache_clear()
+
+
+def test_events_that_are_no_deliveries_yet_are_late(client: FlaskClient, webhook: int) -> None:
+    """Nobody expands while no notifier runs. What is due and what is not even that count alike."""
+    settled(deposit(user := new_user(), 1))
+    settled(deposit(new_user(), 1))
+    assert numbers(client)["payments_webhook_overdue_seconds"] < 60
+    run_sql("UPDATE events SET occurred_at = occurred_at - interval '90 seconds' WHERE user_id = :user", user=user)
+    assert 90 <= numbers(client)["payments_webhook_overdue_seconds"] < 150
+    run_sql("UPDATE webhooks SET disabled_at = now() WHERE id = :id", id=webhook)
+    assert numbers(client)["payments_webhook_overdue_seconds"] == 0, "it is told nothing"
+    run_sql("UPDATE webhooks SET disabled_at = NULL WHERE id = :id", id=webhook)
+    while expand():
+        pass
+    assert numbers(client)["payments_webhook_overdue_seconds"] < 60, "it counts from its turn on"
+
+
+def test_a_gauge_that_cannot_be_read_hides_no_other(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges.snapshot, "_read", lambda: 1 / 0)
+    numbers(client)  # the failure is counted while it is asked for
+    found = numbers(client)
+    assert "payments_webhooks_off" in found
+    assert "payments_oldest_snapshot_seconds" not in found
+    assert found['payments_duty_failures_total{duty="read_snapshot"}'] >= 1
+    assert found['payments_duty_failures_total{duty="read_webhooks"}'] == 0
+
+
+def test_after_a_slow_failure_nobody_reads_for_as_long_again() -> None:
+    began: list[float] = []
+
+    def read() -> int:
+        began.append(time.monotonic())
+        if len(began) == 1:
+            time.sleep(0.4)
+            raise ZeroDivisionError
+        return 1
+
+    reading = Reading("something", read, 60, "read_keys")
+    deadline = time.monotonic() + 10
+    while reading.latest()[0] is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first, second = began
+    assert second - first >= 0.8
 
 
 def test_the_bell_that_rests_is_told(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
