@@ -53,7 +53,7 @@ class Tally(NamedTuple):
         return f"{did or 'nothing to do'}; webhook {self.webhook_id}"
 
 
-def expand(failing: Backoff | None = None) -> bool:
+def expand(failing: Backoff[int] | None = None) -> bool:
     """Make deliveries of the events that came since, a bounded number; whether there may be more at once.
 
     All webhooks and lanes that are behind get the same share, so a long backlog of one keeps no other waiting. What one
@@ -81,7 +81,7 @@ def _may_be_of_one_webhook(error: Exception) -> bool:
     return may_be_one_users(error) or not is_machinery(error)
 
 
-def _expand_suspect(webhook: int, behind: Sequence[Behind], failing: Backoff) -> bool:
+def _expand_suspect(webhook: int, behind: Sequence[Behind], failing: Backoff[int]) -> bool:
     try:
         more = _expand(behind, SUSPECT_PAGE, SUSPECT_SECONDS)
     except Exception as error:

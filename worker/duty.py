@@ -23,7 +23,7 @@ class Duty:
 
     def __init__(self, name: str, work: Callable[[], Any], max_pause_seconds: float) -> None:
         self.name, self._work = name, work
-        self._backoff = Backoff(max_pause_seconds)
+        self._backoff: Backoff[str] = Backoff(max_pause_seconds)
 
     def run(self) -> Any:
         """Do the work, unless it pauses after a failure; what it returns. Raises nothing: returns None instead."""

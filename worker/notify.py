@@ -42,9 +42,10 @@ class Notifier:
     def duties(self) -> list[tuple[float, Duty]]:
         """Each with the interval at which it is done, in seconds."""
         watchdog = Watchdog(doorbell.NOTIFY_QUEUE, os.getpid())
-        often = {
+        failing: Backoff[int] = Backoff(MAX_WEBHOOK_PAUSE_SECONDS)
+        often: dict[str, Callable[[], object]] = {
             "watchdog": watchdog.look,
-            "expand": partial(expand, Backoff(MAX_WEBHOOK_PAUSE_SECONDS)),
+            "expand": partial(expand, failing),
             "deliver": self.deliver,
         }
         seldom = {

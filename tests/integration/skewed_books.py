@@ -23,7 +23,7 @@ KEYS: Final = 2_000  # revoked ones
 WEBHOOKS: Final = 30
 
 # Webhooks by what they have. Each of the others is through with all events and has no deliveries.
-BUSY_HOOK, CROWDED_HOOK, BEHIND_HOOK, DELETED_HOOK = 1, 2, 3, 30
+BUSY_HOOK, CROWDED_HOOK, BEHIND_HOOK = 1, 2, 3  # the last one is deleted
 LINE: Final = 50_000  # undelivered ones of the busy user at the busy webhook
 DELIVERED: Final = 60_000
 DEAD: Final = 40_000

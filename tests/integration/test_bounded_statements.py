@@ -44,7 +44,7 @@ from tests.integration import skewed_books as books
 from tests.integration.conftest import empty_database, forget_settings, migrate
 from tests.integration.given import deposit, heard, plain_engine
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]  # making the rows takes a minute, a slow machine more
 
 OLD, YOUNG = 1.0, 1e9  # seconds that make all events old, or all of them young
 PAGE = 600
@@ -237,8 +237,9 @@ def skewed(server_url: str, database_url: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["stale", "fresh"])
-def statistics(skewed: None, request: pytest.FixtureRequest) -> str:
+def statistics(request: pytest.FixtureRequest) -> str:
     """What the planner knows: the few rows of the beginning, or all."""
+    request.getfixturevalue("skewed")
     if request.param == "fresh":
         with plain_engine().connect() as connection:
             connection.exec_driver_sql("ANALYZE")
