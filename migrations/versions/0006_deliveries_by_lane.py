@@ -1,14 +1,10 @@
 """An index that finds a lane's first delivery that has its turn: no event from there on may be taken away."""
 
-from alembic import op
+from migrations.online import build_index
 
 revision = "0006"
-down_revision = "0004"
-
-INDEXES = """
-CREATE INDEX deliveries_lane ON deliveries ((user_id % 16), event_id) WHERE next_attempt_at IS NOT NULL;
-"""
+down_revision = "0005"
 
 
 def upgrade() -> None:
-    op.execute(INDEXES)
+    build_index("deliveries_lane", "deliveries ((user_id % 16), event_id) WHERE next_attempt_at IS NOT NULL")

@@ -51,15 +51,20 @@ class ParkedRow(NamedTuple):
     last_error: str | None
 
 
-MAX_AHEAD: Final = 200
 _PARKED = """
     SELECT uid, user_id, lane, accept_order, amount, type, parked_at, attempts, last_error
     FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL
 """
 _LIST_PARKED = text(f"{_PARKED} ORDER BY user_id, accept_order LIMIT :limit")
 _FIND_PARKED = text(f"{_PARKED} AND uid = CAST(:uid AS uuid)")
-# From user to user by the index, so many users, however many rows each has. A user's released row that is still to be settled
-# is looked for among the first rows of its lane alone: further behind, releasing the next one early does no harm.
+# A row of this user that was released and is still to be settled. Compared as rows: only one index has this order.
+_RELEASED: Final = """
+    SELECT FROM transactions t
+    WHERE (t.lane, t.user_id, t.bulk, t.accept_order) >= (parked.lane, parked.user_id, {bulk}, 0)
+      AND (t.lane, t.user_id, t.bulk, t.accept_order) < (parked.lane, parked.user_id, {bulk}, parked.accept_order)
+      AND t.status = 'PENDING' AND t.parked_at IS NULL
+"""
+# From user to user by the index, so many users, however many rows each has.
 _HEADS = text(f"""
     WITH RECURSIVE head AS (
         (SELECT * FROM ({_PARKED} AND user_id > :after ORDER BY user_id, accept_order LIMIT 1) AS first)
@@ -72,14 +77,7 @@ _HEADS = text(f"""
         parked.attempts = 0
         OR parked.parked_at + least(interval '1 minute' * power(2, least(parked.attempts, 10) - 1), interval '1 hour')
            <= clock_timestamp()
-    ) AND NOT EXISTS (
-        SELECT FROM (
-            SELECT user_id FROM transactions
-            WHERE (lane, accept_order) < (parked.lane, parked.accept_order) AND lane >= parked.lane
-              AND status = 'PENDING' AND parked_at IS NULL
-            ORDER BY lane, accept_order LIMIT {MAX_AHEAD}
-        ) AS ahead WHERE ahead.user_id = parked.user_id
-    ) AS is_due
+    ) AND NOT EXISTS ({_RELEASED.format(bulk="false")}) AND NOT EXISTS ({_RELEASED.format(bulk="true")}) AS is_due
     FROM (SELECT * FROM head LIMIT :users) AS parked
 """)
 

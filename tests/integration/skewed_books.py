@@ -88,9 +88,9 @@ _MANY: Final = (
         FROM (SELECT n, {_BEGIN} + n * interval '1 second' AS moment
               FROM generate_series(:events_of_busy - :final / 2, :events_of_busy + :final / 2) AS n) AS event""",
     # one user's long line, many users' lines of one, many parked users of whom one row failed and one waits behind it
-    f"""INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at)
+    f"""INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at, bulk)
         SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN {LANE_OF_PENDING} ELSE {LANE_OF_PENDING} + 16 * (n % 2000) END,
-               'DEPOSIT', 1, :events + 10000 + n, {_BEGIN} FROM generate_series(1, 2 * :pending) AS n""",
+               'DEPOSIT', 1, :events + 10000 + n, {_BEGIN}, n % 4 = 0 FROM generate_series(1, 2 * :pending) AS n""",
     f"""INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at, parked_at, attempts)
         SELECT gen_random_uuid(), 5 + n / 2, 'DEPOSIT', 1, :events + 10000000 + n, {_BEGIN}, clock_timestamp(),
                CASE WHEN n % 2 = 0 THEN 10 ELSE 0 END FROM generate_series(0, 2 * :parked - 1) AS n""",

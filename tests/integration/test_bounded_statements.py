@@ -182,6 +182,10 @@ def park_and_release(connection: Connection) -> None:
 CASES |= {
     "lanes: locks": Case(lambda c: (lanes.try_lock_lanes(c, range(LANES)), lanes.lock_lane(c, 1)), 10),
     "lanes: next rows": Case(lambda c: lanes.read_pending(c, range(LANES), 500), 12_000),
+    "lanes: work": Case(lanes.find_work, 250),
+    "lanes: users": Case(lambda c: lanes.read_users(c, books.LANE_OF_PENDING, 0, 200), 1000),
+    "lanes: rows of a user": Case(lambda c: lanes.read_pending_of_user(c, books.LANE_OF_PENDING, 500), 12_000),
+    "lanes: rows of another user": Case(lambda c: lanes.read_pending_of_user(c, books.USER_BEHIND, 500), 50),
     "lanes: overdue": Case(lambda c: lanes.find_overdue_lanes(c, LANES, 1), 150),
     "settle": Case(settle, 6000),
     "park and release": Case(park_and_release, 150),
@@ -189,9 +193,6 @@ CASES |= {
 # What reads more with each row of one user, of a lane or of the backlog. Whoever bounds one of these moves it up.
 UNBOUNDED = {
     "lanes: backlog": Case(lambda c: lanes.read_backlog(c, LANES), 3000),
-    "lanes: heads": Case(lambda c: lanes.read_heads(c, books.LANE_OF_PENDING, 0, 200), 3000),
-    "lanes: rows of a user": Case(lambda c: lanes.read_pending(c, [3], 500, books.USER_BEHIND), 3000),
-    "lanes: head of a user": Case(lambda c: lanes.find_head(c, 3, books.USER_BEHIND), 3000),
 }
 BY_HAND = "one look-up or a few rows, for a command or a request about one webhook or key"
 NOT_REPEATED = {
