@@ -165,7 +165,7 @@ def settle(connection: Connection) -> None:
     accounts = users.lock_accounts(connection, {row.user_id for row in rows})
     moment = server.read_clock(connection)
     outcomes, after = fold(rows, accounts, {}, moment)
-    assert len(outcomes) == 100
+    assert len(outcomes) == 2 * 100, "single requests and lists"
     ledger.insert_entries(connection, outcomes, moment)
     users.write_accounts(connection, after.values())
     transactions.make_final(connection, outcomes, moment)
@@ -173,7 +173,7 @@ def settle(connection: Connection) -> None:
 
 
 def park_and_release(connection: Connection) -> None:
-    (row,) = lanes.read_pending(connection, [books.LANE_OF_PENDING], 1)
+    row, *_ = lanes.read_pending(connection, [books.LANE_OF_PENDING], 1)
     parked.park(connection, [row.pending.uid], "why", failed=True)
     parked.release(connection, row.pending.user_id, row.accept_order, 100)
 
