@@ -215,6 +215,11 @@ def may_be_one_users(error: BaseException) -> bool:
     return bool(code) and str(code).startswith(_OF_ONE_USER)
 
 
+def first_line(error: BaseException) -> str:
+    """What a log line says of an error that needs no traceback."""
+    return (str(error).splitlines() or [repr(error)])[0]
+
+
 def is_too_much(error: DBAPIError) -> bool:
     """Whether a statement took more than it may: time, memory, temporary files."""
     return getattr(error.orig, "pgcode", None) in ("57014", "53200", "53400")

@@ -7,19 +7,22 @@ the same reason none of them waits for the disk: a crash of Postgres forgets the
 
 import random
 import time
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from functools import cache
 from typing import Final, NamedTuple
 
 from shared import metrics
-from shared.database import is_machinery, leave_unflushed, transaction
+from shared.backoff import Backoff
+from shared.database import allow, first_line, is_machinery, leave_unflushed, may_be_one_users, transaction
 from shared.instants import format_instant
 from shared.logs import get_logger
 from shared.money import format_amount
 from shared.queries import attempts, deliveries, retention, webhooks
 from shared.queries.attempts import Delivery, Due
-from shared.queries.deliveries import NewDelivery, give_turns
+from shared.queries.deliveries import Behind, Cursor, NewDelivery, give_turns
 from shared.queries.transactions import Transaction, find_transactions
 from shared.sending import GONE, TOTAL_SECONDS, Message, Receipt, send, write_body
 from shared.settings import settings
@@ -29,9 +32,14 @@ from shared.telling import Retry, Told, plan_retry, types_told, webhook_id
 
 MOST_AT_ONCE: Final = 8  # to one receiver; one that fails gets one
 LEASE_SECONDS: Final = 2 * TOTAL_SECONDS
-PAGE: Final = 200  # events of a lane
+PAGE: Final = 600  # deliveries made of events by one commit, of all webhooks and lanes together
+MAX_CURSORS: Final = 600  # of webhooks and lanes, looked at by one commit
+SUSPECT_PAGE: Final = 50
+SUSPECT_SECONDS: Final = 1
+MAX_PAUSE_SECONDS: Final = 60.0  # for a webhook whose events cannot be made deliveries
 SLICE_SECONDS: Final = 2.0
-PRUNED_ROWS: Final = 1000
+PRUNED_ROWS: Final = 500
+PRUNED_ROWS_OF_LANE: Final = 200
 
 log = get_logger("delivering")
 
@@ -50,34 +58,81 @@ class Tally(NamedTuple):
         return f"{did or 'nothing to do'}; webhook {self.webhook_id}"
 
 
-def expand() -> bool:
-    """Make deliveries of the events that came since; whether there may be more at once."""
+def expand(failing: Backoff[int] | None = None) -> bool:
+    """Make deliveries of the events that came since, a bounded number; whether there may be more at once.
+
+    All webhooks and lanes that are behind get the same share, so a long backlog of one keeps no other waiting. What one
+    webhook raises keeps no other's events from becoming deliveries: after a failure each goes by itself, and one that
+    fails then is tried again after a pause, with fewer rows. Raises what all of them may have met.
+    """
+    failing = failing or Backoff(MAX_PAUSE_SECONDS)
     with transaction() as connection:
-        behind = deliveries.find_behind(connection)
-    more = [_expand(*one) for one in behind]
-    return any(more)
+        behind = deliveries.find_behind(connection, failing.paused(), MAX_CURSORS)
+    suspects = {one.webhook_id for one in behind if failing.has_failed(one.webhook_id)}
+    sound = [one for one in behind if one.webhook_id not in suspects]
+    more = False
+    try:
+        more = _expand(sound, PAGE)
+    except Exception as error:
+        if not _may_be_of_one_webhook(error):
+            raise
+        suspects |= {one.webhook_id for one in sound}
+    for webhook in sorted(suspects):
+        more |= _expand_suspect(webhook, [one for one in behind if one.webhook_id == webhook], failing)
+    return more
 
 
-def _expand(webhook: int, wanted: list[str], threshold: int) -> bool:
+def _may_be_of_one_webhook(error: Exception) -> bool:
+    return may_be_one_users(error) or not is_machinery(error)
+
+
+def _expand_suspect(webhook: int, behind: Sequence[Behind], failing: Backoff[int]) -> bool:
+    try:
+        more = _expand(behind, SUSPECT_PAGE, SUSPECT_SECONDS)
+    except Exception as error:
+        if not _may_be_of_one_webhook(error):
+            raise
+        pause = failing.fail(webhook)
+        metrics.DUTY_FAILURES.labels("expand_webhook").inc()
+        log.error(
+            "events of a webhook were not expanded", webhook=webhook, error=first_line(error), next_try_seconds=pause
+        )
+        return False
+    failing.succeed(webhook)
+    return more
+
+
+def _expand(behind: Sequence[Behind], page: int, seconds: int | None = None) -> bool:
+    """The next events beyond the cursors that are free, together `page` at most (but of each at least one)."""
+    if not behind:
+        return False
+    asked = {one.webhook_id: one for one in behind}
     with transaction() as connection:
         leave_unflushed(connection)
-        cursors = deliveries.lock_cursors(connection, webhook)
-        events = deliveries.read_events(connection, cursors, PAGE)
-        told = [
-            (event, NewDelivery(event.id, position, type_))
-            for event in events
+        if seconds:
+            allow(connection, seconds)
+        cursors = deliveries.lock_cursors(connection, behind)
+        if not cursors:
+            return False
+        share = max(1, page // len(cursors))
+        events = deliveries.read_events(connection, cursors, share)
+        new = [
+            (event.user_id, NewDelivery(webhook, event.id, position, type_))
+            for webhook, event in events
             for position, type_ in enumerate(
-                types_told(event.type, event.balance_before, event.balance_after, threshold)
+                types_told(event.type, event.balance_before, event.balance_after, asked[webhook].threshold)
             )
-            if type_ in wanted
+            if type_ in asked[webhook].events
         ]
-        if told:
-            deliveries.insert_deliveries(connection, webhook, [new for _, new in told])
-        if events:
-            deliveries.advance(connection, webhook, {event.lane: event.id for event in events})  # the last one counts
-        if told:
-            give_turns(connection, webhook, {event.user_id for event, _ in told})
-    return len(events) >= PAGE
+        if new:
+            deliveries.insert_deliveries(connection, [delivery for _, delivery in new])
+        if events:  # the last one of each counts
+            reached = {(webhook, event.lane): event.id for webhook, event in events}
+            deliveries.advance(connection, [Cursor(*cursor, last) for cursor, last in reached.items()])
+        if new:
+            give_turns(connection, {(delivery.webhook_id, user_id) for user_id, delivery in new})
+    read = Counter((webhook, event.lane) for webhook, event in events)
+    return any(count >= share for count in read.values())
 
 
 def find_due() -> list[Due]:
@@ -251,17 +306,32 @@ def _reason_to_disable(receipt: Receipt, failing_seconds: float) -> str | None:
 
 def prune() -> int:
     """Take away what is old, some rows at a time; how many went."""
-    seconds = settings().event_days * 86_400
+    return prune_deleted() + prune_delivered() + prune_events() + prune_secrets()
+
+
+def prune_deleted() -> int:
+    """Some of what belongs to deleted webhooks; how many deliveries."""
     with transaction() as connection:
-        gone = retention.delete_delivered(connection, seconds, PRUNED_ROWS)
+        return retention.delete_deleted(connection, PRUNED_ROWS)
+
+
+def prune_delivered() -> int:
+    """Some of the deliveries that were made long ago; how many."""
     with transaction() as connection:
-        gone += retention.delete_events(connection, seconds, PRUNED_ROWS)
+        return retention.delete_delivered(connection, _kept_seconds(), PRUNED_ROWS)
+
+
+def prune_events() -> int:
+    """Some of the old events; how many."""
     with transaction() as connection:
-        gone += retention.delete_deleted(connection, PRUNED_ROWS)
-    return gone + prune_secrets()
+        return retention.delete_events(connection, _kept_seconds(), PRUNED_ROWS_OF_LANE)
 
 
 def prune_secrets() -> int:
     """Delete some of the secrets that are no longer valid; how many."""
     with transaction() as connection:
         return webhooks.delete_expired_secrets(connection, PRUNED_ROWS)
+
+
+def _kept_seconds() -> float:
+    return settings().event_days * 86_400

@@ -46,6 +46,20 @@ SETTLED_BY = Counter("payments_settled_by", "Transactions made final, by what le
 WEBHOOK_DELIVERIES = Counter(
     "payments_webhook_deliveries", "Attempts to deliver, by outcome: delivered, failed (tried again), dead", ["outcome"]
 )
+DUTY_FAILURES = Counter("payments_duty_failures", "Failures of work that is done again and again, by duty", ["duty"])
+DUTIES = (
+    *("watchdog", "settle_overdue", "retry_parked"),  # of a worker
+    *(
+        "expand",
+        "expand_webhook",
+        "deliver",
+        "prune_deleted",
+        "prune_delivered",
+        "prune_events",
+        "prune_secrets",
+    ),  # of notify
+    *("read_backlog", "read_keys", "read_webhooks", "read_snapshot", "read_verification", "read_queues"),  # of web
+)
 # What may never happen is 0 from the beginning: a rate needs one.
 for cause in ("own", "machinery"):
     BATCH_FAILURES.labels(cause)
@@ -53,10 +67,12 @@ for outcome in ("delivered", "failed", "dead"):
     WEBHOOK_DELIVERIES.labels(outcome)
 for by in ("ring", "sweep"):
     SETTLED_BY.labels(by)
+for duty in DUTIES:
+    DUTY_FAILURES.labels(duty)
 
 _COUNTED_HERE = (
-    *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION),
-    *(PARKED, BATCH_FAILURES, RING_FAILURES, RINGS_WITHHELD, MESSAGES_DROPPED, SETTLED_BY, WEBHOOK_DELIVERIES),
+    *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION, SETTLED_BY),
+    *(PARKED, BATCH_FAILURES, RING_FAILURES, RINGS_WITHHELD, MESSAGES_DROPPED, WEBHOOK_DELIVERIES, DUTY_FAILURES),
 )
 
 

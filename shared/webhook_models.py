@@ -122,3 +122,4 @@ Index(
     deliveries.c.delivered_at,
     postgresql_where=text("delivered_at IS NOT NULL"),
 )
+Index("deliveries_lane", text("(user_id % 16)"), deliveries.c.event_id, postgresql_where=_has_turn)

@@ -23,7 +23,7 @@ FRESH_SECONDS: Final = 3.0
 LONGEST_SECONDS: Final = 8.0  # what was revoked longer ago than that and the patience of a reading lets nobody in
 MOST_KEY_CHARACTERS: Final = 100
 
-_keys: Final = Reading("the keys", keys.read_valid, FRESH_SECONDS)
+_keys: Final = Reading("the keys", keys.read_valid, FRESH_SECONDS, "read_keys")
 _limiter: Final = RateLimiter()
 
 

@@ -23,7 +23,7 @@ class BacklogReader(Reading[Backlog]):
     """One reading for all: the limit is asked for at each commit, the metrics now and then."""
 
     def __init__(self) -> None:
-        super().__init__("how much waits", self._read_and_remember, FRESH_SECONDS)
+        super().__init__("how much waits", self._read_and_remember, FRESH_SECONDS, "read_backlog")
         self._pending: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
 
     def read(self) -> Backlog:

@@ -9,13 +9,12 @@ from typing import Any, Final
 from structlog.contextvars import bound_contextvars
 
 from shared import doorbell, metrics
-from shared.database import is_machinery
+from shared.database import first_line, is_machinery
 from shared.delivering import work
 from shared.logs import get_logger
 from shared.parking import work_lanes
 from shared.status import LANES
 from worker.app import app
-from worker.sweep import first_line
 
 LOG_INTERVAL_SECONDS: Final = 1.0
 

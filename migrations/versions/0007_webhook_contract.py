@@ -6,7 +6,7 @@ The release that runs meanwhile writes `previous_secret` alone. So the new one r
 from alembic import op
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 TABLES = """
 CREATE TABLE webhook_secrets (

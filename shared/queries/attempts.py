@@ -51,8 +51,9 @@ _FIND_DUE = text(f"""
     ) AS webhook CROSS JOIN LATERAL (
         SELECT count(*) AS count, extract(epoch FROM statement_timestamp() - min(next_attempt_at)) AS overdue FROM (
             SELECT next_attempt_at FROM deliveries
-            WHERE webhook_id = webhook.id AND next_attempt_at <= statement_timestamp()
-            ORDER BY next_attempt_at LIMIT :most
+            WHERE (webhook_id, next_attempt_at) <= (webhook.id, statement_timestamp()) AND webhook_id >= webhook.id
+              AND next_attempt_at IS NOT NULL
+            ORDER BY webhook_id, next_attempt_at LIMIT :most
         ) AS due
     ) AS due
     WHERE due.count > 0 AND allowed > 0
@@ -65,9 +66,9 @@ _CLAIM = text(f"""
         next_attempt_at = statement_timestamp() + make_interval(secs => :seconds)
     FROM (
         SELECT webhook_id, event_id, position FROM deliveries
-        WHERE webhook_id = :webhook_id AND next_attempt_at <= statement_timestamp()
-          AND (SELECT {_ALLOWED} FROM webhooks WHERE id = :webhook_id) > 0
-        ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        WHERE (webhook_id, next_attempt_at) <= (:webhook_id, statement_timestamp()) AND webhook_id >= :webhook_id
+          AND next_attempt_at IS NOT NULL AND (SELECT {_ALLOWED} FROM webhooks WHERE id = :webhook_id) > 0
+        ORDER BY webhook_id, next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS due JOIN webhooks ON webhooks.id = due.webhook_id
     WHERE deliveries.webhook_id = due.webhook_id AND deliveries.event_id = due.event_id
       AND deliveries.position = due.position
@@ -145,7 +146,7 @@ def end(connection: Connection, delivery: Delivery, error: str | None) -> bool:
     connection.execute(_LOCK_CURSOR, {"webhook_id": delivery.webhook_id, "lane": delivery.user_id % LANES})
     if connection.execute(_END, values).rowcount == 0:
         return False
-    give_turns(connection, delivery.webhook_id, [delivery.user_id])
+    give_turns(connection, [(delivery.webhook_id, delivery.user_id)])
     return True
 
 

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
+from shared.queries.deliveries import NEWEST_OF_LANE
 
 
 class Webhook(NamedTuple):
@@ -33,9 +34,9 @@ _FIND_BY_KEY = text(f"""
     SELECT {_COLUMNS}, secret FROM webhooks WHERE idempotency_key = :key AND {_HAS_KEY}
 """)
 # A batch that is being committed comes after: its ids are higher than any of its lane that can be seen.
-_BEGIN = text("""
+_BEGIN = text(f"""
     INSERT INTO webhook_cursors (webhook_id, lane, through)
-    SELECT :webhook_id, lane, coalesce((SELECT max(id) FROM events WHERE events.lane = CAST(lane.lane AS smallint)), 0)
+    SELECT :webhook_id, lane, coalesce(({NEWEST_OF_LANE.format(lane="CAST(lane.lane AS smallint)")}), 0)
     FROM generate_series(0, :lanes - 1) AS lane (lane)
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM webhooks WHERE id = :webhook_id AND deleted_at IS NULL")

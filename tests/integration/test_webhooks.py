@@ -18,7 +18,7 @@ from shared.settings import settings
 from shared.settling import settle_lanes
 from shared.status import LANES, lane_of
 from shared.telling import DELAYS_SECONDS
-from shared.watching import get_watched
+from shared.watching import get_waiting
 from tests.integration.given import (
     accepted,
     deposit,
@@ -383,7 +383,7 @@ def test_what_fails_to_the_end_is_a_dead_letter_and_the_next_one_goes_on(hook: H
     assert (letter.type, letter.user_id, letter.user_seq, letter.last_error) == (DONE, user, 1, "status 500")
     assert letter.attempts == len(DELAYS_SECONDS) + 1
     assert page.after is None
-    assert get_watched().waiting.dead == 1
+    assert get_waiting().dead == 1
 
 
 def test_dead_letters_come_in_pages(hook: Hook) -> None:
@@ -411,7 +411,7 @@ def test_410_switches_a_webhook_off_and_a_replay_switches_it_on_again(hook: Hook
     hook.hurry()
     hook.deliver()
     assert hook.receiver.told(user) == [(1, DONE)]
-    assert get_watched().waiting.off == 1
+    assert get_waiting().off == 1
     hook.receiver.answer = lambda _: 200
     cursor = [0] * LANES
     with transaction() as connection:
@@ -506,7 +506,7 @@ def test_the_next_one_of_a_line_waits_while_a_rewound_cursor_is_below_it(hook: H
     expand()
     webhooks.replay(hook.id, cursor_after(user, 0))
     with transaction() as connection:
-        deliveries.give_turns(connection, hook.id, [user])
+        deliveries.give_turns(connection, [(hook.id, user)])
     assert find_due() == []
 
 
