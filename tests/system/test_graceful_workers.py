@@ -202,7 +202,8 @@ def test_a_warm_stop_that_takes_too_long_is_ended_and_says_where_it_stood(
     planted.process.terminate()
     assert planted.process.wait(40) == 1
     said = planted.said()
-    assert "the warm stop takes too long: ending the worker" in said
+    assert '"the worker ends itself"' in said
+    assert '"reason": "the warm stop takes too long"' in said
     assert "in _guard" in said, "the stacks of the main process"
     assert "in a_long_task" in said, "the stacks of the pool's processes"
     assert_all_ended(all_of_it, seconds=5)
