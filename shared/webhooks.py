@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from shared import sending
 from shared.database import allow, reading, transaction
-from shared.errors import Invalid, invalid_field, webhook_not_found
+from shared.errors import Invalid, cursor_ahead, invalid_field, webhook_not_found
 from shared.instants import format_instant
 from shared.queries import webhooks
+from shared.queries.events import is_ahead
 from shared.queries.letters import DeadLetter, LetterKey, read_dead_letters
 from shared.queries.server import read_clock
 from shared.queries.webhooks import NewWebhook, Webhook
@@ -79,10 +80,12 @@ def rotate_secret(webhook_id: int) -> str:
 def replay(webhook_id: int, through: Sequence[int]) -> None:
     """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
 
-    Raises NotFound.
+    Raises NotFound, and Conflict where they lie ahead.
     """
     get(webhook_id)
     with transaction() as connection:
+        if is_ahead(connection, through):
+            raise cursor_ahead()
         allow(connection, REPLAY_SECONDS)
         webhooks.rewind_webhook(connection, webhook_id, through)
         webhooks.enable_webhook(connection, webhook_id)

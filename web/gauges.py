@@ -1,7 +1,7 @@
 """The gauges: how things stand now, read when /metrics is asked for.
 
-What the database says is the same from every process, and missing while it does not answer. The others are of the
-process asked.
+What the database or the broker says is the same from every process, and missing while it does not answer. The others
+are of the process that answers.
 """
 
 import time
@@ -23,6 +23,7 @@ from web.readings import PATIENCE_SECONDS, Reading
 webhooks: Final = Reading("how webhooks stand", get_waiting, FRESH_SECONDS, "read_webhooks")
 snapshot: Final = Reading("what holds back vacuum", get_oldest_snapshot_seconds, FRESH_SECONDS, "read_snapshot")
 verification: Final = Reading("when the books were proved", list_last_verification, FRESH_SECONDS, "read_verification")
+queues: Final = Reading("how many rings wait", doorbell.queue_lengths, FRESH_SECONDS, "read_queues")
 
 
 class BacklogCollector(Collector):
@@ -91,6 +92,17 @@ def _of_verification(last: list[Verification]) -> Iterator[GaugeMetricFamily]:
     for one in last:
         yield _gauge("payments_verify_differences", "Found by the last verify --record", one.differences)
         yield _gauge("payments_verify_age_seconds", "Since it ended", one.age_seconds)
+
+
+class QueuesCollector(Collector):
+    """What waits in the broker to be taken."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            lengths = queues.get(FRESH_SECONDS)
+        except Unavailable:
+            return
+        yield _gauge_by("payments_queue_messages", "Rings that no worker has taken yet", "queue", lengths)
 
 
 class ProcessCollector(Collector):

@@ -49,7 +49,7 @@ WEBHOOK_OPERATIONS: Final = (
         "Tell again all that came after a cursor, under the same ids; later events wait for it",
         {200: Answer(schemas.WebhookOut, "The webhook, switched on again if it was off")},
         parameters="webhook_id",
-        codes=f"webhook_not_found {WRITE}",
+        codes=f"webhook_not_found cursor_ahead {WRITE}",
         body=schemas.ReplayIn,
     ),
     Operation(

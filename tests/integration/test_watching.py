@@ -84,7 +84,9 @@ def test_a_snapshot_that_is_held_is_told_by_its_age() -> None:
     with outsider() as idle:
         idle.execute(text("SELECT 1"))  # READ COMMITTED: between statements it holds nothing
         run_sql("SELECT pg_sleep(0.3)")
-        assert get_oldest_snapshot_seconds() < 0.3
+        deadline = time.monotonic() + 30
+        while get_oldest_snapshot_seconds() >= 0.3:  # autovacuum may hold one for a while
+            assert time.monotonic() < deadline
 
 
 @pytest.mark.usefixtures("no_verification")
@@ -162,6 +164,10 @@ def test_the_bell_that_rests_is_told(client: FlaskClient, monkeypatch: pytest.Mo
     assert numbers(client)["payments_bell_rests"] == 0
     assert doorbell.peek("settle") is None, "nobody listens"
     assert numbers(client)["payments_bell_rests"] == 1
+
+
+def test_without_a_broker_the_lengths_of_its_queues_are_missing(client: FlaskClient) -> None:
+    assert not [name for name in numbers(client) if name.startswith("payments_queue_messages")]
 
 
 def test_the_connections_in_use_are_told(client: FlaskClient) -> None:

@@ -27,7 +27,7 @@ def stop(service: Service, role: str) -> None:
     """SIGTERM, and wait for the next process of the role."""
     old = service.pid_of(role)
     os.kill(old, signal.SIGTERM)
-    wait_until(lambda: [p for p in service.ps() if p["role"] == role and p["pid"] != old], f"another {role}", 40)
+    wait_until(lambda: [p for p in service.ps() if p["role"] == role and p["pid"] != old], f"another {role}", 60)
 
 
 def ends(service: Service, role: str) -> list[str]:
@@ -54,6 +54,7 @@ def test_a_worker_that_is_stopped_finishes_its_batch(service: Service) -> None:
     api, before = Api(service.url), len(ends(service, "worker"))
     first, *_, second = [api.add_user() for _ in range(LANES + 1)]  # of one lane, so that one batch has both
     api.deposit(first)  # there is a worker
+    old = service.pid_of("worker")  # not later: a batch waits for a lock for two seconds, then it is settled in parts
     contents = [transaction(user_id) for user_id in (first, second)]
     waiting = "SELECT backend_xid FROM pg_stat_activity WHERE application_name = 'payments-worker'"
     with row_lock(service.database_url, second):
@@ -62,11 +63,10 @@ def test_a_worker_that_is_stopped_finishes_its_batch(service: Service) -> None:
             lambda: query(service.database_url, f"{waiting} AND wait_event_type = 'Lock' AND backend_xid IS NOT NULL"),
             "a batch waits for the user's row",
         )
-        old = service.pid_of("worker")
         os.kill(old, signal.SIGTERM)
     for content in contents:
         assert api.wait_final(content["uid"])["status"] == "COMPLETED"
-    wait_until(lambda: len(ends(service, "worker")) > before, "the end of the worker", 40)
+    wait_until(lambda: len(ends(service, "worker")) > before, "the end of the worker", 60)
     assert ends(service, "worker")[before:] == ["exit code 0"]
     uids = [content["uid"] for content in contents]
     written_by = query(service.database_url, "SELECT DISTINCT xmin FROM ledger WHERE uid = ANY(%s::uuid[])", uids)
