@@ -413,10 +413,7 @@ def test_410_switches_a_webhook_off_and_a_replay_switches_it_on_again(hook: Hook
     assert hook.receiver.told(user) == [(1, DONE)]
     assert get_waiting().off == 1
     hook.receiver.answer = lambda _: 200
-    cursor = [0] * LANES
-    with transaction() as connection:
-        cursor[lane_of(user)] = connection.scalar(text(f"SELECT min(id) FROM events WHERE user_id = {user}")) or 0
-    webhooks.replay(hook.id, [10**15 if i != lane_of(user) else c for i, c in enumerate(cursor)])
+    webhooks.replay(hook.id, cursor_after(user, 1))
     hook.hurry()
     hook.deliver()
     assert hook.receiver.told(user) == [(1, DONE), (1, DONE), (1, FUNDED), (2, DONE), (3, DONE)]
