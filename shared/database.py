@@ -36,7 +36,8 @@ ANSWER_SECONDS: Final = 3.0  # what an answer may take beyond the statement's ow
 # SQLSTATE classes that say nothing of the statement: connection, state of the transaction, rollback by the
 # server, resources, the operator, the system. (And 55, a lock not to be had in time.)
 _MACHINERY: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_OF_ONE_USER: Final = ("53", "55", "57014", "58", "XX")
+# Of class 53 a statement's own are memory and temporary files; a full disk and too many connections are everybody's.
+_OF_ONE_USER: Final = ("53200", "53400", "55", "57014", "58", "XX")
 _EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 PING_AFTER_SECONDS: Final = 1.0
 UNREACHABLE: Final = (OperationalError, InterfaceError, PoolTimeout, PendingRollbackError)

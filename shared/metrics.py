@@ -37,6 +37,11 @@ HTTP_DURATION = Histogram(
 PARKED = Counter("payments_parked", "Transactions parked because our code could not settle them")
 BATCH_FAILURES = Counter("payments_batch_failures", "Batches rolled back, by kind of cause", ["cause"])
 RING_FAILURES = Counter("payments_ring_failures", "Rings that the broker did not take")
+RINGS_WITHHELD = Counter(
+    "payments_rings_withheld", "Rings that were not sent, because too many wait in the queue and nobody takes them"
+)
+MESSAGES_DROPPED = Counter("payments_messages_dropped", "Messages in our queues that were none of ours")
+SETTLED_BY = Counter("payments_settled_by", "Transactions made final, by what led to it: a ring or the sweep", ["by"])
 
 WEBHOOK_DELIVERIES = Counter(
     "payments_webhook_deliveries", "Attempts to deliver, by outcome: delivered, failed (tried again), dead", ["outcome"]
@@ -46,10 +51,12 @@ for cause in ("own", "machinery"):
     BATCH_FAILURES.labels(cause)
 for outcome in ("delivered", "failed", "dead"):
     WEBHOOK_DELIVERIES.labels(outcome)
+for by in ("ring", "sweep"):
+    SETTLED_BY.labels(by)
 
 _COUNTED_HERE = (
     *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION),
-    *(PARKED, BATCH_FAILURES, RING_FAILURES, WEBHOOK_DELIVERIES),
+    *(PARKED, BATCH_FAILURES, RING_FAILURES, RINGS_WITHHELD, MESSAGES_DROPPED, SETTLED_BY, WEBHOOK_DELIVERIES),
 )
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 
-MIGRATION: Final = "0005"  # the newest one that this code needs
+MIGRATION: Final = "0008"  # the newest one that this code needs
 
 metadata = MetaData()
 accept_order = Sequence("transactions_accept_order_seq", metadata=metadata, cache=1, data_type=BigInteger)
@@ -41,7 +41,7 @@ users = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
     Column("name", Text, nullable=False),
-    Column("idempotency_key", Text),
+    Column("idempotency_key", Text),  # with the API key that it belongs to: see shared.registering
     Column("created_at", INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("balance", BigInteger, nullable=False, server_default=text("0")),
     Column("last_seq", BigInteger, nullable=False, server_default=text("0")),
@@ -75,6 +75,7 @@ transactions = Table(
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     Column("bulk", Boolean, nullable=False, server_default=text("false")),
+    Column("lowest_balance", BigInteger),
     PrimaryKeyConstraint("uid", name="transactions_pkey"),
     CheckConstraint("user_id > 0", name="transactions_user_id_check"),
     CheckConstraint("type IN ('DEPOSIT', 'WITHDRAW')", name="transactions_type_check"),

@@ -1,7 +1,7 @@
 """The gauges: how things stand now, read when /metrics is asked for.
 
-What the database says is the same from every process, and missing while it does not answer. The others are of the
-process asked.
+What the database or the broker says is the same from every process, and missing while it does not answer. The others
+are of the process that answers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +16,7 @@ from shared.watching import get_watched
 from web.backlog import FRESH_SECONDS, reader
 from web.readings import Reading
 
+queues = Reading("how many rings wait", doorbell.queue_lengths, FRESH_SECONDS)
 watched = Reading("how webhooks, snapshots and the last verification stand", get_watched, FRESH_SECONDS)
 
 
@@ -62,6 +63,17 @@ class WatchedCollector(Collector):
         if verification:
             yield _gauge("payments_verify_differences", "Found by the last verify --record", verification.differences)
             yield _gauge("payments_verify_age_seconds", "Since it ended", verification.age_seconds)
+
+
+class QueuesCollector(Collector):
+    """What waits in the broker to be taken."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            lengths = queues.get(FRESH_SECONDS)
+        except Unavailable:
+            return
+        yield _gauge_by("payments_queue_messages", "Rings that no worker has taken yet", "queue", lengths)
 
 
 class ProcessCollector(Collector):

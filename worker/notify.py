@@ -1,7 +1,7 @@
 """The loop of the worker that tells webhooks: turns events into deliveries and rings for what is due.
 
 Like the sweep it needs Postgres alone: what nobody took within two seconds, because the broker is down or a message
-was lost, it delivers itself, by a few threads of its own.
+was lost, it delivers itself, by threads of its own.
 """
 
 import os
@@ -14,12 +14,12 @@ from shared import doorbell, logs
 from shared.database import is_machinery
 from shared.delivering import expand, find_due, prune, work
 from shared.logs import get_logger
+from shared.settings import settings
 from worker.sweep import first_line
 from worker.watchdog import Watchdog
 
 EVERY_SECONDS: Final = 0.1
 OVERDUE_SECONDS: Final = 2.0
-SPARE_THREADS: Final = 4
 PRUNE_EVERY_SECONDS: Final = 60.0
 
 log = get_logger("notify")
@@ -50,7 +50,7 @@ class Notifier:
         return more
 
     def _serve(self, webhook_id: int) -> None:
-        if webhook_id not in self._served and len(self._served) < SPARE_THREADS:
+        if webhook_id not in self._served and len(self._served) < settings().notify_slots:
             self._served.add(webhook_id)
             threading.Thread(target=self._work, args=[webhook_id], name="spare", daemon=True).start()
 

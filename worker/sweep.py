@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Final
 
-from shared import doorbell
+from shared import doorbell, metrics
 from shared.database import is_machinery, transaction
 from shared.logs import get_logger
 from shared.parking import retry_due, work_lanes
@@ -58,6 +58,7 @@ class Sweep:
             return 0
         try:
             settled = work_lanes([lane]).settled
+            metrics.SETTLED_BY.labels("sweep").inc(settled)
         except Exception as error:
             if is_machinery(error):
                 log.warning("a lane was not settled; it is tried again", lane=lane, error=first_line(error))

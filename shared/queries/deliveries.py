@@ -62,7 +62,7 @@ _INSERT = text("""
         AS told (event_id, position, type)
     JOIN events AS event ON event.id = told.event_id
     ON CONFLICT (webhook_id, event_id, position) DO UPDATE SET attempts = 0, next_attempt_at = NULL,
-        claimed_until = NULL, delivered_at = NULL, dead_at = NULL, last_error = NULL
+        claimed_until = NULL, delivered_at = NULL, dead_at = NULL, last_error = NULL, schedule_ends_at = NULL
 """)
 _ADVANCE = text("""
     UPDATE webhook_cursors SET through = reached.through

@@ -106,6 +106,10 @@ def test_the_bell_that_rests_is_told(client: FlaskClient, monkeypatch: pytest.Mo
     assert numbers(client)["payments_bell_rests"] == 1
 
 
+def test_without_a_broker_the_lengths_of_its_queues_are_missing(client: FlaskClient) -> None:
+    assert not [name for name in numbers(client) if name.startswith("payments_queue_messages")]
+
+
 def test_the_connections_in_use_are_told(client: FlaskClient) -> None:
     before = numbers(client)["payments_database_connections_in_use"]
     with database.transaction(), database.transaction():

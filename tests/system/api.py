@@ -58,7 +58,7 @@ class Api:
         expected: int | None = None,
     ) -> Answer:
         """Send a request: bytes as they are, an iterator of bytes in chunks, all else as JSON."""
-        sent = dict(headers or {})
+        sent = urllib3.HTTPHeaderDict(headers or {})
         if body is not None:
             sent.setdefault("Content-Type", JSON)
         if not isinstance(body, bytes | Iterator | None):

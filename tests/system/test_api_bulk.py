@@ -191,6 +191,41 @@ def test_a_list_may_be_written_in_many_ways(api: Api, user_id: int, frame: bytes
     assert {result["status"] for result in answer.json["results"]} <= {"PENDING", "COMPLETED"}
 
 
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"amount": "0"}, "invalid_request"),
+    ({"type": "TRANSFER"}, "invalid_request"),
+    ({"user_id": NO_USER}, "user_not_found"),
+    ({"timestamp": "2999-01-01"}, "invalid_request"),
+    ({"user_id": NO_USER, "timestamp": "2999-01-01"}, "invalid_request"),
+]
+
+
+@pytest.mark.parametrize(("change", "code"), REFUSED)
+def test_a_uid_that_was_refused_is_free_for_a_later_item(api: Api, change: dict[str, Any], code: str) -> None:
+    good = transaction(api.add_user(), amount="1.00")
+    single = api.put({**good, **change})
+    items = [{**good, **change}, {**good, **change}, good, good, {**good, **change}, {**good, "amount": "2.00"}]
+    found = results(api, items)
+    assert [result["status"] == "INVALID" for result in found] == [True, True, False, False, True, True]
+    for result in found[:2]:
+        assert (result["code"], result["detail"]) == (code, single.json["detail"])
+    again = api.put({**good, **change})
+    assert (found[4]["code"], found[4]["detail"]) == (again.json["code"], again.json["detail"])
+    assert found[5]["code"] == "uid_reused"
+    assert api.wait_final(good["uid"])["amount"] == "1.00"
+
+
+def test_single_ones_at_once_with_one_uid_are_each_judged_for_themselves(api: Api, service: Service) -> None:
+    user_id = api.add_user()
+    for _ in range(20):
+        good = transaction(user_id, amount="1.00")
+        bad = {**good, "user_id": NO_USER}
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(api.put, [bad, good] * 4))
+        assert {answer.status for answer in answers[1::2]} <= {200, 202}
+        assert {answer.json["code"] for answer in answers[::2]} <= {"user_not_found", "uid_reused"}
+
+
 @pytest.mark.parametrize(("body", "media"), [(b"[]", JSON), (b" [ ] ", JSON), (b"", NDJSON), (b"\n \r\n", NDJSON)])
 def test_an_empty_list_has_no_results(api: Api, body: bytes, media: str) -> None:
     answer = put(api, body, media)

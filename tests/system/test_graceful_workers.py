@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,37 @@ def test_a_notifier_that_is_stopped_finishes_its_deliveries(start_service: Calla
         wait_until(lambda: all(list(dict.fromkeys(receiver.told(user))) == whole for user in users), "all in order", 60)
         bodies = {(got.id, got.body) for got in receiver.got}
     assert len(bodies) == len({got.id for got in receiver.got}) == len(whole) * len(users), "a repeat is the same"
+
+
+def test_a_delivery_that_has_left_its_slot_is_finished_by_a_notifier_that_stops(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(WEBHOOK_ALLOW_PRIVATE="1")
+    api, go = Api(service.url), threading.Event()
+
+    def answer(_: Got) -> int:
+        go.wait(9)
+        return 200
+
+    with receiving() as receiver:
+        receiver.answer = answer
+        api.ask("POST", "/api/webhook/", {"url": receiver.url, "events": [DONE]}, expected=201)
+        api.put(transaction(api.add_user()))
+        wait_until(lambda: receiver.got, "a delivery is under way")
+        long = "SELECT FROM deliveries WHERE claimed_until < now() + interval '19 seconds'"  # of the twenty of a claim
+        wait_until(lambda: query(service.database_url, long), "it has left its slot")
+        old = service.pid_of("notify")
+        os.kill(old, signal.SIGTERM)
+        stops = "worker: Warm shutdown (MainProcess)"
+        wait_until(
+            lambda: [one for one in service.log_lines() if (one["event"], one["process"]) == (stops, "notify")],
+            "it stops",
+        )
+        go.set()
+        wait_until(lambda: [p for p in service.ps() if p["role"] == "notify" and p["pid"] != old], "another one", 40)
+        assert ends(service, "notify") == ["exit code 0"]
+        assert query(service.database_url, "SELECT attempts FROM deliveries WHERE delivered_at IS NOT NULL") == [(1,)]
+    assert len(receiver.got) == 1
 
 
 # A worker with a fault: a task that takes long, a guard that is impatient, or a pool whose results nobody reads.

@@ -3,12 +3,15 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from uuid import uuid4
 
 import pytest
 from api import Api, query, transaction
 from celery import Celery
 from running_service import Service, family, wait_until
+from urllib3 import HTTPHeaderDict
 
 from tests.receiver import HANG, Receiver, receiving
 
@@ -144,6 +147,49 @@ def test_a_trial_and_a_rotation(api: Api, receiver: Receiver) -> None:
     assert not first.verified_by(new)
     assert last.verified_by(new)
     assert last.verified_by(hook["secret"])
+
+
+def test_rotated_often_all_secrets_of_the_day_are_valid_and_too_many_are_refused(api: Api, receiver: Receiver) -> None:
+    hook = add(api, receiver)
+    path = f"/api/webhook/{hook['id']}"
+    secrets = [hook["secret"]] + [api.ask("POST", f"{path}/rotate-secret").json["secret"] for _ in range(9)]
+    refused = api.ask("POST", f"{path}/rotate-secret").refused(429, "too_many_secrets")
+    assert 0 < int(refused.headers["Retry-After"]) <= 86_400
+    api.ask("POST", f"{path}/test")
+    assert all(receiver.got[-1].verified_by(secret) for secret in secrets)
+
+
+def test_a_repeat_with_the_same_idempotency_key_answers_the_same_webhook(api: Api, receiver: Receiver) -> None:
+    content, key = {"url": receiver.url, "events": [DONE], "threshold": "5"}, {"Idempotency-Key": str(uuid4())}
+    first = api.ask("POST", "/api/webhook/", content, key, 201)
+    again = api.ask("POST", "/api/webhook/", {**content, "threshold": "5.00"}, key, 201)
+    assert (again.json, again.headers["Location"]) == (first.json, first.headers["Location"])
+    assert "Idempotency-Replayed" not in first.headers
+    assert again.headers["Idempotency-Replayed"] == "true"
+    api.ask("POST", "/api/webhook/", {**content, "threshold": "6"}, key).refused(422, "key_reused")
+    twice = HTTPHeaderDict(key)
+    twice.add("idempotency-key", key["Idempotency-Key"])
+    assert api.ask("POST", "/api/webhook/", content, twice, 201).json == first.json
+    for bad in ("k" * 201, ""):
+        sent = {"Idempotency-Key": bad}
+        api.ask("POST", "/api/webhook/", content, sent).refused(422, "invalid_request", "Idempotency-Key")
+    assert api.ask("POST", "/api/webhook/", content, expected=201).json["id"] != first.json["id"]
+    assert api.ask("POST", "/api/webhook/", content, {"Idempotency-Key": "k" * 200}, 201).json["id"]
+
+
+def test_two_different_idempotency_keys_are_refused(api: Api, receiver: Receiver) -> None:
+    two = HTTPHeaderDict({"Idempotency-Key": "one"})
+    two.add("Idempotency-Key", "another")
+    content = {"url": receiver.url, "events": [DONE]}
+    api.ask("POST", "/api/webhook/", content, two).refused(422, "invalid_request", "Idempotency-Key")
+
+
+def test_one_idempotency_key_sent_at_once_adds_one_webhook(api: Api, receiver: Receiver) -> None:
+    content, key = {"url": receiver.url, "events": [DONE]}, {"Idempotency-Key": str(uuid4())}
+    with ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(lambda _: api.ask("POST", "/api/webhook/", content, key, 201), range(10)))
+    assert len({answer.body for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
 
 
 def test_a_replay_from_the_beginning(api: Api, receiver: Receiver) -> None:
