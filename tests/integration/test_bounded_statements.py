@@ -135,6 +135,7 @@ CASES = {
     "retention: events, all old": Case(delete_events, 4000),
     "retention: delivered, all young": Case(lambda c: retention.delete_delivered(c, YOUNG, 500), 50),
     "retention: delivered, all old": Case(lambda c: retention.delete_delivered(c, OLD, 500), 2500),
+    "retention: secrets": Case(lambda c: webhooks.delete_expired_secrets(c, 500), 50),
     "retention: deleted webhooks": Case(lambda c: retention.delete_deleted(c, 500), 2500),
     "gauges: webhooks": Case(letters.read_waiting, 7000),
     "gauges: snapshot": Case(watched.read_oldest_snapshot, 50),
@@ -144,6 +145,8 @@ CASES = {
     "parked: due heads, later": Case(lambda c: parked.find_due_heads(c, 20_000, 100), 1500),
     "feed: all users": Case(lambda c: events.read_events(c, [0] * LANES, 100), 4000),
     "feed: all users, at the end": Case(lambda c: events.read_events(c, [2**62] * LANES, 100), 150),
+    "feed: is a cursor ahead": Case(lambda c: events.is_ahead(c, [0] * LANES), 10),
+    "feed: a user's last event": Case(lambda c: users.find_last_event_seq(c, books.BUSY), 10),
     "feed: one user": Case(lambda c: events.read_events_of_user(c, books.BUSY, 1_200_000, 100), 1500),
     "feed: where one user was": Case(lambda c: events.find_seq(c, books.BUSY, 800_000), 200),
     "statement": Case(lambda c: statement.read_statement(c, books.BUSY, Filter(), None, 100), 900),
@@ -158,7 +161,9 @@ CASES = {
     "users locked": Case(lambda c: users.lock_accounts(c, range(1, 501)), 2500),
     "keys": Case(keys.read_valid, 100),
     "server": Case(server.read_state, 50),
-    "a new webhook": Case(lambda c: webhooks.insert_webhook(c, NewWebhook("http://x/", ["a"], 0), "", LANES), 300),
+    "a new webhook": Case(
+        lambda c: webhooks.insert_webhook(c, NewWebhook("http://x/", ["a"], 0), "", None, LANES), 300
+    ),
 }
 
 
@@ -210,12 +215,18 @@ NOT_REPEATED = {
     "story._STORY": BY_HAND,
     "users._FIND_BY_KEY": BY_HAND,
     "users._INSERT": BY_HAND,
+    "users._INSERT_WITH_KEY": BY_HAND,
     "watched._INSERT_VERIFICATION": BY_HAND,
+    "webhooks._COUNT_OLDER": BY_HAND,
     "webhooks._DELETE": BY_HAND,
+    "webhooks._DELETE_SECRETS": BY_HAND,
     "webhooks._DISABLE": BY_HAND,
     "webhooks._ENABLE": BY_HAND,
     "webhooks._FIND": BY_HAND,
+    "webhooks._FIND_BY_KEY": BY_HAND,
+    "webhooks._KEEP_SECRETS": BY_HAND,
     "webhooks._LIST": BY_HAND,
+    "webhooks._LOCK": BY_HAND,
     "webhooks._LOCK_CURSORS": BY_HAND,
     "webhooks._REWIND": BY_HAND,
     "webhooks._ROTATE": BY_HAND,

@@ -98,7 +98,9 @@ def test_each_failure_is_logged_under_the_duty_s_name(monkeypatch: pytest.Monkey
     ]
 
 
-@pytest.mark.parametrize("broken", ["expand", "find_due", "prune_deleted", "prune_delivered", "prune_events"])
+@pytest.mark.parametrize(
+    "broken", ["expand", "find_due", "prune_deleted", "prune_delivered", "prune_events", "prune_secrets"]
+)
 def test_of_the_notifier_s_duties_one_that_fails_stops_no_other(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done: set[str] = set()
 
@@ -111,7 +113,7 @@ def test_of_the_notifier_s_duties_one_that_fails_stops_no_other(broken: str, mon
 
         return act
 
-    names = ["expand", "find_due", "prune_deleted", "prune_delivered", "prune_events"]
+    names = ["expand", "find_due", "prune_deleted", "prune_delivered", "prune_events", "prune_secrets"]
     for name in names:
         monkeypatch.setattr(notify, name, stand_in(name))
     for _, duty in Notifier().duties():

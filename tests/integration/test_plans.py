@@ -73,7 +73,7 @@ def plans_of(call: Callable[[], object], options: str = "") -> str:
 
 
 def assert_looked_up(plan: str, *indexes: str) -> None:
-    assert not re.search(r"Seq Scan on (transactions|ledger|events)", plan), plan
+    assert not re.search(r"Seq Scan on (transactions|ledger|events)\b", plan), plan
     for index in indexes:
         assert re.search(rf"\b{index}\b", plan), plan
 
