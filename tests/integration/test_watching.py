@@ -107,7 +107,7 @@ def test_the_last_verification_is_told_and_nothing_while_there_is_none(client: F
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
     settings.cache_clear()
-    made, _ = webhooks.register(NewWebhook("http://127.0.0.1:1024/", ["transaction.completed"], 0))
+    made = webhooks.register(NewWebhook("http://127.0.0.1:1024/", ["transaction.completed"], 0)).webhook
     yield made.id
     webhooks.delete(made.id)
     while prune():
