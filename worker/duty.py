@@ -37,7 +37,7 @@ class Duty:
         self._backoff.succeed(self.name)
         return result
 
-    def run_for_ever(self, interval_seconds: float) -> None:
+    def run_for_ever(self, interval_seconds: float) -> threading.Thread:
         """In a thread of its own, at these intervals; at once where there is more to do."""
 
         def loop() -> None:
@@ -46,7 +46,9 @@ class Duty:
                 if not self.run():
                     time.sleep(interval_seconds * random.uniform(0.8, 1.2))
 
-        threading.Thread(target=loop, name=self.name, daemon=True).start()
+        thread = threading.Thread(target=loop, name=self.name, daemon=True)
+        thread.start()
+        return thread
 
     def _note(self, error: Exception) -> None:
         pause = self._backoff.fail(self.name)

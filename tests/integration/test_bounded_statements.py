@@ -40,6 +40,7 @@ from shared.queries.letters import LetterKey
 from shared.queries.statement import Filter
 from shared.queries.webhooks import NewWebhook
 from shared.status import LANES, Status
+from shared.telling import Retry
 from tests.integration import skewed_books as books
 from tests.integration.conftest import empty_database, forget_settings, migrate
 from tests.integration.given import deposit, heard, plain_engine
@@ -96,13 +97,14 @@ def expand_many_users(connection: Connection) -> None:
 
 def deliver(connection: Connection) -> None:
     for hook in (books.BUSY_HOOK, books.CROWDED_HOOK):
+        assert attempts.lock_webhook(connection, hook) is False
         claimed = attempts.claim(connection, hook, 8, 60)
         assert claimed
-        assert attempts.retry(connection, claimed, "status 500", 1, 60)
+        assert attempts.retry(connection, claimed, "status 500", Retry(1), 60)
         claimed = attempts.claim(connection, books.CROWDED_HOOK, 8, 60)
         assert claimed
         assert attempts.end(connection, claimed, None)
-        attempts.note_failure(connection, hook)
+        attempts.note_failure(connection, hook, 1.0)
         attempts.note_success(connection, hook)
     assert attempts.claim(connection, QUIET_HOOK, 8, 60) is None
 

@@ -139,9 +139,9 @@ def test_a_notifier_whose_pruning_hangs_goes_on_expanding(monkeypatch: pytest.Mo
         return False
 
     monkeypatch.setattr(notify, "expand", look)
-    for interval, duty in Notifier().duties():
-        if duty.name in ("expand", "prune_events"):
-            duty.run_for_ever(interval)
+    threads = [
+        duty.run_for_ever(interval) for interval, duty in Notifier().duties() if duty.name in ("expand", "prune_events")
+    ]
     try:
         deadline = time.monotonic() + 10
         while len(looks) < 5:
@@ -149,6 +149,8 @@ def test_a_notifier_whose_pruning_hangs_goes_on_expanding(monkeypatch: pytest.Mo
             time.sleep(0.01)
     finally:
         hangs.set()
+        for thread in threads:
+            thread.join(20)
 
 
 def test_a_sweep_whose_retries_fail_goes_on_settling(monkeypatch: pytest.MonkeyPatch) -> None:
