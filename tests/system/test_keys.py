@@ -97,6 +97,19 @@ def test_an_idempotency_key_belongs_to_the_key_that_sent_it(guarded: Service) ->
         add(key, "Bob").refused(422, "key_reused")
 
 
+def test_an_idempotency_key_of_a_webhook_belongs_to_the_key_that_sent_it(guarded: Service) -> None:
+    api, content = Api(guarded.url), {"url": "https://8.8.8.8/hook", "events": ["account.funded"]}
+    keys = [create(guarded.data, name, "admin") for name in ("ads", "mail")]
+
+    def add(key: str) -> Answer:
+        headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "hook 1"}
+        return api.ask("POST", "/api/webhook/", content, headers, 201)
+
+    made = [add(key).json for key in keys]
+    assert made[0]["id"] != made[1]["id"]
+    assert [add(key).json for key in keys] == made
+
+
 def test_options_needs_no_key_and_tells_what_is_allowed(guarded: Service) -> None:
     api = Api(guarded.url)
     for path in ("/api/user/", "/api/user/1/balance", "/api/transaction/", "/api/webhook/1/", "/api/events/?after="):
