@@ -6,6 +6,7 @@ from argparse import Namespace
 from psycopg2.extensions import parse_dsn  # type: ignore[import-untyped]
 
 from local.command import Command
+from local.look import check_answers
 from local.postgres import binary
 from local.state import connect_to
 
@@ -14,7 +15,9 @@ _IRREGULAR = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "target_s
 
 
 def _run(args: Namespace) -> int:
-    parameters = parse_dsn(connect_to(args.data).database_url)
+    url = connect_to(args.data).database_url
+    check_answers(url)
+    parameters = parse_dsn(url)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     for keyword, value in parameters.items():
         environment[_IRREGULAR.get(keyword, f"PG{keyword.upper()}")] = str(value)

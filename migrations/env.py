@@ -57,7 +57,11 @@ def _migrate(connection: Connection) -> list[str]:
     def note(**arguments: Any) -> None:
         applied.extend(arguments["step"].up_revision_ids)
 
-    context.configure(connection=connection, target_metadata=metadata, on_version_apply=note)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        on_version_apply=note,  # type: ignore[arg-type] # it is called with keywords alone
+    )
     context.run_migrations()
     for revision in applied:
         actions.record(connection, operator(), "migration.apply", revision)

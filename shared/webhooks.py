@@ -14,7 +14,7 @@ from shared import sending
 from shared.database import allow, reading, transaction
 from shared.errors import Invalid, invalid_field, webhook_not_found
 from shared.instants import format_instant
-from shared.queries import webhooks
+from shared.queries import actions, webhooks
 from shared.queries.letters import DeadLetter, LetterKey, read_dead_letters
 from shared.queries.server import read_clock
 from shared.queries.webhooks import NewWebhook, Webhook
@@ -37,12 +37,15 @@ class LetterPage(NamedTuple):
     after: LetterKey | None
 
 
-def register(new: NewWebhook) -> tuple[Webhook, str]:
+def register(new: NewWebhook, actor: str = actions.SERVICE) -> tuple[Webhook, str]:
     """The webhook and its secret. Raises Invalid where the url can be told to lead where it may not."""
     _check_url(new.url)
     secret = _new_secret()
     with transaction() as connection:
-        return webhooks.insert_webhook(connection, new, secret, LANES), secret
+        webhook = webhooks.insert_webhook(connection, new, secret, LANES)
+        host = read_url(new.url).header  # a path may hold a secret
+        actions.record(connection, actor, "webhook.create", webhook.id, host=host, events=list(new.events))
+        return webhook, secret
 
 
 def list_all() -> list[Webhook]:
@@ -59,24 +62,26 @@ def get(webhook_id: int) -> Webhook:
     return webhook
 
 
-def delete(webhook_id: int) -> None:
+def delete(webhook_id: int, actor: str = actions.SERVICE) -> None:
     """Raises NotFound."""
     get(webhook_id)
     with transaction() as connection:
-        webhooks.delete_webhook(connection, webhook_id)
+        if webhooks.delete_webhook(connection, webhook_id):
+            actions.record(connection, actor, "webhook.delete", webhook_id)
 
 
-def rotate_secret(webhook_id: int) -> str:
+def rotate_secret(webhook_id: int, actor: str = actions.SERVICE) -> str:
     """A new secret; for a day all is signed with the old one, too. Raises NotFound."""
     get(webhook_id)
     secret = _new_secret()
     with transaction() as connection:
         if not webhooks.rotate_secret(connection, webhook_id, secret, BOTH_SECRETS_SECONDS):
             raise webhook_not_found(webhook_id)
+        actions.record(connection, actor, "webhook.rotate_secret", webhook_id)
     return secret
 
 
-def replay(webhook_id: int, through: Sequence[int]) -> None:
+def replay(webhook_id: int, through: Sequence[int], actor: str = actions.SERVICE) -> None:
     """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
 
     Raises NotFound.
@@ -86,6 +91,7 @@ def replay(webhook_id: int, through: Sequence[int]) -> None:
         allow(connection, REPLAY_SECONDS)
         webhooks.rewind_webhook(connection, webhook_id, through)
         webhooks.enable_webhook(connection, webhook_id)
+        actions.record(connection, actor, "webhook.replay", webhook_id, after=list(through))
 
 
 def get_dead_letters(webhook_id: int, after: LetterKey | None, limit: int) -> LetterPage:

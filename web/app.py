@@ -64,8 +64,9 @@ def _begin() -> None:
     bind_contextvars(request_id=request_id)
     http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
     gate.enter(http)
-    if key := access.admit(http):
-        bind_contextvars(key=key.id)
+    g.key = access.admit(http)
+    if g.key:
+        bind_contextvars(key=g.key.id)
 
 
 def _finish(response: Response) -> Response:

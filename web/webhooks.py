@@ -3,7 +3,7 @@
 import threading
 from typing import Any, Final
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from shared import webhooks
 from shared.errors import Unavailable, invalid_field, webhook_not_found
@@ -11,6 +11,7 @@ from shared.instants import format_instant
 from shared.money import format_amount
 from shared.queries.letters import DeadLetter, LetterKey
 from shared.queries.webhooks import NewWebhook, Webhook
+from web.access import read_actor
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.requests import check_names, read_id, read_limit
@@ -28,7 +29,8 @@ _trials = threading.BoundedSemaphore(MOST_TRIALS)  # each may hold its thread fo
 def post_webhook() -> Response:
     check_names(request, ())
     asked = read_json(request, NewWebhookIn)
-    webhook, secret = webhooks.register(NewWebhook(asked.url, asked.events, asked.threshold))
+    new = NewWebhook(asked.url, asked.events, asked.threshold)
+    webhook, secret = webhooks.register(new, read_actor(request, g.key))
     response = JsonAnswer({**_content(webhook), "secret": secret}, 201)
     response.headers["Location"] = f"/api/webhook/{webhook.id}/"
     return response
@@ -47,7 +49,7 @@ def get_webhook(webhook_id: str) -> Response:
 
 @blueprint.delete("/<webhook_id>/")
 def delete_webhook(webhook_id: str) -> Response:
-    webhooks.delete(_id(webhook_id))
+    webhooks.delete(_id(webhook_id), read_actor(request, g.key))
     return Response(status=204)
 
 
@@ -64,13 +66,13 @@ def try_webhook(webhook_id: str) -> Response:
 
 @blueprint.post("/<webhook_id>/rotate-secret")
 def rotate_secret(webhook_id: str) -> Response:
-    return JsonAnswer({"secret": webhooks.rotate_secret(_id(webhook_id))})
+    return JsonAnswer({"secret": webhooks.rotate_secret(_id(webhook_id), read_actor(request, g.key))})
 
 
 @blueprint.post("/<webhook_id>/replay")
 def replay_webhook(webhook_id: str) -> Response:
     known = _id(webhook_id)
-    webhooks.replay(known, read_json(request, ReplayIn).after)
+    webhooks.replay(known, read_json(request, ReplayIn).after, read_actor(request, g.key))
     return JsonAnswer(_show(webhooks.get(known)))
 
 
