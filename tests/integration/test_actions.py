@@ -22,6 +22,7 @@ from tests.integration.given import (
     deposit,
     new_user,
     new_users,
+    outsider,
     plain_engine,
     run_sql,
     settled,
@@ -171,7 +172,12 @@ def test_all_that_is_parked_is_released_in_order(bug: pytest.MonkeyPatch, monkey
     monkeypatch.setattr("shared.parking.RELEASE_USERS", 3)
     bug.undo()
     before = last_id()
-    progress = list(release_matching("", ADA))
+    progress = []
+    for done in release_matching("", ADA):
+        progress.append(done)
+        for of_user in first + second:
+            parked = are_parked(*of_user)
+            assert parked == sorted(parked), "none is released before an earlier one of its user"
     assert progress[-1] == Released(rows=27)
     assert [done.rows for done in progress] == sorted(done.rows for done in progress)
     assert not any(any(are_parked(*of_user)) for of_user in first + second)
