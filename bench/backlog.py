@@ -14,21 +14,21 @@ from shared import doorbell
 from shared.status import LANES
 
 _FILL = """
-    INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at, request_id)
+    INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at, request_id, bulk)
     SELECT gen_random_uuid(), %s + n %% %s, 'DEPOSIT', 100, nextval('transactions_accept_order_seq'),
-           clock_timestamp(), md5(n::text)
+           clock_timestamp(), md5(n::text), %s
     FROM generate_series(1, %s) AS n
 """
 
 
-def fill(url: str, users: Sequence[int], rows: int) -> None:
-    """PENDING rows spread over the users, as if accepted.
+def fill(url: str, users: Sequence[int], rows: int, *, bulk: bool = False) -> None:
+    """Adds PENDING rows spread over the users, as if accepted one by one, or in lists.
 
     Postgres's statistics are from before they came, as in life: those of a service at rest say that nothing is
     PENDING, and plans are made by that. Without this they would depend on when autovacuum comes by.
     """
     query(url, "VACUUM ANALYZE transactions")
-    query(url, _FILL, users[0], len(users), rows)
+    query(url, _FILL, users[0], len(users), bulk, rows)
 
 
 def drain(run: Run, name: str) -> Values:

@@ -7,7 +7,7 @@ says something of the code.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import backlog, balances, growth, loads, processes, telling
+from bench import backlog, balances, growth, lists, loads, processes, telling
 from bench.floors import empty_route, fastapi_service, fronts, one_message, pgbench, sql_loop
 from bench.plan import Step, Values
 
@@ -66,6 +66,13 @@ STEPS: tuple[Step, ...] = (
         backlog.drain_with_one,
         ("pgbench_spread", "sql_loop_1"),
         workers=1,
+    ),
+    Step("list_alone", "settling a list of a million rows", lists.alone),
+    Step(
+        "beside_list",
+        "the same while others pay 100 times a second: until their payments are final",
+        lists.beside_payments,
+        ("list_alone",),
     ),
     Step("balance", "balance now and at a date, short and long history", balances.measure, once=True),
     Step(
@@ -152,6 +159,8 @@ RATIOS: tuple[Ratio, ...] = (
     Ratio("settled, a receiver hangs", "told_hanging_per_s", {"told_none_per_s": 1}, "without webhooks", 0.9, 1),
     Ratio("settled, a receiver hangs", "told_hanging_per_s", {"told_well_per_s": 1}, "a receiver is well"),
     Ratio("told beside one that hangs, p99, in ms", "told_p99_ms", {}, "", 1000, 200, most=True),
+    Ratio("a list beside payments", "list_beside_per_s", {"list_alone_per_s": 1}, "the list alone", 0.8, 0.95),
+    Ratio("payments beside a list until final, p99, in ms", "beside_list_p99_ms", {}, "", 1000, 200, most=True),
     Ratio("drain, one process", "drain_1_per_s", {"sql_loop_1_per_s": 1}, "SQL loop, one process"),
     Ratio("drain, two processes", "drain_2_per_s", {"sql_loop_2_per_s": 1}, "SQL loop, two processes"),
     Ratio("accepted, spread", "spread_accepted_per_s", {"empty_route_per_s": 1}, "empty route"),

@@ -18,6 +18,7 @@ class Plan:
     seconds: float = 10.0
     users: int = 1_000
     backlog: int = 200_000
+    list_rows: int = 1_000_000
     entries: tuple[int, int] = (10_000, 10_000_000)
     stored: tuple[int, ...] = (20_000, 200_000, 2_000_000)
     user_counts: tuple[int, ...] = (1_000, 10_000, 100_000)
@@ -30,6 +31,7 @@ class Plan:
             runs=1,
             seconds=1.0,
             backlog=5_000,
+            list_rows=20_000,
             entries=(1_000, 10_000),
             stored=(1_000, 10_000),
             user_counts=(100, 1_000),

@@ -1,6 +1,8 @@
 """How alembic reaches the database: by the options, under an advisory lock, with short time-outs.
 
-A migration that cannot get its table lock at once gives way rather than queue every payment behind it.
+Each migration is a transaction of its own. One that cannot get its table lock at once gives way rather than queue every
+payment behind it; a later run goes on from there. The lock is held by a second connection, because an index that is built
+beside running payments (migrations/online.py) needs the end of the migration's transaction.
 """
 
 from typing import Any
@@ -18,23 +20,24 @@ from shared.settings import settings
 from shared.webhook_models import metadata
 
 LOCK = 0x7061796D656E7473  # "payments": two runs at once come one after the other
-
+TIME_OUTS = "-c lock_timeout=2s -c statement_timeout=60s"
 
 log = get_logger("migrations")
 
 
 def run() -> None:
-    engine = create_engine(settings().database_url, connect_args={"connect_timeout": 3})
+    engine = create_engine(settings().database_url, connect_args={"connect_timeout": 3, "options": TIME_OUTS})
     try:
-        with engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            connection.execute(text("SET LOCAL lock_timeout = '2s'"))
-            connection.execute(text("SET LOCAL statement_timeout = '60s'"))
-            newer = _newer_revision(connection)
+        with engine.begin() as holder, engine.connect() as connection:
+            holder.execute(text("SET LOCAL lock_timeout = 0"))
+            holder.execute(text("SET LOCAL statement_timeout = 0"))
+            holder.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            newer = _newer_revision(holder)
             applied = [] if newer else _migrate(connection)
             if role := settings().app_role:
                 # the newer release may have granted more, and may still be running
                 grant(connection, role, keep_others=newer is not None)
+            connection.commit()
     finally:
         engine.dispose()
     if newer:
@@ -51,20 +54,29 @@ def _newer_revision(connection: Connection) -> str | None:
 
 
 def _migrate(connection: Connection) -> list[str]:
-    """Apply what is missing, and record it; returns the revisions."""
+    """Apply what is missing; returns the revisions. Each is recorded in its own transaction.
+
+    Those before the migration that makes the table of operator actions are recorded with that one.
+    """
     applied: list[str] = []
+    unrecorded: list[str] = []
 
     def note(**arguments: Any) -> None:
-        applied.extend(arguments["step"].up_revision_ids)
+        revisions = arguments["step"].up_revision_ids
+        applied.extend(revisions)
+        unrecorded.extend(revisions)
+        if connection.scalar(text("SELECT to_regclass('operator_actions') IS NOT NULL")):
+            for revision in unrecorded:
+                actions.record(connection, operator(), "migration.apply", revision)
+            unrecorded.clear()
 
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        transaction_per_migration=True,
         on_version_apply=note,  # type: ignore[arg-type] # it is called with keywords alone
     )
     context.run_migrations()
-    for revision in applied:
-        actions.record(connection, operator(), "migration.apply", revision)
     return applied
 
 

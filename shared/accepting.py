@@ -26,14 +26,16 @@ class Accepted(NamedTuple):
 Reply = Accepted | PaymentsError
 
 
-def accept(requests: Sequence[Request]) -> list[Reply]:
+def accept(requests: Sequence[Request], *, bulk: bool = False) -> list[Reply]:
     """Accept what is new, recognise what is known, refuse the rest: one reply per request, in order.
+
+    `bulk` is for lists: their rows are settled after those of single requests, in each user's order all the same.
 
     Raises what SQLAlchemy raises where the database does not answer: then it is not known what was accepted,
     and sending the same list again is right.
     """
     with transaction() as connection:
-        new = transactions.insert_pending(connection, requests)
+        new = transactions.insert_pending(connection, requests, bulk=bulk)
         missing = [request for request in requests if request.uid not in new]
         # A statement of its own, with a snapshot of its own: the first one cannot see a repeat that was
         # uncommitted when it began.

@@ -22,12 +22,14 @@ from shared.settings import settings
 
 QUEUE: Final = "settle"
 TASK: Final = "settle"
+INVITATION: Final = "payments:invitation"
 NOTIFY_QUEUE: Final = "notify"
 NOTIFY_TASK: Final = "notify"
 NOTIFY_HELD_SECONDS: Final = 1
 REST_SECONDS: Final = 1.0
 REST_FACTOR: Final = 5  # looking a name up has no time-out: what was slow to fail is left alone for longer
 HELD_SECONDS: Final = 2
+INVITED_SECONDS: Final = 10
 TIMEOUT_SECONDS: Final = 0.5
 
 log = get_logger("doorbell")
@@ -110,6 +112,36 @@ def rung(lanes: Sequence[int]) -> set[int]:
     """The lanes that somebody rang for since they were hushed."""
     found = _with_bell(lambda redis: redis.mget(list(map(_key, lanes))))
     return {lane for lane, uid in zip(lanes, found or (), strict=False) if uid}
+
+
+def hold(lanes: Iterable[int]) -> None:
+    """Sets the lanes' keys, so that nobody rings: a worker that drains looks at all lanes by itself.
+
+    They expire as after a ring, should that worker be killed.
+    """
+
+    def act(redis: Redis) -> None:
+        with redis.pipeline(transaction=False) as pipeline:
+            for lane in lanes:
+                pipeline.set(_key(lane), "held", ex=HELD_SECONDS)
+            pipeline.execute()
+
+    _with_bell(act)
+
+
+def invite() -> None:
+    """Asks for one more worker to drain, unless an earlier invitation has not been taken. It is a message without lanes."""
+
+    def send(redis: Redis) -> None:
+        if redis.set(INVITATION, 1, nx=True, ex=INVITED_SECONDS):
+            _sender().send_task(TASK, args=[[]], queue=QUEUE, retry=False)
+
+    _with_bell(send)
+
+
+def take_invitation() -> None:
+    """From now on another worker may be invited."""
+    _with_bell(lambda redis: redis.delete(INVITATION))
 
 
 def ring_to_notify(webhook_id: int, slots: int) -> None:

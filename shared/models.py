@@ -75,6 +75,7 @@ transactions = Table(
     Column("parked_at", INSTANT),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
+    Column("bulk", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("uid", name="transactions_pkey"),
     CheckConstraint("user_id > 0", name="transactions_user_id_check"),
     CheckConstraint("type IN ('DEPOSIT', 'WITHDRAW')", name="transactions_type_check"),
@@ -85,8 +86,17 @@ transactions = Table(
     CheckConstraint("parked_at IS NULL OR status = 'PENDING'", name="transactions_parked_check"),
 )
 Index(
-    "transactions_pending",
+    "transactions_pending_lane",
     transactions.c.lane,
+    transactions.c.bulk,
+    transactions.c.accept_order,
+    postgresql_where=text(f"{_pending} AND parked_at IS NULL"),
+)
+Index(
+    "transactions_pending_user",
+    transactions.c.lane,
+    transactions.c.user_id,
+    transactions.c.bulk,
     transactions.c.accept_order,
     postgresql_where=text(f"{_pending} AND parked_at IS NULL"),
 )

@@ -3,10 +3,14 @@
 A row is parked only once others commit: when all fail alike, the release is bad, not the row. A parked row's user
 waits behind it, everybody else goes on, and it is tried again after a minute, then ever more rarely, up to an hour.
 A user for whom only the machinery fails (a lock held elsewhere, a damaged page) is passed over, and never parked.
+
+Where rows of lists pile up, a worker drains: for a slice of time it settles what waits in any lane, single requests first,
+and invites others to help. No one lane is held for long, so single requests wait for one or two batches, not for the list.
 """
 
+import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -14,26 +18,30 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from shared import metrics
+from shared import doorbell, metrics
 from shared.database import allow, is_lock_timeout, is_machinery, may_be_one_users, transaction
 from shared.errors import NotFound
 from shared.logs import get_logger
 from shared.queries import actions, parked
 from shared.queries import lanes as lane_queries
-from shared.queries.lanes import Head
+from shared.queries.lanes import PendingRow
 from shared.queries.parked import ParkedRow, ParkedUsers
 from shared.queries.server import read_clock
-from shared.settling import BATCH_ROWS, Slice, settle_batch, settle_lanes
+from shared.settling import BATCH_ROWS, SLICE_SECONDS, Slice, settle_batch, settle_lanes
 from shared.status import LANES
 
 PARTS_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
 HEADS: Final = 200  # users looked up at once
+DRAINED_LANES: Final = 4  # by one commit, so that others find lanes that are free
+HOLD_EVERY_SECONDS: Final = 1.0
+BUSY_SECONDS: Final = 0.01  # others have the lanes: a batch takes several times as long
 RELEASE_ROWS: Final = 5000  # in one commit
 RELEASE_USERS: Final = 5000  # looked up at once
 FIND_SECONDS: Final = 60
-EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number
+EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number and user id
 
 log = get_logger("parking")
+_resume_after: dict[int, int] = {}  # of this process: the user at whom settling a lane in parts ended early
 
 
 class LaneFails(Exception):
@@ -49,7 +57,7 @@ class Parts:
     rejected: int = 0
     parked: int = 0
     busy: bool = False
-    failing: list[tuple[Head, str]] = field(default_factory=list)
+    failing: list[tuple[PendingRow, str]] = field(default_factory=list)
     passed_over: list[Exception] = field(default_factory=list)
 
 
@@ -59,42 +67,94 @@ def work_lanes(lanes: Sequence[int]) -> Slice:
     Raises LaneFails, or what the machinery raised: either way everything unsettled is still PENDING, and the
     sweep comes back to it.
     """
+    failures: dict[int, Exception] = {}
+    done = _settle(lanes, settle_lanes, failures)
+    if done.lists_wait:
+        _drain(done, failures)
+    if failures:
+        raise next(iter(failures.values()))
+    return done
+
+
+def _settle(lanes: Sequence[int], settle: Callable[[Sequence[int]], Slice], failures: dict[int, Exception]) -> Slice:
+    """Settle lanes, in parts where that fails. What one lane raises is put into `failures`, and keeps no other waiting."""
     try:
-        return settle_lanes(lanes)
+        return settle(lanes)
     except Exception as error:
         machinery = is_machinery(error)
         metrics.BATCH_FAILURES.labels("machinery" if machinery else "own").inc()
         if machinery and not may_be_one_users(error):
             raise
         log.exception("a batch failed, maybe by one user's rows: settling in parts", lanes=list(lanes))
-    return _settle_each(lanes) if len(lanes) > 1 else _settle_in_parts(lanes[0])
-
-
-def _settle_each(lanes: Sequence[int]) -> Slice:
-    """Lane by lane: what one of them raises keeps no other from being settled."""
     done = Slice(list(lanes))
-    failures: list[Exception] = []
     for lane in lanes:
         try:
-            part = work_lanes([lane])
+            part = _settle([lane], settle_lanes, failures) if len(lanes) > 1 else _settle_in_parts(lane)
         except Exception as error:
-            failures.append(error)
+            failures[lane] = error
         else:
-            done.settled += part.settled
-            done.rejected += part.rejected
-            done.parked += part.parked
-    if failures:
-        raise failures[0]
+            done.add(part)
+            done.busy |= part.busy
+            done.lists_wait |= part.lists_wait
+    return done
+
+
+def _drain(done: Slice, failures: dict[int, Exception]) -> None:
+    """Settle what waits in any lane until nothing does, or a slice of time is over; counts it in `done`.
+
+    Nobody needs to ring meanwhile. A lane that fails is put into `failures` and left alone.
+    """
+    ends, holds_at = time.monotonic() + SLICE_SECONDS, 0.0
+    doorbell.invite()
+    while (now := time.monotonic()) < ends:
+        if now >= holds_at:
+            holds_at = now + HOLD_EVERY_SECONDS
+            doorbell.hold(range(LANES))
+        lanes = _choose_lanes(failures)
+        if not lanes:
+            doorbell.hush(range(LANES))  # and look again: who commits after this rings
+            holds_at = 0.0
+            if not (lanes := _choose_lanes(failures)):
+                return
+        part = _settle(lanes, _settle_once, failures)
+        done.add(part)
+        done.lanes = sorted({*done.lanes, *part.lanes})
+        if part.busy:
+            time.sleep(BUSY_SECONDS)
+    doorbell.invite()
+
+
+def _choose_lanes(failing: Collection[int]) -> list[int]:
+    """Returns some lanes with rows to settle, in any order: those with single requests, but for one that has lists."""
+    with transaction() as connection:
+        work = lane_queries.find_work(connection)
+    single = _shuffled({*work.single}.difference(failing))
+    first, rest = single[: DRAINED_LANES - 1], single[DRAINED_LANES - 1 :]
+    bulk = _shuffled({*work.bulk}.difference(failing, first))
+    return list(dict.fromkeys([*first, *bulk, *rest]))[:DRAINED_LANES]
+
+
+def _shuffled(lanes: set[int]) -> list[int]:
+    """So that several processes spread over the lanes."""
+    return random.sample(sorted(lanes), len(lanes))
+
+
+def _settle_once(lanes: Sequence[int]) -> Slice:
+    done = Slice(list(lanes))
+    if batch := settle_batch(lanes, draining=True):
+        done.add(batch)
+    done.busy = batch is None
     return done
 
 
 def _settle_in_parts(lane: int) -> Slice:
     parts = Parts(lane)
     ends = time.monotonic() + PARTS_SECONDS
-    for head in _heads(lane):
-        _settle_user(head, parts)
+    for user_id in _users(lane):
+        _settle_user(user_id, parts)
         _park_failing(parts)
         if parts.busy or time.monotonic() > ends:
+            _resume_after[lane] = user_id
             break
     if parts.failing:
         raise LaneFails(f"{len(parts.failing)} rows of lane {lane} fail and nothing commits: {parts.failing[0][1]}")
@@ -103,24 +163,30 @@ def _settle_in_parts(lane: int) -> Slice:
     return Slice([lane], parts.settled, parts.parked, parts.busy, parts.rejected)
 
 
-def _heads(lane: int) -> Iterator[Head]:
-    """Each user's first row, the longest waiting first. Users, not rows: one user may fill any number of batches."""
-    after = 0
-    while True:
+def _users(lane: int) -> Iterator[int]:
+    """The lane's users with rows to settle, once around, from where time ran out before: none is always the last.
+
+    Users, not rows: one user may fill any number of batches.
+    """
+    start = _resume_after.pop(lane, 0)
+    yield from _users_between(lane, start, EVERYTHING)
+    yield from _users_between(lane, 0, start)
+
+
+def _users_between(lane: int, after: int, through: int) -> Iterator[int]:
+    while after < through:
         with transaction() as connection:
-            heads = lane_queries.read_heads(connection, lane, after, HEADS)
-        yield from heads
-        if len(heads) < HEADS:
-            return
-        after = heads[-1].accept_order
+            users = lane_queries.read_users(connection, lane, after, HEADS)
+        yield from (user_id for user_id in users if user_id <= through)
+        after = users[-1] if len(users) == HEADS else through
 
 
-def _settle_user(head: Head | None, parts: Parts) -> None:
+def _settle_user(user_id: int, parts: Parts) -> None:
     """Settle one user's rows, together or else one by one up to the first that fails."""
     limit = BATCH_ROWS
-    while head:
+    while head := _first_row(user_id):
         try:
-            batch = settle_batch([parts.lane], head.user_id, 1 if head.attempts else limit)
+            batch = settle_batch([parts.lane], user_id, 1 if head.attempts else limit)
         except Exception as error:
             if is_machinery(error):
                 if not may_be_one_users(error):
@@ -138,8 +204,11 @@ def _settle_user(head: Head | None, parts: Parts) -> None:
         parts.settled += len(batch.outcomes)
         parts.rejected += batch.rejected
         parts.parked += batch.parked
-        with transaction() as connection:
-            head = lane_queries.find_head(connection, parts.lane, head.user_id)
+
+
+def _first_row(user_id: int) -> PendingRow | None:
+    with transaction() as connection:
+        return next(iter(lane_queries.read_pending_of_user(connection, user_id, 1)), None)
 
 
 def _park_failing(parts: Parts) -> None:
@@ -148,10 +217,10 @@ def _park_failing(parts: Parts) -> None:
     parts.failing = [pair for pair in parts.failing if pair not in guilty]
     for head, error in guilty:
         with transaction() as connection:
-            count = parked.park(connection, [head.uid], error, failed=True)
+            count = parked.park(connection, [head.pending.uid], error, failed=True)
         metrics.PARKED.inc(count)
         parts.parked += count
-        log.error("parked", uid=str(head.uid), user_id=head.user_id, lane=parts.lane, error=error)
+        log.error("parked", uid=str(head.pending.uid), user_id=head.pending.user_id, lane=parts.lane, error=error)
 
 
 def retry_due() -> int:

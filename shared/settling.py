@@ -4,6 +4,10 @@ A lane's lock is tried, never waited for: with waiting, every process ends up as
 read and clock are statements of their own, since what a statement sees is fixed when it begins. What a batch costs is
 mostly the same for one row and for thirty, so one commit settles all the lanes that were rung for together; where
 rows pile up, each lane goes its own way, so that many processes share the work.
+
+Rows of lists yield to single requests, without starving: of each lane a batch takes single requests first, and lists fill
+it, to a quarter at least. No row overtakes an earlier one of its user: one that follows a list of its user is accepted
+as one of the list (queries/transactions), and `_take` holds back what follows single requests that were not read.
 """
 
 import time
@@ -23,10 +27,12 @@ from shared.ledger import Account, Outcome, Pending, fold, instants_to_scan
 from shared.logs import get_logger
 from shared.queries import lanes as lane_queries
 from shared.queries import ledger, parked, server, transactions, users
+from shared.queries.lanes import PendingRow
 from shared.status import Reason, Status, lane_of
 
 BATCH_ROWS: Final = 500
 SLICE_SECONDS: Final = 2.0
+BULK_SHARE: Final = 4  # a fourth of a batch's rows may be of lists, however many single requests wait
 SCAN_ENTRIES: Final = 20_000  # of all pasts that one commit scans, unless a single one is longer
 
 log = get_logger("settling")
@@ -42,13 +48,17 @@ class PastTooLong(Exception):
 
 @dataclass
 class Batch:
-    """What one commit did. `lanes` are those that were free; `more` those that may hold rows it did not settle."""
+    """What one commit did. `lanes` are those that were free; `more` those that may hold rows it did not settle.
+
+    `lists_wait`: some of those rows are of lists.
+    """
 
     lanes: list[int]
     outcomes: list[Outcome] = field(default_factory=list)
     moment: datetime | None = None
     parked: int = 0
     more: set[int] = field(default_factory=set)
+    lists_wait: bool = False
 
     @property
     def rejected(self) -> int:
@@ -58,7 +68,7 @@ class Batch:
 @dataclass
 class Slice:
     """What a slice of work on lanes did. `busy`: other processes had them all. The counts are of rows; `rejected`
-    are among the settled. Its text is what Flower shows.
+    are among the settled. `lists_wait`: rows of lists pile up, and nobody was rung for them. Its text is what Flower shows.
     """
 
     lanes: list[int]
@@ -66,6 +76,13 @@ class Slice:
     parked: int = 0
     busy: bool = False
     rejected: int = 0
+    lists_wait: bool = False
+
+    def add(self, batch: "Batch | Slice") -> None:
+        """Counts what another piece of work did."""
+        self.settled += len(batch.outcomes) if isinstance(batch, Batch) else batch.settled
+        self.rejected += batch.rejected
+        self.parked += batch.parked
 
     def __str__(self) -> str:
         counts = {"completed": self.settled - self.rejected, "rejected": self.rejected, "parked": self.parked}
@@ -77,6 +94,7 @@ class Slice:
 def settle_lanes(lanes: Sequence[int]) -> Slice:
     """Settle lanes until they are empty or the slice's time is over; then hand them back by ringing.
 
+    Returns early where rows of lists pile up: they are for `drain` in shared/parking, which looks at all lanes.
     Raises the first error met. What was committed before it stays; the rest is PENDING as it was.
     """
     done = Slice(list(lanes))
@@ -86,9 +104,10 @@ def settle_lanes(lanes: Sequence[int]) -> Slice:
         if batch is None:
             done.busy = True
             return done
-        done.settled += len(batch.outcomes)
-        done.rejected += batch.rejected
-        done.parked += batch.parked
+        done.add(batch)
+        if batch.lists_wait:
+            done.lists_wait = True
+            return done
         # Looked at after the commit, which let go of the locks: a worker that came before that has left again.
         left = sorted(batch.more | doorbell.rung(batch.lanes))
         if not left:
@@ -110,21 +129,27 @@ def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
         doorbell.ring({lane: doorbell.Bell(f"{uid}-{lane}")})
 
 
-def settle_batch(lanes: Sequence[int], user_id: int | None = None, limit: int = BATCH_ROWS) -> Batch | None:
-    """Settle the next rows of lanes, or of one user in a lane, in one transaction. None: all are busy."""
+def settle_batch(
+    lanes: Sequence[int], user_id: int | None = None, limit: int = BATCH_ROWS, *, draining: bool = False
+) -> Batch | None:
+    """Settle the next rows of lanes, or of one user in a lane, in one transaction. None: all are busy.
+
+    A drain leaves the doorbell's keys as they are, because it looks at all lanes by itself.
+    """
     with transaction() as connection:
         free = lane_queries.try_lock_lanes(connection, lanes)
         if not free:
             return None
         if user_id is not None:
             lane_queries.hurry(connection)  # others wait behind this user: one who is locked elsewhere is passed over
-        # The one network call inside a transaction. After the lock and before the read: whoever commits too
-        # late for this read finds the key gone and rings.
-        doorbell.hush(free)
-        of_each = -(-limit // len(free))
-        rows = lane_queries.read_pending(connection, free, of_each, user_id)
-        read = Counter(lane_of(row.pending.user_id) for row in rows)
-        batch = Batch(free, more={lane for lane, count in read.items() if count == of_each})
+        if not draining:
+            # The one network call inside a transaction. After the lock and before the read: whoever commits too
+            # late for this read finds the key gone and rings.
+            doorbell.hush(free)
+        batch = Batch(free)
+        rows = (
+            _read_batch(connection, batch, limit) if user_id is None else _read_user(connection, batch, user_id, limit)
+        )
         if not rows:
             return batch
         behind = [row.pending.uid for row in rows if row.behind_parked]
@@ -135,6 +160,44 @@ def settle_batch(lanes: Sequence[int], user_id: int | None = None, limit: int = 
             _settle(connection, pending, batch)
     _report(batch)
     return batch
+
+
+def _read_batch(connection: Connection, batch: Batch, limit: int) -> list[PendingRow]:
+    """Returns the next rows of the batch's lanes in acceptance order, and notes what they leave behind."""
+    of_each = -(-limit // len(batch.lanes))
+    found: dict[int, list[PendingRow]] = {lane: [] for lane in batch.lanes}
+    for row in lane_queries.read_pending(connection, batch.lanes, of_each):
+        found[lane_of(row.pending.user_id)].append(row)
+    rows = []
+    for lane, waiting in found.items():
+        taken = take_turns(waiting, of_each)
+        rows += taken
+        bulk = sum(row.bulk for row in waiting)
+        lists_left = bulk == of_each or len(taken) < len(waiting)
+        batch.lists_wait |= lists_left
+        if lists_left or len(waiting) - bulk == of_each:
+            batch.more.add(lane)
+    return sorted(rows, key=lambda row: row.accept_order)
+
+
+def take_turns(waiting: Sequence[PendingRow], limit: int) -> list[PendingRow]:
+    """Returns the rows of a lane that are settled now: all single requests that were read, and of the lists what has room.
+
+    `waiting` are the lane's first `limit` single requests and its first `limit` rows of lists. Where there may be more
+    single requests, a row of a list that was accepted after the last one read waits: its user may have sent one of those.
+    """
+    single = [row for row in waiting if not row.bulk]
+    bulk = [row for row in waiting if row.bulk]
+    if len(single) == limit:
+        bulk = [row for row in bulk if row.accept_order < single[-1].accept_order]
+    return single + bulk[: max(limit - len(single), limit // BULK_SHARE)]
+
+
+def _read_user(connection: Connection, batch: Batch, user_id: int, limit: int) -> list[PendingRow]:
+    rows = lane_queries.read_pending_of_user(connection, user_id, limit)
+    if len(rows) == limit:
+        batch.more.update(batch.lanes)
+    return rows
 
 
 def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) -> None:

@@ -148,7 +148,7 @@ def _accept_unless_full(requests: Sequence[Request], until: float) -> list[Reply
 def _accept(requests: Sequence[Request], until: float, spoilt: list[UUID]) -> list[Reply]:
     """One commit. Only where a row spoils the statement are there more: that row alone shall hear of it."""
     try:
-        return accept(requests)
+        return accept(requests, bulk=True)
     except Exception as error:
         if is_machinery(error) or time.monotonic() > until or len(spoilt) >= MOST_SPOILT:
             raise

@@ -7,14 +7,17 @@ from structlog.contextvars import bound_contextvars
 from shared import doorbell
 from shared.delivering import work
 from shared.parking import work_lanes
+from shared.status import LANES
 from worker.app import app
 
 
 @app.task(name=doorbell.TASK, bind=True)
 def settle(self: Any, lanes: list[int]) -> str:
-    """Settle the lanes that were rung for. The task's id is the uid that rang."""
+    """Settle the lanes that were rung for; without lanes it is an invitation to drain all. The task's id is the uid that rang."""
+    if not lanes:
+        doorbell.take_invitation()
     with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id):
-        return str(work_lanes(lanes))
+        return str(work_lanes(lanes or range(LANES)))
 
 
 @app.task(name=doorbell.NOTIFY_TASK)

@@ -1,14 +1,13 @@
-"""Statements on lanes: take some, read what is pending in it, see which are behind."""
+"""Statements on lanes: take some, read what is pending in them, see which are behind."""
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
-from uuid import UUID
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
 from shared.database import array
 from shared.ledger import Pending
-from shared.status import Type
+from shared.status import LANES, Type, lane_of
 
 _TRY_LOCK_LANES = text("""
     SELECT lane FROM unnest(CAST(:lanes AS smallint[])) AS lane WHERE pg_try_advisory_xact_lock(7411, lane)
@@ -32,92 +31,111 @@ def hurry(connection: Connection) -> None:
 
 
 class PendingRow(NamedTuple):
-    """A row to settle; `behind_parked` says that an earlier one of its user is parked."""
+    """A row to settle. `bulk`: it waits with the lists; `behind_parked`: an earlier one of its user is parked."""
 
     pending: Pending
     accept_order: int
     attempts: int
+    bulk: bool
     behind_parked: bool
 
 
-_READ_PENDING = """
-    SELECT t.uid, t.user_id, t.type, t.amount, t.requested_at, t.accepted_at, t.request_id, t.accept_order,
-           t.attempts, t.behind_parked
-    FROM unnest(CAST(:lanes AS smallint[])) AS lane (lane) CROSS JOIN LATERAL (
-        SELECT t.*, EXISTS (SELECT FROM transactions parked
-                            WHERE parked.user_id = t.user_id AND parked.accept_order < t.accept_order
-                              AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL) AS behind_parked
-        FROM transactions t
-        WHERE t.lane = lane.lane AND t.status = 'PENDING' AND t.parked_at IS NULL {of_user}
-        ORDER BY t.accept_order LIMIT :limit
-    ) AS t
-    ORDER BY t.accept_order
+_WAITS: Final = "t.status = 'PENDING' AND t.parked_at IS NULL"
+_COLUMNS: Final = """t.uid, t.user_id, t.type, t.amount, t.requested_at, t.accepted_at, t.request_id, t.accept_order,
+    t.attempts, t.bulk, EXISTS (
+        SELECT FROM transactions parked
+        WHERE parked.user_id = t.user_id AND parked.accept_order < t.accept_order
+          AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL) AS behind_parked"""
+# Single requests and lists apart: each part is read from its own first row on by the index, however long the other is.
+_READ_LANES = text(f"""
+    SELECT row.* FROM unnest(CAST(:lanes AS smallint[])) AS lane (lane)
+    CROSS JOIN LATERAL (
+        (SELECT {_COLUMNS} FROM transactions t WHERE t.lane = lane.lane AND NOT t.bulk AND {_WAITS}
+         ORDER BY t.accept_order LIMIT :limit)
+        UNION ALL
+        (SELECT {_COLUMNS} FROM transactions t WHERE t.lane = lane.lane AND t.bulk AND {_WAITS}
+         ORDER BY t.accept_order LIMIT :limit)
+    ) AS row
+    ORDER BY row.accept_order
+""")
+_READ_USER = text(f"""
+    (SELECT {_COLUMNS} FROM transactions t
+     WHERE t.lane = :lane AND t.user_id = :user_id AND NOT t.bulk AND {_WAITS} ORDER BY t.accept_order LIMIT :limit)
+    UNION ALL
+    (SELECT {_COLUMNS} FROM transactions t
+     WHERE t.lane = :lane AND t.user_id = :user_id AND t.bulk AND {_WAITS} ORDER BY t.accept_order LIMIT :limit)
+    ORDER BY accept_order LIMIT :limit
+""")
+
+
+def read_pending(connection: Connection, lanes: Collection[int], limit: int) -> list[PendingRow]:
+    """Returns the next unparked PENDING rows of lanes in acceptance order.
+
+    Of each lane at most `limit` of single requests and at most `limit` of lists.
+    """
+    return [_pending_row(row) for row in connection.execute(_READ_LANES, {"lanes": array(lanes), "limit": limit})]
+
+
+def read_pending_of_user(connection: Connection, user_id: int, limit: int) -> list[PendingRow]:
+    """Returns a user's next unparked PENDING rows in acceptance order, at most `limit`."""
+    parameters = {"lane": lane_of(user_id), "user_id": user_id, "limit": limit}
+    return [_pending_row(row) for row in connection.execute(_READ_USER, parameters)]
+
+
+def _pending_row(row: Any) -> PendingRow:
+    uid, user_id, type_, amount, requested_at, accepted_at, request_id, *rest = row
+    return PendingRow(Pending(uid, user_id, Type(type_), amount, requested_at, accepted_at, request_id), *rest)
+
+
+_FIRST: Final = f"""
+    SELECT t.accepted_at FROM transactions t
+    WHERE t.lane = CAST(lane.lane AS smallint) AND {{kind}} AND {_WAITS} ORDER BY t.accept_order LIMIT 1
 """
-_READ_LANES = text(_READ_PENDING.format(of_user=""))
-_READ_USER = text(_READ_PENDING.format(of_user="AND t.user_id = :user_id"))
+# One row for each lane: when its first single request and its first row of a list were accepted.
+_FIRSTS: Final = f"""
+    SELECT lane.lane, single.accepted_at AS single_at, bulk.accepted_at AS bulk_at
+    FROM generate_series(0, :lanes - 1) AS lane (lane)
+    LEFT JOIN LATERAL ({_FIRST.format(kind="NOT t.bulk")}) AS single ON true
+    LEFT JOIN LATERAL ({_FIRST.format(kind="t.bulk")}) AS bulk ON true
+"""
+_FIND_WORK = text(_FIRSTS)
 
 
-def read_pending(
-    connection: Connection, lanes: Collection[int], limit: int, user_id: int | None = None
-) -> list[PendingRow]:
-    """The next unparked PENDING rows in acceptance order, of one user or all: of each lane at most `limit`."""
-    statement = _READ_LANES if user_id is None else _READ_USER
-    parameters = {"lanes": array(lanes), "limit": limit}
-    if user_id is not None:
-        parameters["user_id"] = user_id
-    return [
-        PendingRow(
-            Pending(r.uid, r.user_id, Type(r.type), r.amount, r.requested_at, r.accepted_at, r.request_id),
-            r.accept_order,
-            r.attempts,
-            r.behind_parked,
-        )
-        for r in connection.execute(statement, parameters)
-    ]
+class Work(NamedTuple):
+    """The lanes in which something waits: of single requests, of lists."""
+
+    single: list[int]
+    bulk: list[int]
 
 
-class Head(NamedTuple):
-    """A user's first unparked PENDING row. `attempts`: how often it was parked for failing."""
-
-    user_id: int
-    uid: UUID
-    accept_order: int
-    attempts: int
+def find_work(connection: Connection) -> Work:
+    """Returns which lanes have unparked PENDING rows."""
+    rows = connection.execute(_FIND_WORK, {"lanes": LANES}).all()
+    return Work([row.lane for row in rows if row.single_at], [row.lane for row in rows if row.bulk_at])
 
 
-_READ_HEADS = text("""
-    SELECT user_id, uid, accept_order, attempts FROM (
-        SELECT DISTINCT ON (user_id) user_id, uid, accept_order, attempts FROM transactions
-        WHERE lane = :lane AND status = 'PENDING' AND parked_at IS NULL
-        ORDER BY user_id, accept_order
-    ) AS head
-    WHERE accept_order > :after ORDER BY accept_order LIMIT :limit
-""")
-_FIND_HEAD = text("""
-    SELECT user_id, uid, accept_order, attempts FROM transactions
-    WHERE lane = :lane AND user_id = :user_id AND status = 'PENDING' AND parked_at IS NULL
-    ORDER BY accept_order LIMIT 1
+# From user to user by the index: what one user has waiting is not read.
+_READ_USERS = text(f"""
+    WITH RECURSIVE waiting (user_id) AS (
+        SELECT CAST(:after AS bigint)
+        UNION ALL
+        SELECT (SELECT t.user_id FROM transactions t WHERE t.lane = :lane AND t.user_id > waiting.user_id AND {_WAITS}
+                ORDER BY t.user_id LIMIT 1)
+        FROM waiting WHERE waiting.user_id IS NOT NULL
+    )
+    SELECT user_id FROM waiting WHERE user_id > :after LIMIT :limit
 """)
 
 
-def read_heads(connection: Connection, lane: int, after: int, limit: int) -> list[Head]:
-    """The first rows of the lane's users that come after an acceptance number, in acceptance order."""
-    return [Head(*row) for row in connection.execute(_READ_HEADS, {"lane": lane, "after": after, "limit": limit})]
+def read_users(connection: Connection, lane: int, after: int, limit: int) -> list[int]:
+    """Returns the ids of a lane's users with unparked PENDING rows, in their order, beginning after an id."""
+    return list(connection.scalars(_READ_USERS, {"lane": lane, "after": after, "limit": limit}))
 
 
-def find_head(connection: Connection, lane: int, user_id: int) -> Head | None:
-    row = connection.execute(_FIND_HEAD, {"lane": lane, "user_id": user_id}).one_or_none()
-    return Head(*row) if row else None
-
-
-_OVERDUE = text("""
-    SELECT lane.lane FROM generate_series(0, :lanes - 1) AS lane (lane), LATERAL (
-        SELECT accepted_at FROM transactions
-        WHERE transactions.lane = CAST(lane.lane AS smallint)
-          AND status = 'PENDING' AND parked_at IS NULL
-        ORDER BY accept_order LIMIT 1
-    ) AS oldest
-    WHERE oldest.accepted_at NOT BETWEEN clock_timestamp() - make_interval(secs => :seconds) AND clock_timestamp()
+_OVERDUE = text(f"""
+    SELECT lane FROM ({_FIRSTS}) AS first
+    WHERE single_at NOT BETWEEN clock_timestamp() - make_interval(secs => :seconds) AND clock_timestamp()
+       OR bulk_at NOT BETWEEN clock_timestamp() - make_interval(secs => :seconds) AND clock_timestamp()
 """)
 
 
@@ -138,19 +156,14 @@ class Backlog(NamedTuple):
     of_lanes: Sequence[int] = ()
 
 
-_BACKLOG = text("""
+_BACKLOG = text(f"""
     SELECT
         array_agg((
-            SELECT count(*) FROM transactions
-            WHERE transactions.lane = CAST(lane.lane AS smallint) AND status = 'PENDING' AND parked_at IS NULL
-        ) ORDER BY lane.lane) AS of_lanes,
-        coalesce(extract(epoch FROM clock_timestamp() - min((
-            SELECT accepted_at FROM transactions
-            WHERE transactions.lane = CAST(lane.lane AS smallint) AND status = 'PENDING' AND parked_at IS NULL
-            ORDER BY accept_order LIMIT 1
-        ))), 0) AS oldest_seconds,
+            SELECT count(*) FROM transactions t WHERE t.lane = CAST(first.lane AS smallint) AND {_WAITS}
+        ) ORDER BY first.lane) AS of_lanes,
+        coalesce(extract(epoch FROM clock_timestamp() - min(least(single_at, bulk_at))), 0) AS oldest_seconds,
         (SELECT count(*) FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL) AS parked
-    FROM generate_series(0, :lanes - 1) AS lane (lane)
+    FROM ({_FIRSTS}) AS first
 """)
 
 

@@ -26,7 +26,7 @@ class Story(NamedTuple):
     user_seq: int | None
     balance_before: int | None
     parked_before: UUID | None  # the user's parked one that this one waits behind
-    pending_before: int  # in its lane
+    pending_before: int  # in its lane, as far as it waits for them: a single request does not wait for lists
 
 
 # A user's n-th entry has at least the n-th event, so the search begins there; uids are not indexed in events.
@@ -40,6 +40,7 @@ _STORY = text(f"""
             ORDER BY accept_order LIMIT 1),
            (SELECT count(*) FROM transactions ahead
             WHERE t.status = 'PENDING' AND ahead.lane = t.lane AND ahead.accept_order < t.accept_order
+              AND (t.bulk OR NOT ahead.bulk)
               AND ahead.status = 'PENDING' AND ahead.parked_at IS NULL)
     FROM transactions t
     JOIN users u ON u.id = t.user_id

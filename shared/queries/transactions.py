@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
 from shared.ledger import Outcome
-from shared.status import Status, Type
+from shared.status import LANES, Status, Type
 
 
 class Request(NamedTuple):
@@ -63,6 +63,8 @@ def transaction_of(row: Any) -> Transaction:
 # opposite orders would deadlock otherwise. NOT EXISTS spares a repeat the wait for whoever is settling that row.
 # now() is the start of the transaction, before any lock was waited for. It judges timestamps, too: _AHEAD must say
 # the same of them a moment later.
+# `bulk`: the row came in a list, or an earlier row of its user waits with the lists (or is parked: nobody knows for how
+# long). So a row that is settled before the lists has no earlier one of its user among them.
 _ACCEPT = text(f"""
     WITH asked AS MATERIALIZED (
         SELECT uid, user_id, type, amount, requested_at, request_id,
@@ -74,9 +76,17 @@ _ACCEPT = text(f"""
         ORDER BY position
     )
     INSERT INTO transactions AS t
-        (uid, user_id, type, amount, requested_at, accept_order, accepted_at, request_id)
+        (uid, user_id, type, amount, requested_at, accept_order, accepted_at, request_id, bulk)
     SELECT asked.uid, asked.user_id, asked.type, asked.amount, asked.requested_at, asked.accept_order,
-           asked.accepted_at, asked.request_id
+           asked.accepted_at, asked.request_id,
+           CAST(:bulk AS boolean)
+           OR (SELECT true FROM transactions earlier
+               WHERE earlier.lane = CAST(asked.user_id % {LANES} AS smallint) AND earlier.user_id = asked.user_id
+                 AND earlier.bulk AND earlier.status = 'PENDING' AND earlier.parked_at IS NULL
+               ORDER BY earlier.accept_order LIMIT 1) IS NOT NULL
+           OR (SELECT true FROM transactions parked
+               WHERE parked.user_id = asked.user_id AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL
+               ORDER BY parked.accept_order LIMIT 1) IS NOT NULL
     FROM asked JOIN users ON users.id = asked.user_id
     WHERE NOT EXISTS (SELECT FROM transactions known WHERE known.uid = asked.uid)
       AND (asked.requested_at IS NULL OR asked.requested_at <= now() + interval '60 seconds')
@@ -86,8 +96,13 @@ _ACCEPT = text(f"""
 """)
 
 
-def insert_pending(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Transaction]:
-    """Insert those requests whose uid is new, whose user exists and whose timestamp is not ahead."""
+def insert_pending(
+    connection: Connection, requests: Sequence[Request], *, bulk: bool = False
+) -> dict[UUID, Transaction]:
+    """Inserts those requests whose uid is new, whose user exists and whose timestamp is not ahead.
+
+    Returns the new transactions by uid. `bulk` rows yield to all others, but for later ones of their own users.
+    """
     rows = connection.execute(
         _ACCEPT,
         {
@@ -97,6 +112,7 @@ def insert_pending(connection: Connection, requests: Sequence[Request]) -> dict[
             "amounts": array(r.amount for r in requests),
             "requested_ats": array(r.requested_at for r in requests),
             "request_ids": text_array(r.request_id for r in requests),
+            "bulk": bulk,
             "waited": array(0.0 if r.arrived is None else max(0.0, time.monotonic() - r.arrived) for r in requests),
         },
     )

@@ -196,9 +196,14 @@ def read_changed(connection: Connection, users: Range) -> list[Mark]:
 
 def write_marks(connection: Connection, marks: Sequence[Mark]) -> None:
     """Store how far these users are proved."""
-    columns = zip(*marks, strict=True)
-    names = ("user_ids", "seqs", "balances", "instants", "event_seqs")
-    connection.execute(_WRITE_MARKS, {name: array(values) for name, values in zip(names, columns, strict=True)})
+    values = {
+        "user_ids": array(mark.user_id for mark in marks),
+        "seqs": array(mark.seq for mark in marks),
+        "balances": array(mark.balance for mark in marks),
+        "instants": array(mark.history_at for mark in marks),
+        "event_seqs": array(mark.event_seq for mark in marks),
+    }
+    connection.execute(_WRITE_MARKS, values)
 
 
 def find_last_whole(connection: Connection) -> WholeProof | None:

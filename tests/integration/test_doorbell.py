@@ -117,3 +117,24 @@ def test_one_message_rings_for_all_lanes_that_have_not_been_rung_for(broker_url:
     assert doorbell.rung([3, 7, 9]) == {7}
     assert doorbell.ring({3: bell, 7: bell, 9: bell})
     assert messages(broker_url) == [[3, 7], [9], [3, 9]]
+
+
+def test_while_a_worker_drains_nobody_rings(broker_url: str) -> None:
+    bell = doorbell.Bell("0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10")
+    doorbell.hold(range(16))
+    assert doorbell.ring({3: bell, 7: bell})
+    assert messages(broker_url) == []
+    with Redis.from_url(broker_url) as redis:
+        assert 0 < redis.ttl("payments:lane:3") <= doorbell.HELD_SECONDS, "it ends, should the worker be killed"
+    doorbell.hush(range(16))
+    assert doorbell.ring({3: bell, 7: bell})
+    assert messages(broker_url) == [[3, 7]]
+
+
+def test_one_invitation_at_a_time_waits_to_be_taken(broker_url: str) -> None:
+    doorbell.invite()
+    doorbell.invite()
+    assert messages(broker_url) == [[]]
+    doorbell.take_invitation()
+    doorbell.invite()
+    assert messages(broker_url) == [[], []]

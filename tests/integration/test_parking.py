@@ -226,7 +226,7 @@ def test_a_past_that_takes_too_long_to_read_is_parked_like_a_bug(monkeypatch: py
 
 @pytest.mark.usefixtures("bug")
 def test_machinery_that_fails_while_parts_are_settled_parks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    unlucky, first, cut_off = new_users(3, lane=11)
+    first, cut_off, unlucky = new_users(3, lane=11)
     rows = [deposit(first, 1), deposit(cut_off, 1), deposit(unlucky, UNLUCKY)]
     accepted(*rows)
     lock_accounts = users.lock_accounts

@@ -101,9 +101,9 @@ def test_the_next_rows_of_a_lane(busy_user: int) -> None:
     def read() -> None:
         with transaction() as connection:
             assert len(lanes.read_pending(connection, [lane_of(busy_user)], 500)) == 2
-            assert len(lanes.read_pending(connection, [lane_of(busy_user)], 1, busy_user)) == 1
+            assert len(lanes.read_pending_of_user(connection, busy_user, 1)) == 1
 
-    assert_looked_up(plans_of(read), "transactions_pending", "transactions_parked")
+    assert_looked_up(plans_of(read), "transactions_pending_lane", "transactions_pending_user", "transactions_parked")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_page_of_the_statement(busy_user: int, wanted: Filter, after: Key | No
 def test_a_transaction_and_the_state_of_the_backlog(busy_user: int) -> None:
     accepted(row := deposit(busy_user, 1))
     assert_looked_up(plans_of(lambda: history.get_transaction(row.uid)), "transactions_pkey", "ledger_uid_key")
-    assert_looked_up(plans_of(history.get_backlog), "transactions_pending", "transactions_parked")
+    assert_looked_up(plans_of(history.get_backlog), "transactions_pending_lane", "transactions_parked")
 
 
 def rows_read(plan: str) -> float:
