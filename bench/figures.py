@@ -7,7 +7,7 @@ says something of the code.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import backlog, balances, growth, lists, loads, processes, telling
+from bench import backlog, balances, growth, lists, loads, processes, skew, telling
 from bench.floors import empty_route, fastapi_service, fronts, one_message, pgbench, sql_loop
 from bench.plan import Step, Values
 
@@ -54,6 +54,13 @@ STEPS: tuple[Step, ...] = (
         "told",
         "100 events/s: from PUT until a healthy receiver has it, beside one that hangs",
         telling.beside_an_ill_one,
+    ),
+    Step(
+        "skew",
+        "30 webhooks, 3 million events nearly all of one user, 20,000 more of them: from PUT until all receivers have it",
+        skew.measure,
+        once=True,
+        asked_for=True,
     ),
     Step("fronts", "the accept path alone, on granian and on gunicorn's threads", fronts.measure),
     Step("memory", "memory of each process after the load", processes.memory, ("spread",)),

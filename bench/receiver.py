@@ -1,6 +1,7 @@
 """A receiver of webhooks for the benchmark, a process of its own: POST /well is answered at once, POST /hangs never.
 
-GET /got tells when each transaction was first heard of: {uid: seconds of the machine's monotonic clock}.
+GET /got tells when each transaction was first heard of: {uid: seconds of the machine's monotonic clock}; GET /got-each, of
+each time: {uid: [seconds]}.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from asyncio import StreamReader, StreamWriter
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
 
-_got: dict[str, float] = {}
+_got: dict[str, list[float]] = {}
 
 
 async def _serve(reader: StreamReader, writer: StreamWriter) -> None:
@@ -28,14 +29,14 @@ async def _serve(reader: StreamReader, writer: StreamWriter) -> None:
 async def _answer(head: str, reader: StreamReader) -> bytes:
     method, path, _ = head.split(" ", 2)
     if method == "GET":
-        body = json.dumps(_got).encode()
+        body = json.dumps(_got if path == "/got-each" else {uid: times[0] for uid, times in _got.items()}).encode()
         return b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     lengths = [line for line in head.lower().split("\r\n") if line.startswith("content-length:")]
     told = json.loads(await reader.readexactly(int(lengths[0].partition(":")[2])))
     if path == "/hangs":
         await reader.read()  # until the sender hangs up
         return b""
-    _got.setdefault(told["data"]["transaction"]["uid"], time.monotonic())
+    _got.setdefault(told["data"]["transaction"]["uid"], []).append(time.monotonic())
     return NO_CONTENT
 
 

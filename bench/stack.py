@@ -51,7 +51,9 @@ class Stack:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "local", "up", *options],
                 cwd=ROOT,
-                env=environment(WEBHOOK_ALLOW_PRIVATE="1"),  # for the benchmark's own receiver
+                env=environment(  # for the benchmark's own receiver, and its long lists
+                    WEBHOOK_ALLOW_PRIVATE="1", PAYMENTS_BACKLOG_LIMIT="10000000"
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

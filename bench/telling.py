@@ -27,7 +27,7 @@ def settling(run: Run) -> Values:
     rates: dict[str, list[float]] = {"": [], "well": [], "hangs": []}
     with server("bench.receiver", run.log("receiver")) as receiver:
         for kind in [*rates] * ROUNDS:
-            with _webhooks(run.stack.web, receiver, *([kind] if kind else [])):
+            with webhooks(run.stack.web, receiver, *([kind] if kind else [])):
                 sample, seconds = end_to_end(run.stack.web, url, payments(users), run.plan.seconds)
             if set(sample.statuses) - {200, 202}:
                 raise BenchError(f"answered with {sample.statuses}")
@@ -50,14 +50,14 @@ def beside_an_ill_one(run: Run) -> Values:
 
     with (
         server("bench.receiver", run.log("receiver")) as receiver,
-        _webhooks(run.stack.web, receiver, "hangs", "well"),
+        webhooks(run.stack.web, receiver, "hangs", "well"),
     ):
         open_loop(run.stack.web, deposits(), RATE, run.plan.seconds)
         await_settled(run.stack.database_url)
         got: dict[str, float] = {}
 
         def all_are_told() -> bool:
-            got.update(_ask(receiver, "GET", "/got"))
+            got.update(ask(receiver, "GET", "/got"))
             return got.keys() >= sent.keys()
 
         wait_until(all_are_told, "the healthy receiver has all", TOLD_SECONDS, every=0.2)
@@ -66,20 +66,20 @@ def beside_an_ill_one(run: Run) -> Values:
 
 
 @contextmanager
-def _webhooks(web: Address, receiver: Address, *kinds: str) -> Iterator[None]:
+def webhooks(web: Address, receiver: Address, *kinds: str) -> Iterator[None]:
     """Webhooks to those paths of the receiver, deleted with the block."""
     made = []
     for kind in kinds:
         asked = {"url": f"http://{receiver[0]}:{receiver[1]}/{kind}", "events": ["transaction.completed"]}
-        made.append(_ask(web, "POST", "/api/webhook/", asked)["id"])
+        made.append(ask(web, "POST", "/api/webhook/", asked)["id"])
     try:
         yield
     finally:
         for number in made:
-            _ask(web, "DELETE", f"/api/webhook/{number}/")
+            ask(web, "DELETE", f"/api/webhook/{number}/")
 
 
-def _ask(address: Address, method: str, path: str, body: Any = None) -> Any:
+def ask(address: Address, method: str, path: str, body: Any = None) -> Any:
     with closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
         content = None if body is None else json.dumps(body)
         connection.request(method, path, content, {"Content-Type": "application/json"} if content else {})

@@ -73,7 +73,10 @@ class Payments:
         uid: UUID | None = None,
         wait: float = 10.0,
     ) -> Transaction:
-        """Pay in: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected."""
+        """Pay in: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected.
+
+        **`timestamp` is for backdating: a live payment bears none.**
+        """
         return self.submit(Payment("DEPOSIT", user_id, amount, timestamp, uid or make_uid()), wait)
 
     def withdraw(
@@ -84,7 +87,11 @@ class Payments:
         uid: UUID | None = None,
         wait: float = 10.0,
     ) -> Transaction:
-        """Pay out: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected."""
+        """Pay out: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected.
+
+        **`timestamp` is for backdating: a live payment bears none**, or one that is repeated through an outage of over a
+        minute is rejected where the balance of then did not cover it.
+        """
         return self.submit(Payment("WITHDRAW", user_id, amount, timestamp, uid or make_uid()), wait)
 
     def submit(self, payment: Payment, wait: float = 0.0) -> Transaction:
@@ -143,7 +150,8 @@ class Payments:
     def events(self, after: str = "", user_id: int | None = None, page_size: int = 500) -> Iterator[EventPage]:
         """What became of all transactions, page by page, to the end so far.
 
-        Keep a page's `next` once you have dealt with its events, and begin there the next time: nothing is missed.
+        Keep a page's `next` once you have dealt with its events, and begin there the next time: nothing is missed. Raises
+        PaymentsApiError with the code cursor_ahead where the service was restored to an earlier point.
         """
         query: dict[str, Any] = {"limit": page_size, **({} if user_id is None else {"user_id": user_id})}
         while True:

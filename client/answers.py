@@ -33,7 +33,7 @@ def read_answer(response: urllib3.BaseHTTPResponse, request_id: str) -> Answer:
     if status < 300:
         raise Unavailable("not_understood", "The answer is no JSON object.", status, request_id)
     if status == 409 and "transaction" in document:
-        raise Rejected(Transaction.of(document["transaction"], _replayed(response)), request_id)
+        raise Rejected(Transaction.of(document["transaction"], _replayed(response)), request_id, detail)
     raise _kind_of(status, code)(code, detail, status, request_id)
 
 

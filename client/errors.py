@@ -29,11 +29,16 @@ class UidReused(PaymentsApiError):
 
 
 class Rejected(PaymentsApiError):
-    """The payment was rejected, for good. `code` is the reason, `transaction` how it stands."""
+    """The payment was rejected, for good. `code` is the reason, `transaction` how it stands.
 
-    def __init__(self, transaction: Transaction, request_id: str) -> None:
+    `detail` is the service's, where it answered the payment itself: it says how to pay now what was rejected only because
+    its `timestamp` dates it back.
+    """
+
+    def __init__(self, transaction: Transaction, request_id: str, detail: str = "") -> None:
         reason = str(transaction.reason)
-        super().__init__(reason, f"The transaction {transaction.uid} was rejected: {reason}.", 409, request_id)
+        said = detail or f"The transaction was rejected: {reason}."
+        super().__init__(reason, f"{said} Its uid is {transaction.uid}.", 409, request_id)
         self.transaction = transaction
 
 

@@ -28,7 +28,7 @@ class Payment:
     type: str
     user_id: int
     amount: str | Decimal
-    timestamp: datetime | None = None  # when the money moved; None: now
+    timestamp: datetime | None = None  # for backdating: when the money moved; a live payment bears none
     uid: UUID = field(default_factory=make_uid)
 
     def __post_init__(self) -> None:

@@ -3,15 +3,15 @@
 import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pydantic import ValidationError
 
 from local import audit, bench, demo, example, key, migrate, parked, ps, psql, test, tx, up, verify
 from local.command import Command, CommandError, add_setting, version
-from shared.settings import Settings, settings
+from shared.settings import InvalidSettings, Settings, describe_error, settings
 
 COMMANDS: tuple[Command, ...] = (
     up.COMMAND,
@@ -51,8 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         return _run(arguments)
     except CommandError as error:
         return _fail(str(error))
+    except InvalidSettings as error:
+        return _fail(str(error))
     except ValidationError as error:
-        return _fail("; ".join(map(_in_words, error.errors(include_input=False))))
+        return _fail(describe_error(error))
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -97,13 +99,6 @@ def _check_settings(args: Namespace, command: Command) -> None:
     names = ("data", *command.settings)
     checked = Settings(**{name: getattr(args, name) for name in names})
     vars(args).update({name: getattr(checked, name) for name in names})
-
-
-def _in_words(error: Mapping[str, Any]) -> str:
-    """Without a place, it is of several options, and names them."""
-    place = "".join(f"{name}: " for name in error["loc"][:1])
-    said = str(error["msg"])
-    return place + (said.lower() if place else said.removeprefix("Value error, "))
 
 
 def _fail(line: str) -> int:

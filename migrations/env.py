@@ -5,6 +5,7 @@ payment behind it; a later run goes on from there. The lock is held by a second 
 beside running payments (migrations/online.py) needs the end of the migration's transaction.
 """
 
+import time
 from typing import Any
 
 from alembic import context
@@ -20,18 +21,26 @@ from shared.settings import settings
 from shared.webhook_models import metadata
 
 LOCK = 0x7061796D656E7473  # "payments": two runs at once come one after the other
+LOCK_INTERVAL_SECONDS = 0.2
 TIME_OUTS = "-c lock_timeout=2s -c statement_timeout=60s"
 
 log = get_logger("migrations")
 
 
+def _await_lock(holder: Connection) -> None:
+    """Waits for another run to end. Never within a statement: its snapshot would be waited for, without end, by an index that
+    the other run builds beside running payments.
+    """
+    while not holder.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
+        holder.rollback()
+        time.sleep(LOCK_INTERVAL_SECONDS)
+
+
 def run() -> None:
     engine = create_engine(settings().database_url, connect_args={"connect_timeout": 3, "options": TIME_OUTS})
     try:
-        with engine.begin() as holder, engine.connect() as connection:
-            holder.execute(text("SET LOCAL lock_timeout = 0"))
-            holder.execute(text("SET LOCAL statement_timeout = 0"))
-            holder.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        with engine.connect() as holder, engine.connect() as connection:
+            _await_lock(holder)
             newer = _newer_revision(holder)
             applied = [] if newer else _migrate(connection)
             if role := settings().app_role:

@@ -10,11 +10,12 @@ from sqlalchemy import Connection, text
 KEPT: Final = "SELECT, INSERT, UPDATE, DELETE"
 GRANTS: Final = {
     "users": "SELECT, INSERT, UPDATE (balance, last_seq, last_history_at, last_event_seq)",
-    "transactions": "SELECT, INSERT, UPDATE (status, reason, settled_at, parked_at, attempts, last_error)",
+    "transactions": "SELECT, INSERT, UPDATE (status, reason, settled_at, parked_at, attempts, last_error, lowest_balance)",
     "ledger": "SELECT, INSERT",
     "events": "SELECT, INSERT, DELETE",
     "webhooks": KEPT,
     "webhook_cursors": KEPT,
+    "webhook_secrets": "SELECT, INSERT, DELETE",
     "deliveries": KEPT,
     "verifications": "SELECT, INSERT",
     "verification_marks": "SELECT, INSERT, UPDATE",
@@ -34,3 +35,4 @@ def grant(connection: Connection, role: str, *, keep_others: bool = False) -> No
             connection.execute(text(f'REVOKE ALL ON {table} FROM "{role}"'))
         connection.execute(text(f'GRANT {privileges} ON {table} TO "{role}"'))
     connection.execute(text(f'GRANT USAGE ON SEQUENCE transactions_accept_order_seq TO "{role}"'))
+    connection.execute(text(f'GRANT SELECT ON SEQUENCE events_id_seq TO "{role}"'))

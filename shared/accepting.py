@@ -3,7 +3,8 @@
 What this returns as new or known may be answered with a 2xx: the rows are committed, with synchronous_commit on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -40,7 +41,7 @@ def accept(requests: Sequence[Request], *, bulk: bool = False) -> list[Reply]:
         # A statement of its own, with a snapshot of its own: the first one cannot see a repeat that was
         # uncommitted when it began.
         known = {**new, **_find(connection, missing)}
-        ahead = _find_ahead(connection, [request for request in missing if request.uid not in known])
+        ahead = _find_ahead(connection, [request for request in requests if _is_refused(request, known, new)])
     metrics.ACCEPTED.inc(len(new))
     fresh = set(new)
     return [_reply(request, known, fresh, ahead) for request in requests]
@@ -59,19 +60,30 @@ def _find(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Tra
     return transactions.find_transactions(connection, [r.uid for r in requests]) if requests else {}
 
 
-def _find_ahead(connection: Connection, requests: Sequence[Request]) -> set[UUID]:
-    dated = [request for request in requests if request.requested_at is not None]
-    if not dated:
-        return set()
-    positions = transactions.find_ahead(connection, [request.requested_at for request in dated])
-    return {dated[position].uid for position in positions}
+def _is_refused(request: Request, known: Mapping[UUID, Transaction], fresh: Collection[UUID]) -> bool:
+    """Whether the request was not inserted, and its uid was free: nobody has it, or a later request of this list has.
 
-
-def _reply(request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[UUID]) -> Reply:
-    """The order is part of the contract: a known uid is judged before the user is."""
+    The first request of a list that can be accepted has the uid, so one before it with other content was refused for
+    its own sake: had it the same content, it would have been accepted.
+    """
     stored = known.get(request.uid)
-    if stored is None:
-        if request.uid in ahead:
+    return stored is None or (request.uid in fresh and bool(differing_fields(request, stored)))
+
+
+def _find_ahead(connection: Connection, requests: Sequence[Request]) -> set[datetime]:
+    """The instants of these requests that lie too far ahead."""
+    instants = [request.requested_at for request in requests if request.requested_at is not None]
+    return {instants[position] for position in transactions.find_ahead(connection, instants)} if instants else set()
+
+
+def _reply(request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[datetime]) -> Reply:
+    """The order is part of the contract: a known uid is judged before the user is.
+
+    To be called in the order of the list: `fresh` are the uids whose own request is still to come.
+    """
+    stored = known.get(request.uid)
+    if stored is None or _is_refused(request, known, fresh):
+        if request.requested_at in ahead:
             return invalid_field("timestamp", "must not be more than 60 seconds ahead")
         return user_not_found(request.user_id)
     differing = differing_fields(request, stored)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 import psycopg2.extensions  # type: ignore[import-untyped]
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
@@ -36,7 +36,8 @@ ANSWER_SECONDS: Final = 3.0  # what an answer may take beyond the statement's ow
 # SQLSTATE classes that say nothing of the statement: connection, state of the transaction, rollback by the
 # server, resources, the operator, the system. (And 55, a lock not to be had in time.)
 _MACHINERY: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_OF_ONE_USER: Final = ("53", "55", "57014", "58", "XX")
+# Of class 53 a statement's own are memory and temporary files; a full disk and too many connections are everybody's.
+_OF_ONE_USER: Final = ("53200", "53400", "55", "57014", "58", "XX")
 _EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 PING_AFTER_SECONDS: Final = 1.0
 UNREACHABLE: Final = (OperationalError, InterfaceError, PoolTimeout, PendingRollbackError)
@@ -88,11 +89,37 @@ def engine() -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
         },
     )
+    event.listen(made, "do_connect", _connect_to_one)
     event.listen(made, "connect", _check_session)
     event.listen(made, "handle_error", _leave_a_standby)
     event.listen(made, "checkout", _ping_after_a_rest)
     event.listen(made, "checkin", _note_end_of_use)
     return made
+
+
+_last_server: tuple[str, str] | None = None  # the one of several that a connection was made to last
+
+
+def _connect_to_one(dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+    """Returns a connection to the first of several servers that takes one, the last one in use before the others.
+
+    libpq tries them in turn, too, but waits for a silent one (its machine is gone) without end: connections with a wait
+    callback have no time-out of its own. None where there is one server: SQLAlchemy goes on.
+    """
+    global _last_server
+    servers = list(zip(*(str(parameters.get(name, "")).split(",") for name in ("host", "port")), strict=False))
+    if len(servers) < 2:
+        return None
+    failures = []
+    for server in sorted(servers, key=lambda server: server != _last_server):
+        try:
+            made = dialect.connect(*arguments, **{**parameters, "host": server[0], "port": server[1]})
+        except psycopg2.OperationalError as error:
+            failures.append(f"{server[0]}:{server[1]}: {error}".strip())
+        else:
+            _last_server = server
+            return made
+    raise psycopg2.OperationalError("; ".join(failures))
 
 
 class Connections(NamedTuple):
@@ -186,6 +213,11 @@ def may_be_one_users(error: BaseException) -> bool:
     """Whether machinery may have failed for one user's rows alone: a lock, a time-out, a damaged page."""
     code = getattr(getattr(error, "orig", None), "pgcode", None)
     return bool(code) and str(code).startswith(_OF_ONE_USER)
+
+
+def first_line(error: BaseException) -> str:
+    """What a log line says of an error that needs no traceback."""
+    return (str(error).splitlines() or [repr(error)])[0]
 
 
 def is_too_much(error: DBAPIError) -> bool:

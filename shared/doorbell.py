@@ -3,7 +3,7 @@
 `SET lane NX EX 2` makes hundreds of payments ride on one Celery message, and one message rings for all the lanes
 that have work at that moment: a message costs more than settling a payment does. Whatever fails here is counted and
 left: the sweep settles. After a failure the bell rests for a second, so that an outage does not cost every
-payment its time-out.
+payment its time-out. Where nobody takes messages their number stays bounded.
 """
 
 import time
@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared import metrics
+from shared.errors import Unavailable
 from shared.logs import get_logger
 from shared.settings import settings
 
@@ -31,6 +32,8 @@ REST_FACTOR: Final = 5  # looking a name up has no time-out: what was slow to fa
 HELD_SECONDS: Final = 2
 INVITED_SECONDS: Final = 10
 TIMEOUT_SECONDS: Final = 0.5
+NO_EXPIRY: Final = -1  # as TTL answers
+MAX_QUEUE_MESSAGES: Final = 1000  # workers that take messages never leave more than some tens
 
 log = get_logger("doorbell")
 _rests_until = 0.0
@@ -87,8 +90,10 @@ def ring(bells: Mapping[int, Bell]) -> bool:
         with redis.pipeline(transaction=False) as pipeline:
             for lane, bell in bells.items():
                 pipeline.set(_key(lane), bell.uid, nx=True, ex=HELD_SECONDS)
-            lanes = [lane for lane, is_first in zip(bells, pipeline.execute(), strict=True) if is_first]
-        if not lanes:
+            pipeline.llen(QUEUE)
+            *are_first, waiting = pipeline.execute()
+        lanes = [lane for lane, is_first in zip(bells, are_first, strict=True) if is_first]
+        if not lanes or _is_full(waiting):
             return True
         uid, request_id = bells[lanes[0]]
         try:
@@ -101,6 +106,26 @@ def ring(bells: Mapping[int, Bell]) -> bool:
         return True
 
     return bool(_with_bell(send))
+
+
+def _sets_first(redis: Redis, key: str, seconds: int, queue: str) -> bool:
+    """Sets a key that expires; returns whether nobody had set it and the queue has room for a message."""
+    with redis.pipeline(transaction=False) as pipeline:
+        pipeline.set(key, 1, nx=True, ex=seconds)
+        pipeline.ttl(key)
+        pipeline.llen(queue)
+        is_first, left, waiting = pipeline.execute()
+    if left == NO_EXPIRY:  # it is not ours, and would stay for ever
+        redis.delete(key)
+    return bool(is_first) and not _is_full(waiting)
+
+
+def _is_full(waiting: int) -> bool:
+    """Returns whether so many messages wait that another one would be heard by nobody; counts it."""
+    if waiting < MAX_QUEUE_MESSAGES:
+        return False
+    metrics.RINGS_WITHHELD.inc()
+    return True
 
 
 def hush(lanes: Iterable[int]) -> None:
@@ -133,7 +158,7 @@ def invite() -> None:
     """Asks for one more worker to drain, unless an earlier invitation has not been taken. It is a message without lanes."""
 
     def send(redis: Redis) -> None:
-        if redis.set(INVITATION, 1, nx=True, ex=INVITED_SECONDS):
+        if _sets_first(redis, INVITATION, INVITED_SECONDS, QUEUE):
             _sender().send_task(TASK, args=[[]], queue=QUEUE, retry=False)
 
     _with_bell(send)
@@ -149,7 +174,7 @@ def ring_to_notify(webhook_id: int, slots: int) -> None:
 
     def send(redis: Redis) -> None:
         for slot in range(slots):
-            if redis.set(_notify_key(webhook_id, slot), 1, nx=True, ex=NOTIFY_HELD_SECONDS):
+            if _sets_first(redis, _notify_key(webhook_id, slot), NOTIFY_HELD_SECONDS, NOTIFY_QUEUE):
                 _sender().send_task(NOTIFY_TASK, args=[webhook_id, slot], queue=NOTIFY_QUEUE, retry=False)
 
     _with_bell(send)
@@ -168,6 +193,20 @@ def peek(queue: str) -> bytes | None:
     """The message that will be taken next; None where there is none, or the broker does not answer."""
     message: bytes | None = _with_bell(lambda redis: redis.lindex(queue, -1))
     return message
+
+
+def queue_lengths() -> dict[str, int]:
+    """Returns how many messages wait in each queue. Raises Unavailable where the broker does not say."""
+    try:
+        if rests():
+            raise ConnectionError("it has just failed")
+        with _redis().pipeline(transaction=False) as pipeline:
+            for queue in (QUEUE, NOTIFY_QUEUE):
+                pipeline.llen(queue)
+            settle, notify = pipeline.execute()
+    except Exception as error:  # also a ValueError, from what is no answer of Redis
+        raise Unavailable("broker_unavailable", f"The broker does not answer: {error}") from error
+    return {QUEUE: settle, NOTIFY_QUEUE: notify}
 
 
 def rests() -> bool:

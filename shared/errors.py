@@ -72,6 +72,14 @@ def webhook_not_found(webhook_id: object) -> NotFound:
     return NotFound("webhook_not_found", f"There is no webhook {webhook_id}.")
 
 
+def cursor_ahead() -> Conflict:
+    return Conflict(
+        "cursor_ahead",
+        "The cursor lies ahead of all events, as after a restore of an older state. Forget what was read after the restored "
+        "point, and begin again from a cursor that was stored before it.",
+    )
+
+
 def uid_reused(uid: object, fields: Sequence[str]) -> Conflict:
     return Conflict(
         "uid_reused",

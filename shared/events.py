@@ -8,7 +8,7 @@ import re
 from typing import Final, NamedTuple
 
 from shared.database import reading
-from shared.errors import user_not_found
+from shared.errors import cursor_ahead, user_not_found
 from shared.queries import events, users
 from shared.queries.events import Event
 from shared.status import LANES, lane_of
@@ -44,8 +44,10 @@ class Page(NamedTuple):
 
 
 def get_events(after: Cursor, limit: int) -> Page:
-    """The next events of all users, the oldest first: so no lane, however busy, keeps another waiting."""
+    """The next events of all users, the oldest first: so no lane, however busy, keeps another waiting. Raises Conflict."""
     with reading() as connection:
+        if events.is_ahead(connection, after.lanes):
+            raise cursor_ahead()
         items = events.read_events(connection, after.lanes, limit)
     if not items:
         return Page([], after)
@@ -56,14 +58,15 @@ def get_events(after: Cursor, limit: int) -> Page:
 
 
 def get_events_of(user_id: int, after: Cursor, limit: int) -> Page:
-    """The next events of one user. Raises NotFound."""
+    """The next events of one user. Raises NotFound, and Conflict."""
     with reading() as connection:
-        if after.place and after.place.user_id == user_id:
-            seq = after.place.user_seq if users.find_user(connection, user_id) else None
-        else:
-            seq = events.find_seq(connection, user_id, after.lanes[lane_of(user_id)])
-        if seq is None:
+        last = users.find_last_event_seq(connection, user_id)
+        if last is None:
             raise user_not_found(user_id)
+        place = after.place if after.place and after.place.user_id == user_id else None
+        if events.is_ahead(connection, after.lanes) or (place and place.user_seq > last):
+            raise cursor_ahead()
+        seq = place.user_seq if place else events.find_seq(connection, user_id, after.lanes[lane_of(user_id)])
         items = events.read_events_of_user(connection, user_id, seq, limit)
     return Page(items, Cursor(after.lanes, Place(user_id, items[-1].user_seq)) if items else after)
 

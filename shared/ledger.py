@@ -66,7 +66,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a transaction, with the event that tells of it. `entry` is None when rejected."""
+    """What became of a transaction, with the event that tells of it. `entry` is None when rejected.
+
+    `lowest_balance` is set where a late withdrawal was rejected only because it is dated back, so that the same without
+    a timestamp would have completed: the lowest balance, in minor units, from its instant on.
+    """
 
     pending: Pending
     status: Status
@@ -76,6 +80,7 @@ class Outcome:
     user_seq: int
     balance_before: int
     balance_after: int
+    lowest_balance: int | None = None
 
 
 class Past:
@@ -170,7 +175,18 @@ def settle(row: Pending, account: Account, past: Past | None, moment: datetime) 
     reason = judge(row, account, past, at)
     account.last_event_seq += 1
     if reason:
-        return Outcome(row, Status.REJECTED, reason, None, EventType.REJECTED, account.last_event_seq, before, before)
+        is_covered_now = reason == Reason.INSUFFICIENT_FUNDS and before >= row.amount
+        return Outcome(
+            row,
+            Status.REJECTED,
+            reason,
+            None,
+            EventType.REJECTED,
+            account.last_event_seq,
+            before,
+            before,
+            past.lowest_from(at) if past is not None and is_covered_now else None,
+        )
     if past is not None:
         past.record(at, row.change)
     account.balance += row.change

@@ -13,7 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
+from types import TracebackType
 from typing import Any, Final
 
 import structlog
@@ -152,6 +155,33 @@ def configure(*, in_batches: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=True,
     )
+
+
+def write_line(event: str, level: str = "info", *, descriptor: int = 1, **fields: object) -> None:
+    """Write one log line past all buffers and locks: for signal handlers, and threads of a process that forks."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    process = os.environ.get("PAYMENTS_PROCESS", "payments")  # the settings may be what is wrong
+    line = json.dumps({"timestamp": now, "level": level, "event": event, "process": process, **fields})
+    with suppress(OSError):
+        os.write(descriptor, f"{line}\n".encode())
+
+
+def capture_warnings_and_crashes() -> None:
+    """Log as JSON what Python would print: warnings, and exceptions that nobody caught."""
+    logging.captureWarnings(capture=True)
+    log = logging.getLogger("crash")
+
+    def log_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        log.critical("uncaught exception", exc_info=(kind, error, traceback))
+
+    def log_crash_of_thread(crash: threading.ExceptHookArgs) -> None:
+        if crash.exc_type is SystemExit:
+            return
+        error = crash.exc_value or crash.exc_type()
+        log.critical("uncaught exception in a thread", exc_info=(crash.exc_type, error, crash.exc_traceback))
+
+    sys.excepthook = log_crash
+    threading.excepthook = log_crash_of_thread
 
 
 def get_logger(name: str) -> Any:

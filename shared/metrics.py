@@ -37,19 +37,42 @@ HTTP_DURATION = Histogram(
 PARKED = Counter("payments_parked", "Transactions parked because our code could not settle them")
 BATCH_FAILURES = Counter("payments_batch_failures", "Batches rolled back, by kind of cause", ["cause"])
 RING_FAILURES = Counter("payments_ring_failures", "Rings that the broker did not take")
+RINGS_WITHHELD = Counter(
+    "payments_rings_withheld", "Rings that were not sent, because too many wait in the queue and nobody takes them"
+)
+MESSAGES_DROPPED = Counter("payments_messages_dropped", "Messages in our queues that were none of ours")
+SETTLED_BY = Counter("payments_settled_by", "Transactions made final, by what led to it: a ring or the sweep", ["by"])
 
 WEBHOOK_DELIVERIES = Counter(
     "payments_webhook_deliveries", "Attempts to deliver, by outcome: delivered, failed (tried again), dead", ["outcome"]
+)
+DUTY_FAILURES = Counter("payments_duty_failures", "Failures of work that is done again and again, by duty", ["duty"])
+DUTIES = (
+    *("watchdog", "settle_overdue", "retry_parked"),  # of a worker
+    *(
+        "expand",
+        "expand_webhook",
+        "deliver",
+        "prune_deleted",
+        "prune_delivered",
+        "prune_events",
+        "prune_secrets",
+    ),  # of notify
+    *("read_backlog", "read_keys", "read_webhooks", "read_snapshot", "read_verification", "read_queues"),  # of web
 )
 # What may never happen is 0 from the beginning: a rate needs one.
 for cause in ("own", "machinery"):
     BATCH_FAILURES.labels(cause)
 for outcome in ("delivered", "failed", "dead"):
     WEBHOOK_DELIVERIES.labels(outcome)
+for by in ("ring", "sweep"):
+    SETTLED_BY.labels(by)
+for duty in DUTIES:
+    DUTY_FAILURES.labels(duty)
 
 _COUNTED_HERE = (
-    *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION),
-    *(PARKED, BATCH_FAILURES, RING_FAILURES, WEBHOOK_DELIVERIES),
+    *(ACCEPTED, SETTLED, REJECTED, BATCH_SIZE, TIME_TO_FINAL, HTTP_DURATION, SETTLED_BY),
+    *(PARKED, BATCH_FAILURES, RING_FAILURES, RINGS_WITHHELD, MESSAGES_DROPPED, WEBHOOK_DELIVERIES, DUTY_FAILURES),
 )
 
 

@@ -42,7 +42,7 @@ users = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
     Column("name", Text, nullable=False),
-    Column("idempotency_key", Text),
+    Column("idempotency_key", Text),  # with the API key that it belongs to: see shared.registering
     Column("created_at", INSTANT, nullable=False, server_default=text("clock_timestamp()")),
     Column("balance", BigInteger, nullable=False, server_default=text("0")),
     Column("last_seq", BigInteger, nullable=False, server_default=text("0")),
@@ -76,6 +76,7 @@ transactions = Table(
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     Column("bulk", Boolean, nullable=False, server_default=text("false")),
+    Column("lowest_balance", BigInteger),
     PrimaryKeyConstraint("uid", name="transactions_pkey"),
     CheckConstraint("user_id > 0", name="transactions_user_id_check"),
     CheckConstraint("type IN ('DEPOSIT', 'WITHDRAW')", name="transactions_type_check"),

@@ -32,6 +32,8 @@ from shared.status import LANES
 
 PARTS_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
 HEADS: Final = 200  # users looked up at once
+RETRIED_USERS: Final = 100  # looked at by one statement
+RETRY_SECONDS: Final = 1.0
 DRAINED_LANES: Final = 4  # by one commit, so that others find lanes that are free
 HOLD_EVERY_SECONDS: Final = 1.0
 BUSY_SECONDS: Final = 0.01  # others have the lanes: a batch takes several times as long
@@ -223,11 +225,27 @@ def _park_failing(parts: Parts) -> None:
         log.error("parked", uid=str(head.pending.uid), user_id=head.pending.user_id, lane=parts.lane, error=error)
 
 
-def retry_due() -> int:
-    """Release what has been parked long enough: a failed row alone, its followers once it is settled."""
-    with transaction() as connection:
-        heads = parked.find_due_heads(connection, limit=100)
-    return sum(_retry(head) for head in heads)
+@dataclass
+class Place:
+    """How far a process has looked through the users with parked rows: the last user's id, 0 at the beginning."""
+
+    after: int = 0
+
+
+def retry_due(place: Place | None = None) -> int:
+    """Release what has been parked long enough: a failed row alone, its followers once it is settled.
+
+    Begins after the place, and moves it: a round through very many users takes several calls.
+    """
+    place = place or Place()
+    ends = time.monotonic() + RETRY_SECONDS
+    released = 0
+    while True:
+        with transaction() as connection:
+            heads, place.after = parked.find_due_heads(connection, place.after, RETRIED_USERS)
+        released += sum(_retry(head) for head in heads)
+        if not place.after or time.monotonic() > ends:
+            return released
 
 
 def _retry(head: ParkedRow) -> int:

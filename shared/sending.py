@@ -2,9 +2,13 @@
 
 Whatever a receiver does, it is over after ten seconds: a timer cuts the line, because time-outs of a socket begin
 anew with every byte that drips in. Redirects are answers like any other that is not 2xx.
+
+The answer is read here and not by http.client, which takes 102 and 103 for final answers and refuses more than 100
+headers: the first final status line decides, and nothing after it can take a receipt back.
 """
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -12,8 +16,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
-from http.client import HTTPException
+from http.client import BadStatusLine, HTTPException, RemoteDisconnected
+from io import BufferedReader
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
@@ -24,10 +30,17 @@ from urllib3.exceptions import HTTPError
 from shared.receivers import Address, Receiver, is_public, read_url
 from shared.settings import settings
 
-CONNECT_SECONDS: Final = 3.0
+CONNECT_SECONDS: Final = 3.0  # to one address
+CONNECT_TOTAL_SECONDS: Final = 6.0  # to all addresses of a name: the rest of the time is for the answer
+MIN_CONNECT_SECONDS: Final = 0.5
 TOTAL_SECONDS: Final = 10.0
-MOST_ANSWER_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 1024 * 1024  # of all interim answers and of the headers of the final one
+MAX_BODY_BYTES: Final = 64 * 1024
+SWITCHING_PROTOCOLS: Final = 101
 GONE: Final = 410
+
+# The code is whole once a space or the end of the line follows it.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?=[ \r\n])")
 
 
 class NotPublic(Exception):
@@ -42,10 +55,14 @@ class Message(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """How an attempt went: the answer's status, or why there was none."""
+    """How an attempt went: the answer's status, or why there was none.
+
+    `retry_after_seconds`: how long the receiver asks to be left alone; of an answer that is not 2xx.
+    """
 
     status: int | None
     error: str | None = None
+    retry_after_seconds: float | None = None
 
     @property
     def delivered(self) -> bool:
@@ -75,8 +92,8 @@ def send(url: str, secrets: Sequence[str], message: Message) -> Receipt:
     ends = time.monotonic() + TOTAL_SECONDS
     try:
         receiver = read_url(url)
-        address = find_addresses(receiver, CONNECT_SECONDS)[0]
-        with _connected(receiver, address, ends) as connection:
+        addresses = find_addresses(receiver, CONNECT_SECONDS)
+        with _connected(receiver, addresses, ends) as connection:
             return _exchange(connection, receiver, sign(message, secrets, datetime.now(UTC)), message.body)
     except NotPublic:
         return Receipt(None, "the address is not public")
@@ -112,33 +129,52 @@ def _resolve(host: str, seconds: float) -> list[Address]:
         raise TimeoutError("the name does not resolve in time")
     if failed or not found:
         raise failed[0] if failed else OSError("the name has no address")
-    return found
+    return list(dict.fromkeys(found))
 
 
 @contextmanager
-def _connected(receiver: Receiver, address: Address, ends: float) -> Iterator[HTTPConnection]:
-    """A connection that is cut when the time is over."""
-    connection = _connection(receiver, str(address))
+def _connected(receiver: Receiver, addresses: Sequence[Address], ends: float) -> Iterator[HTTPConnection]:
+    """A connection to the first address that takes one; it is cut when the time is over.
+
+    Raises what the last address raised. Nothing has been sent by then, so trying the next one repeats nothing.
+    """
+    connect_ends = min(ends, time.monotonic() + CONNECT_TOTAL_SECONDS)
+    for untried in range(len(addresses), 0, -1):
+        seconds = max(MIN_CONNECT_SECONDS, (connect_ends - time.monotonic()) / untried)
+        connection = _connection(receiver, str(addresses[-untried]), min(CONNECT_SECONDS, seconds))
+        with _cut_at(connection, ends):
+            try:
+                connection.connect()
+            except (OSError, HTTPException, HTTPError):
+                if untried > 1 and time.monotonic() < connect_ends:
+                    continue
+                raise
+            connection.timeout = TOTAL_SECONDS
+            yield connection
+            return
+
+
+@contextmanager
+def _cut_at(connection: HTTPConnection, ends: float) -> Iterator[None]:
+    """Cut the connection when the time is over, and close it at the end of the block."""
     timer = threading.Timer(max(0.0, ends - time.monotonic()), _cut, [connection])
     timer.daemon = True
     timer.start()
     try:
-        connection.connect()
-        connection.timeout = TOTAL_SECONDS
-        yield connection
+        yield
     finally:
         timer.cancel()
         connection.close()
 
 
-def _connection(receiver: Receiver, address: str) -> HTTPConnection:
+def _connection(receiver: Receiver, address: str, seconds: float) -> HTTPConnection:
     """To the address; the certificate must be the name's."""
     if receiver.scheme == "http":
-        return HTTPConnection(address, receiver.port, timeout=CONNECT_SECONDS)
+        return HTTPConnection(address, receiver.port, timeout=seconds)
     return HTTPSConnection(
         address,
         receiver.port,
-        timeout=CONNECT_SECONDS,
+        timeout=seconds,
         server_hostname=receiver.host,
         assert_hostname=receiver.host,
         ssl_context=_context(),
@@ -166,12 +202,81 @@ def _exchange(connection: HTTPConnection, receiver: Receiver, signed: Mapping[st
         "Connection": "close",
         **signed,
     }
-    whole = {"preload_content": False, "decode_content": False}  # as it comes: what is packed may be a bomb
-    connection.request("POST", receiver.target, body=body.encode(), headers=headers, **whole)
-    response = connection.getresponse()
-    with suppress(OSError, HTTPException, HTTPError):  # the status is the receipt; the rest is courtesy
-        response.read(MOST_ANSWER_BYTES)
-    return Receipt(response.status)
+    with suppress(ConnectionError):  # a receiver may answer, and close, before it has read all of it
+        connection.request("POST", receiver.target, body=body.encode(), headers=headers)
+    assert connection.sock is not None
+    with connection.sock.makefile("rb") as stream:
+        return _read_receipt(stream)
+
+
+def _read_receipt(stream: BufferedReader) -> Receipt:
+    """The receipt of the first final answer. Raises HTTPException or OSError where there is none."""
+    lines = _read_lines(stream)
+    status = _read_status(lines)
+    headers: dict[bytes, bytes] = {}
+    with suppress(OSError):  # the status is the receipt; the rest is courtesy
+        if _read_headers(lines, headers):
+            _read_body(stream, headers)
+    receipt = Receipt(status)
+    if receipt.delivered:
+        return receipt
+    return receipt._replace(retry_after_seconds=_parse_retry_after(headers.get(b"retry-after", b"")))
+
+
+def _read_lines(stream: BufferedReader) -> Iterator[bytes]:
+    """The lines of the interim answers and of the final one's head, up to a total size."""
+    left = MAX_HEAD_BYTES
+    while left > 0 and (line := stream.readline(left)):
+        left -= len(line)
+        yield line
+
+
+def _read_status(lines: Iterator[bytes]) -> int:
+    """The status of the first answer that is final: interim ones (RFC 9110, 15.2) are passed over."""
+    for line in lines:
+        if not (written := _STATUS_LINE.match(line)):
+            raise BadStatusLine("")  # without the line: it would get into the log
+        status = int(written[1])
+        if status >= 200 or status == SWITCHING_PROTOCOLS:  # 101: we have not offered to
+            return status
+        _read_headers(lines, {})
+    raise RemoteDisconnected("no final answer")
+
+
+def _read_headers(lines: Iterator[bytes], headers: dict[bytes, bytes]) -> bool:
+    """Add an answer's headers, by their names in lower case. Whether its head has been read to the end."""
+    for line in lines:
+        if not line.strip(b"\r\n"):
+            return True
+        name, _, value = line.partition(b":")
+        headers.setdefault(name.strip().lower(), value.strip())
+    return False
+
+
+def _read_body(stream: BufferedReader, headers: Mapping[bytes, bytes]) -> None:
+    """Read the body to its end, if that is near: closing a connection that holds unread bytes resets it."""
+    length = headers.get(b"content-length", b"")
+    if re.fullmatch(rb"[0-9]{1,15}", length):
+        stream.read(min(int(length), MAX_BODY_BYTES))
+        return
+    chunked = b"chunked" in headers.get(b"transfer-encoding", b"").lower()
+    body = b"\r\n"
+    while len(body) < MAX_BODY_BYTES and not (chunked and b"\r\n0\r\n" in body and body.endswith(b"\r\n\r\n")):
+        if not (more := stream.read1(MAX_BODY_BYTES)):
+            return
+        body += more
+
+
+def _parse_retry_after(value: bytes) -> float | None:
+    """Seconds from now; None for a value that is neither a number of seconds nor a date (RFC 9110, 10.2.3)."""
+    text = value.decode("ascii", "replace")
+    if re.fullmatch("[0-9]{1,18}", text, re.ASCII):
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text[:100])
+        return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _describe(error: Exception) -> str:

@@ -5,16 +5,26 @@ behind its name names. Nothing else is read. Durations are seconds.
 """
 
 import os
+import re
+from collections.abc import Mapping
 from functools import cache, cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # A container is handed them as files: an environment is seen by whoever may look at the process.
 SECRETS: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
+
+# USER:PASSWORD@, HOST:PORT (or several), /DATABASE, and what follows the question mark
+_DATABASE_URL: Final = re.compile(r"([^:/?@]*(?::[^@]*)?@)?([^/?@]*)(/[^?]*)?(?:\?(.*))?")
+_SERVER: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(?::(\d*))?")
+_DATABASE_FORM: Final = (
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE is needed, with HOST:PORT,HOST:PORT for several servers"
+)
 
 
 class Settings(BaseSettings):
@@ -24,7 +34,7 @@ class Settings(BaseSettings):
 
     # Servers. Without them `./payments up` starts its own.
     database_url: str = Field("", alias="DATABASE_URL", description="Postgres, 15 or newer")
-    broker_url: str = Field("", alias="BROKER_URL", description="Redis or Valkey, redis://")
+    broker_url: str = Field("", alias="BROKER_URL", description="Redis or Valkey, redis:// or rediss://")
 
     app_role: str = Field(
         "",
@@ -133,14 +143,57 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}_FILE: {getattr(error, 'strerror', None) or 'no text'}") from None
         return values
 
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker(cls, url: str) -> str:
+        """Refuse what the libraries of web and of the worker read differently, or only one of them reads.
+
+        Not only other schemes: one takes the number of the database from ?db=, the other one does not.
+        """
+        if not url or _is_broker_url(url):
+            return url
+        raise ValueError("redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE] or rediss:// is needed")
+
     @field_validator("database_url")
     @classmethod
     def _name_the_driver(cls, url: str) -> str:
-        """SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3; ours is psycopg2."""
-        scheme, separator, rest = url.partition("://")
-        if separator and scheme.split("+")[0] in ("postgres", "postgresql"):
-            return f"postgresql+psycopg2://{rest}"
+        """Names psycopg2, since SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, and writes several servers as all do."""
+        scheme, _, rest = url.partition("://")
+        parts = _DATABASE_URL.fullmatch(rest) if scheme.split("+")[0] in ("postgres", "postgresql") else None
+        if parts:
+            return f"postgresql+psycopg2://{_name_servers(*parts.groups(default=''))}"
+        if url:
+            raise ValueError(_DATABASE_FORM)
         return url
+
+
+def _name_servers(user: str, servers: str, database: str, query: str) -> str:
+    """Writes several servers as ?host=A,B&port=5432,5432, which libpq, psycopg2 and SQLAlchemy read alike.
+
+    Only libpq reads A:5432,B:5432 before the database, and only SQLAlchemy reads ?host=A:5432&host=B:5432.
+    """
+    options = query.split("&") if query else []
+    named = [option.removeprefix("host=") for option in options if option.startswith("host=")]
+    several = servers.split(",") if "," in servers else named if len(named) > 1 else []
+    found = [_SERVER.fullmatch(server) for server in several or [servers]]
+    if not all(found):
+        raise ValueError(_DATABASE_FORM)
+    if several:
+        hosts = ",".join(server[1].strip("[]") for server in found if server)
+        ports = ",".join(server[2] or "5432" for server in found if server)
+        others = [option for option in options if not option.startswith("host=")]
+        servers, query = "", "&".join([f"host={hosts}", f"port={ports}", *others])
+    return f"{user}{servers}{database}{query and '?'}{query}"
+
+
+def _is_broker_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != 0 and re.fullmatch(r"(/\d{0,4})?", parts.path)
+    except ValueError:  # a port or a host that is none
+        return False
+    has_database_twice = re.search(r"(^|&)db=", parts.query)
+    return parts.scheme in ("redis", "rediss") and bool(is_whole) and not has_database_twice and ";" not in url
 
 
 def is_loopback(host: str) -> bool:
@@ -151,7 +204,27 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+class InvalidSettings(SystemExit):
+    """Ends a process with one line that names the variables which are wrong."""
+
+
+def describe_error(error: ValidationError) -> str:
+    """Returns one line without the values, which may hold passwords."""
+    return "; ".join(map(_describe, error.errors(include_input=False, include_url=False)))
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    """An error without a place is one of several options, and names them."""
+    place = "".join(f"{name}: " for name in error["loc"][:1])
+    text = str(error["msg"])
+    own = text.removeprefix("Value error, ")
+    return place + (text.lower() if place and own == text else own)
+
+
 @cache
 def settings() -> Settings:
-    """The process's settings. Raises pydantic.ValidationError, which names the variable that is wrong."""
-    return Settings()  # type: ignore[call-arg]
+    """Returns the process's settings. Raises InvalidSettings, which ends the process unless it is caught."""
+    try:
+        return Settings()  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise InvalidSettings(describe_error(error)) from None

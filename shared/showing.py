@@ -7,6 +7,18 @@ from shared.money import format_amount
 from shared.queries.transactions import Transaction
 
 
+def describe_rejection(t: Transaction) -> str:
+    """Returns the sentence for a rejected transaction: of stored facts alone, so it is the same at each repeat."""
+    rejected = f"The transaction was rejected: {t.reason}."
+    if t.lowest_balance is None or t.requested_at is None:
+        return rejected
+    return (
+        f"{rejected} A withdrawal with an older timestamp is judged as of then: from {format_instant(t.requested_at)} on "
+        f"the balance at its lowest was {format_amount(t.lowest_balance)}; send it without timestamp, under a new uid, "
+        "to pay now."
+    )
+
+
 def show_transaction(t: Transaction) -> dict[str, Any]:
     timestamp = t.effective_at or t.requested_at
     return {

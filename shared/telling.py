@@ -5,7 +5,7 @@ of its own threshold, so that a webhook made today can be told of yesterday.
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Told(StrEnum):
@@ -19,6 +19,7 @@ class Told(StrEnum):
 
 # Before the second attempt, the third, and so on, in seconds: five attempts within a minute, then for three days.
 DELAYS_SECONDS: Final = (2, 6, 12, 25, 60, 300, 1200, 3600, 7200, 14_400, *[28_800] * 9)
+MAX_RETRY_AFTER_SECONDS: Final = max(DELAYS_SECONDS)
 JITTER: Final = 0.2  # downwards only: five attempts are to lie within the minute
 
 
@@ -37,6 +38,36 @@ def delay_seconds(attempts: int, chance: float) -> float | None:
     if attempts > len(DELAYS_SECONDS):
         return None
     return DELAYS_SECONDS[attempts - 1] * (1 - JITTER * chance)
+
+
+class Retry(NamedTuple):
+    """When a delivery is tried again, counted from the beginning of its last attempt.
+
+    `remaining_seconds`: until the end of its schedule; None as long as no Retry-After has moved an attempt.
+    """
+
+    delay_seconds: float
+    remaining_seconds: float | None = None
+
+
+def plan_retry(
+    attempts: int, chance: float, retry_after: float | None = None, remaining: float | None = None
+) -> Retry | None:
+    """When to try again after so many attempts; None: that was the last one.
+
+    A receiver's Retry-After (seconds from the beginning of the attempt) makes the wait longer than the schedule has it,
+    never shorter: up to the schedule's longest delay, and not beyond the instant at which the schedule would have ended.
+    """
+    delay = delay_seconds(attempts, chance)
+    if delay is None:
+        return None
+    if retry_after is not None and retry_after > delay:
+        remaining = float(sum(DELAYS_SECONDS[attempts - 1 :])) if remaining is None else remaining
+    if remaining is None:
+        return Retry(delay)
+    if delay > remaining:
+        return None
+    return Retry(min(max(delay, min(retry_after or 0.0, MAX_RETRY_AFTER_SECONDS)), remaining), remaining)
 
 
 def webhook_id(event_id: int, webhook: int, told: Told) -> str:

@@ -1,25 +1,25 @@
 """What an operator watches besides the backlog: webhooks, the last proof of the books, what holds back vacuum."""
 
-from typing import NamedTuple
-
 from shared.database import reading
-from shared.queries import watched
-from shared.queries.letters import Waiting, read_waiting
+from shared.queries import letters, watched
+from shared.queries.letters import Waiting
 from shared.queries.watched import Verification
 
 
-class Watched(NamedTuple):
-    """How it all stands; `verification` is None while none was recorded."""
-
-    waiting: Waiting
-    oldest_snapshot_seconds: float
-    verification: Verification | None
-
-
-def get_watched() -> Watched:
+def get_waiting() -> Waiting:
+    """Returns how webhooks stand."""
     with reading() as connection:
-        return Watched(
-            read_waiting(connection),
-            watched.read_oldest_snapshot(connection),
-            watched.find_verification(connection),
-        )
+        return letters.read_waiting(connection)
+
+
+def get_oldest_snapshot_seconds() -> float:
+    """Returns the age of the oldest transaction that holds back vacuum."""
+    with reading() as connection:
+        return watched.read_oldest_snapshot(connection)
+
+
+def list_last_verification() -> list[Verification]:
+    """Returns the last verification that was recorded, or nothing."""
+    with reading() as connection:
+        found = watched.find_verification(connection)
+    return [found] if found else []

@@ -20,7 +20,7 @@ from shared.models import INSTANT, metadata
 
 __all__ = ["metadata"]  # with these tables in it
 
-Table(
+webhooks = Table(
     "webhooks",
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
@@ -37,11 +37,29 @@ Table(
     Column("failing_since", INSTANT),
     Column("rests_until", INSTANT),
     Column("deleted_at", INSTANT),
+    Column("idempotency_key", Text),  # with the API key that it belongs to: see shared.registering
     PrimaryKeyConstraint("id", name="webhooks_pkey"),
     CheckConstraint("char_length(url) BETWEEN 1 AND 2000", name="webhooks_url_check"),
     CheckConstraint("cardinality(events) > 0", name="webhooks_events_check"),
     CheckConstraint("threshold >= 0", name="webhooks_threshold_check"),
 )
+Index(
+    "webhooks_idempotency_key",
+    webhooks.c.idempotency_key,
+    unique=True,
+    postgresql_where=text("idempotency_key IS NOT NULL AND deleted_at IS NULL"),
+)
+
+# Secrets that were rotated out, while they are valid. `webhooks.previous_secret` holds the last of them once more.
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("webhook_id", BigInteger, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("valid_until", INSTANT, nullable=False),
+    PrimaryKeyConstraint("webhook_id", "secret", name="webhook_secrets_pkey"),
+)
+Index("webhook_secrets_valid_until", webhook_secrets.c.valid_until)
 
 Table(
     "webhook_cursors",
@@ -70,6 +88,8 @@ deliveries = Table(
     Column("delivered_at", INSTANT),
     Column("dead_at", INSTANT),
     Column("last_error", Text),
+    # set once a receiver's Retry-After has made it wait for longer than the schedule does
+    Column("schedule_ends_at", INSTANT),
     PrimaryKeyConstraint("webhook_id", "event_id", "position", name="deliveries_pkey"),
     CheckConstraint("delivered_at IS NULL OR dead_at IS NULL", name="deliveries_over_check"),
     CheckConstraint(
@@ -102,3 +122,4 @@ Index(
     deliveries.c.delivered_at,
     postgresql_where=text("delivered_at IS NOT NULL"),
 )
+Index("deliveries_lane", text("(user_id % 16)"), deliveries.c.event_id, postgresql_where=_has_turn)

@@ -1,9 +1,10 @@
 """Webhooks as their owners see them: add, look up, delete, try out, rotate the secret, replay, see what was given up.
 
-A secret is told when it is made and never again. It is stored as it is, because signing needs it: who reads the
-database can sign.
+A secret is told when it is made and never again, but for a repeat with the same Idempotency-Key. It is stored as it is,
+because signing needs it: who reads the database can sign.
 """
 
+import math
 import secrets
 from base64 import b64encode
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import Final, NamedTuple
 
 from shared import sending
 from shared.database import allow, reading, transaction
-from shared.errors import Invalid, invalid_field, webhook_not_found
+from shared.errors import Conflict, Invalid, Refused, Unavailable, cursor_ahead, invalid_field, webhook_not_found
 from shared.instants import format_instant
 from shared.queries import actions, webhooks
+from shared.queries.events import is_ahead
 from shared.queries.letters import DeadLetter, LetterKey, read_dead_letters
 from shared.queries.server import read_clock
 from shared.queries.webhooks import NewWebhook, Webhook
@@ -24,7 +26,8 @@ from shared.settings import settings
 from shared.status import LANES
 
 SECRET_BYTES: Final = 32
-BOTH_SECRETS_SECONDS: Final = 24 * 3600.0
+OLDER_SECRET_SECONDS: Final = 24 * 3600.0
+MAX_OLDER_SECRETS: Final = 9  # each is a signature in every request
 REPLAY_SECONDS: Final = 20
 RESOLVE_SECONDS: Final = 2.0
 TEST_TYPE: Final = "webhook.test"
@@ -37,15 +40,46 @@ class LetterPage(NamedTuple):
     after: LetterKey | None
 
 
-def register(new: NewWebhook, actor: str = actions.SERVICE) -> tuple[Webhook, str]:
-    """The webhook and its secret. Raises Invalid where the url can be told to lead where it may not."""
+class Registered(NamedTuple):
+    """A webhook, its present secret, and whether an earlier request with the same key has added it."""
+
+    webhook: Webhook
+    secret: str
+    replayed: bool
+
+
+def register(new: NewWebhook, key: str | None = None, actor: str = actions.SERVICE) -> Registered:
+    """Add a webhook, or find the one that was added with this Idempotency-Key (in the form that is stored).
+
+    Raises Invalid where the url can be told to lead where it may not, Conflict (key_reused) where the key stands for a
+    webhook of other content.
+    """
+    if key is not None and (known := _find_registered(new, key)):
+        return known
     _check_url(new.url)
     secret = _new_secret()
     with transaction() as connection:
-        webhook = webhooks.insert_webhook(connection, new, secret, LANES)
-        host = read_url(new.url).header  # a path may hold a secret
-        actions.record(connection, actor, "webhook.create", webhook.id, host=host, events=list(new.events))
-        return webhook, secret
+        webhook = webhooks.insert_webhook(connection, new, secret, key, LANES)
+        if webhook:
+            host = read_url(new.url).header  # a path may hold a secret
+            actions.record(connection, actor, "webhook.create", webhook.id, host=host, events=list(new.events))
+    if webhook:
+        return Registered(webhook, secret, replayed=False)
+    if key is not None and (known := _find_registered(new, key)):  # the same request, sent twice at once
+        return known
+    raise Unavailable("overloaded", "The webhook of this Idempotency-Key is being deleted. Send the request again.")
+
+
+def _find_registered(new: NewWebhook, key: str) -> Registered | None:
+    """Raises Conflict (key_reused)."""
+    with reading() as connection:
+        found = webhooks.find_by_key(connection, key)
+    if found is None:
+        return None
+    webhook, secret = found
+    if (webhook.url, set(webhook.events), webhook.threshold) != (new.url, set(new.events), new.threshold):
+        raise Conflict("key_reused", "This Idempotency-Key has added a webhook of other content.")
+    return Registered(webhook, secret, replayed=True)
 
 
 def list_all() -> list[Webhook]:
@@ -71,12 +105,22 @@ def delete(webhook_id: int, actor: str = actions.SERVICE) -> None:
 
 
 def rotate_secret(webhook_id: int, actor: str = actions.SERVICE) -> str:
-    """A new secret; for a day all is signed with the old one, too. Raises NotFound."""
+    """Set a new secret. Each older one stays valid for a day from its own rotation.
+
+    Raises NotFound, and Refused (too_many_secrets) rather than end an older secret before its day is over.
+    """
     get(webhook_id)
     secret = _new_secret()
     with transaction() as connection:
-        if not webhooks.rotate_secret(connection, webhook_id, secret, BOTH_SECRETS_SECONDS):
+        if not webhooks.lock_webhook(connection, webhook_id):
             raise webhook_not_found(webhook_id)
+        older = webhooks.rotate_secret(connection, webhook_id, secret, OLDER_SECRET_SECONDS)
+        if older.valid > MAX_OLDER_SECRETS:  # raised within the transaction, so that nothing has changed
+            raise Refused(
+                "too_many_secrets",
+                f"{MAX_OLDER_SECRETS} older secrets are still valid, each for a day from its rotation.",
+                retry_seconds=math.ceil(older.seconds),
+            )
         actions.record(connection, actor, "webhook.rotate_secret", webhook_id)
     return secret
 
@@ -84,10 +128,12 @@ def rotate_secret(webhook_id: int, actor: str = actions.SERVICE) -> str:
 def replay(webhook_id: int, through: Sequence[int], actor: str = actions.SERVICE) -> None:
     """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
 
-    Raises NotFound.
+    Raises NotFound, and Conflict where they lie ahead.
     """
     get(webhook_id)
     with transaction() as connection:
+        if is_ahead(connection, through):
+            raise cursor_ahead()
         allow(connection, REPLAY_SECONDS)
         webhooks.rewind_webhook(connection, webhook_id, through)
         webhooks.enable_webhook(connection, webhook_id)

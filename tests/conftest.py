@@ -3,6 +3,11 @@ are passed around one by one; all others stay together and in order, as they sha
 """
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something of the machine and of what else it does, nothing of the code.
+settings.register_profile("payments", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("payments")
 
 PASSED_AROUND = ("system", "faults")  # folders
 

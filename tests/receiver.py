@@ -1,6 +1,7 @@
 """A receiver of webhooks, for tests: a real HTTP server that keeps what it got and answers as it is told."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,14 +55,58 @@ class Receiver:
         self.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
         self.got: list[Got] = []
         self.answer: Answer = lambda _: 200
+        self.headers: dict[str, str] = {}  # of each answer
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
+
+    def headers_of(self, status: int) -> dict[str, str]:
+        moved = {"Location": f"{self.url}/moved"} if status in (301, 302, 307) else {}
+        return {**moved, **self.headers, "Content-Length": "2"}
 
     def of(self, user_id: int) -> list[Got]:
         return [got for got in list(self.got) if got.json["data"].get("user_id") == user_id]
 
     def told(self, user_id: int) -> list[tuple[int, str]]:
         return [got.told for got in self.of(user_id)]
+
+
+@contextmanager
+def speaking(speak: Callable[[socket.socket], None], address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A receiver that writes bytes of the test's choice: it reads a request, then calls `speak` with the connection.
+
+    The port it listens on. Each connection is closed after `speak` has returned.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, port), family=family) as listener:
+        listener.settimeout(0.05)
+        ended = threading.Event()
+
+        def serve(line: socket.socket) -> None:
+            with line:
+                line.settimeout(10)
+                try:
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += line.recv(65536)
+                    speak(line)
+                except OSError:
+                    pass  # the sender has closed the connection
+
+        def accept() -> None:
+            while not ended.is_set():
+                try:
+                    line, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                threading.Thread(target=serve, args=[line], daemon=True).start()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextmanager
@@ -91,9 +136,8 @@ def receiving() -> Iterator[Receiver]:
                 self.close_connection = True
                 return
             self.send_response(status)
-            if status in (301, 302, 307):
-                self.send_header("Location", f"{receiver.url}/moved")
-            self.send_header("Content-Length", "2")
+            for name, value in receiver.headers_of(status).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(b"ok")
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.house
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "rule",
     ["ruff check", "ruff format --check", "mypy", "lint-imports", "vulture"],

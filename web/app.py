@@ -11,6 +11,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from shared import metrics
 from shared.logs import get_logger
+from shared.registering import NO_OWNER
 from web import (
     access,
     bodies,
@@ -26,6 +27,7 @@ from web import (
     users,
     webhooks,
 )
+from web.requests import check_names
 
 # What may stand in a log line and a header without harm.
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -38,6 +40,11 @@ class _App(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """No view of ours is async; asking at each call costs more than routing does."""
         return func
+
+    def make_default_options_response(self) -> Response:
+        response = Response()
+        response.allow.update(problems.allowed_methods())
+        return response
 
 
 def create_app() -> Flask:
@@ -64,9 +71,13 @@ def _begin() -> None:
     bind_contextvars(request_id=request_id)
     http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
     gate.enter(http)
-    g.key = access.admit(http)
-    if g.key:
-        bind_contextvars(key=g.key.id)
+    g.key = key = access.admit(http)
+    g.key_id = key.id if key else NO_OWNER
+    if key:
+        bind_contextvars(key=key.id)
+    if http.query_string and http.url_rule and http.method != "OPTIONS":
+        method = "GET" if http.method == "HEAD" else http.method
+        check_names(http, openapi.QUERY_NAMES.get((method, http.url_rule.rule), ()))
 
 
 def _finish(response: Response) -> Response:

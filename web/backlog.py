@@ -13,6 +13,8 @@ from shared.settings import settings
 from web.readings import Reading
 
 FRESH_SECONDS: Final = 0.5
+COUNTING_SHARE: Final = 10  # a tenth of the time goes into counting, where nothing asks for more
+MAX_ACCEPTED_PER_SECOND: Final = 100_000  # by all web processes together: more than one Postgres takes
 RETRY_SECONDS: Final = (1, 60)
 REMEMBERED: Final = 20  # readings: ten seconds at the most
 JUDGED_SECONDS: Final = 1.0  # of shrinking, to tell how fast it is
@@ -20,15 +22,19 @@ STUCK_SECONDS: Final = 5.0  # of being full without shrinking
 
 
 class BacklogReader(Reading[Backlog]):
-    """One reading for all: the limit is asked for at each commit, the metrics now and then."""
+    """One reading for all: the limit is asked for at each commit, the metrics now and then.
+
+    Counting a million rows takes a good part of a second. So a long count is repeated the more rarely the further the
+    limit is away: never so rarely that the limit could be reached half a second before it is seen.
+    """
 
     def __init__(self) -> None:
-        super().__init__("how much waits", self._read_and_remember, FRESH_SECONDS)
+        super().__init__("how much waits", self._read_and_remember, FRESH_SECONDS, "read_backlog")
         self._pending: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
 
     def read(self) -> Backlog:
-        """As it was half a second ago at most. Raises Unavailable."""
-        return self.get(FRESH_SECONDS)
+        """As it was half a second ago, or as long as `fresh_seconds` allows. Raises Unavailable."""
+        return self.get(self._fresh_seconds)
 
     def is_full(self) -> bool:
         """By the last reading. Waits for a new one only where an old one says so: it may be long over."""
@@ -58,12 +64,20 @@ class BacklogReader(Reading[Backlog]):
         return max(least, min(most, math.ceil((pending - limit + 1) * (ended - began) / (before - pending))))
 
     def _read_and_remember(self) -> Backlog:
+        began = time.monotonic()
         backlog = history.get_backlog()
         now = time.monotonic()
+        self._fresh_seconds = fresh_seconds(backlog.pending, now - began)
         if self._pending and now - self._pending[-1][0] > REMEMBERED * FRESH_SECONDS:
             self._pending.clear()  # of another hour
         self._pending.append((now, backlog.pending))
         return backlog
+
+
+def fresh_seconds(pending: int, counted_seconds: float) -> float:
+    """Returns how long a count holds that took so long."""
+    room_seconds = (settings().backlog_limit - pending) / MAX_ACCEPTED_PER_SECOND
+    return max(FRESH_SECONDS, min(COUNTING_SHARE * counted_seconds, room_seconds))
 
 
 reader = BacklogReader()

@@ -87,8 +87,16 @@ def read_away(http: HttpRequest) -> None:
             _drains.release()
 
 
+def check_encoding(http: HttpRequest) -> None:
+    """Raises Invalid for a compressed body: what it holds would have no bound."""
+    codings = http.environ.get("HTTP_CONTENT_ENCODING", "").split(",")
+    if any(coding.strip().lower() not in ("", "identity") for coding in codings):
+        raise Invalid("unsupported_media_type", "The body must be sent as it is, without a Content-Encoding.")
+
+
 def read_json(http: HttpRequest, model: type[Model]) -> Model:
     """The request's body as the model. Raises Invalid: another content type, no JSON, or a bad field."""
+    check_encoding(http)
     if http.mimetype != "application/json":
         raise Invalid("unsupported_media_type", "The body must be JSON, with Content-Type: application/json.")
     return validate(parse_json(read_body(http)), model)

@@ -22,13 +22,13 @@ from shared.errors import Invalid, PaymentsError, Unavailable
 from shared.logs import get_logger
 from shared.queries.transactions import Request
 from shared.settings import settings
+from shared.showing import describe_rejection
 from shared.status import Status
 from web.answers import JsonAnswer
 from web.backlog import reader
 from web.bodies import validate
 from web.intake import PATIENCE_SECONDS, intake
 from web.lists import read_list
-from web.requests import check_names
 from web.schemas import NewTransaction, parse_uid
 
 MOST_LISTS: Final = 16  # in memory, read or about to be committed
@@ -48,7 +48,6 @@ _commits = ThreadPoolExecutor(MOST_COMMITS, thread_name_prefix="bulk")  # its th
 
 @blueprint.put("/api/transactions/")
 def put_transactions() -> Response:
-    check_names(request, ())
     with _place():
         judged = read_list(request, _judge)
         asked = [item for item in judged if isinstance(item, Request)]
@@ -111,7 +110,7 @@ def _result(asked: Request, reply: Reply) -> Result:
     stands = reply.transaction
     shown: Result = {"uid": str(asked.uid), "status": stands.status}
     if stands.status == Status.REJECTED:
-        shown.update(code=stands.reason, detail=f"The transaction was rejected: {stands.reason}.")
+        shown.update(code=stands.reason, detail=describe_rejection(stands))
     return shown
 
 

@@ -8,7 +8,7 @@ from shared import events
 from shared.errors import invalid_field
 from shared.history import MOST_USER_ID
 from web.answers import JsonAnswer
-from web.requests import check_names, read_limit
+from web.requests import read_limit
 from web.schemas import show_event
 from web.users import DEFAULT_PAGE, LONGEST_PAGE
 
@@ -17,7 +17,6 @@ blueprint = Blueprint("events", __name__)
 
 @blueprint.get("/api/events/")
 def get_events() -> Response:
-    check_names(request, ("after", "limit", "user_id"))
     after, limit, user_id = _read_cursor(), read_limit(request, DEFAULT_PAGE, LONGEST_PAGE), _read_user_id()
     page = events.get_events(after, limit) if user_id is None else events.get_events_of(user_id, after, limit)
     return JsonAnswer({"items": [show_event(event) for event in page.items], "next": events.format_cursor(page.next)})

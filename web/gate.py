@@ -6,6 +6,7 @@ lives.
 
 import resource
 import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -70,8 +71,18 @@ def turned_away() -> bool:
     return bool(g.get("turned_away"))
 
 
-def leave(_error: BaseException | None = None) -> None:
+def stay_until_closed() -> Callable[[], None]:
+    """Keep this request's place while its body is sent; returns what gives it back."""
+    inside = bool(g.pop("inside", False))
+    return _give_back if inside else lambda: None
+
+
+def _give_back() -> None:
     global _inside
+    with _lock:
+        _inside -= 1
+
+
+def leave(_error: BaseException | None = None) -> None:
     if g.pop("inside", False):
-        with _lock:
-            _inside -= 1
+        _give_back()

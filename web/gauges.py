@@ -1,22 +1,29 @@
 """The gauges: how things stand now, read when /metrics is asked for.
 
-What the database says is the same from every process, and missing while it does not answer. The others are of the
-process asked.
+What the database or the broker says is the same from every process, and missing while it does not answer. The others
+are of the process that answers.
 """
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from shared import database, doorbell
 from shared.errors import Unavailable
+from shared.queries.letters import Waiting
+from shared.queries.watched import Verification
 from shared.settings import settings
-from shared.watching import get_watched
+from shared.watching import get_oldest_snapshot_seconds, get_waiting, list_last_verification
 from web.backlog import FRESH_SECONDS, reader
-from web.readings import Reading
+from web.readings import PATIENCE_SECONDS, Reading
 
-watched = Reading("how webhooks, snapshots and the last verification stand", get_watched, FRESH_SECONDS)
+queues: Final = Reading("how many rings wait", doorbell.queue_lengths, FRESH_SECONDS, "read_queues")
+webhooks: Final = Reading("how webhooks stand", get_waiting, FRESH_SECONDS, "read_webhooks")
+snapshot: Final = Reading("what holds back vacuum", get_oldest_snapshot_seconds, FRESH_SECONDS, "read_snapshot")
+verification: Final = Reading("when the books were proved", list_last_verification, FRESH_SECONDS, "read_verification")
 
 
 class BacklogCollector(Collector):
@@ -37,31 +44,65 @@ class BacklogCollector(Collector):
 
 
 class WatchedCollector(Collector):
-    """Webhooks, the last verification that was recorded, what holds back vacuum."""
+    """Webhooks, the last verification that was recorded, what holds back vacuum. One that cannot be read hides no other."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        made: list[tuple[Reading[Any], Callable[[Any], Iterator[GaugeMetricFamily]]]] = [
+            (webhooks, _of_webhooks),
+            (snapshot, _of_snapshot),
+            (verification, _of_verification),
+        ]
+        for reading, _ in made:
+            reading.latest()  # all begin now
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for reading, families in made:
+            try:
+                value = reading.get(FRESH_SECONDS, max(0.0, deadline - time.monotonic()))
+            except Unavailable:
+                continue
+            yield from families(value)
+
+
+def _of_webhooks(waiting: Waiting) -> Iterator[GaugeMetricFamily]:
+    yield _gauge(
+        "payments_webhook_overdue_seconds",
+        "For how long the next delivery has been due, or the next event has not become one",
+        waiting.overdue_seconds,
+    )
+    yield _gauge(
+        "payments_webhook_pending_deliveries",
+        "Deliveries still to be made; of each webhook 1,000 at most are counted",
+        waiting.pending,
+    )
+    yield _gauge(
+        "payments_webhook_dead_letters",
+        "Deliveries that were given up; of each webhook 1,000 at most are counted",
+        waiting.dead,
+    )
+    yield _gauge("payments_webhooks_off", "Webhooks that were switched off", waiting.off)
+
+
+def _of_snapshot(age_seconds: float) -> Iterator[GaugeMetricFamily]:
+    yield _gauge(
+        "payments_oldest_snapshot_seconds", "Age of the oldest transaction that holds back vacuum", age_seconds
+    )
+
+
+def _of_verification(last: list[Verification]) -> Iterator[GaugeMetricFamily]:
+    for one in last:
+        yield _gauge("payments_verify_differences", "Found by the last verify --record", one.differences)
+        yield _gauge("payments_verify_age_seconds", "Since it ended", one.age_seconds)
+
+
+class QueuesCollector(Collector):
+    """What waits in the broker to be taken."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
-            waiting, oldest_snapshot_seconds, verification = watched.get(FRESH_SECONDS)
+            lengths = queues.get(FRESH_SECONDS)
         except Unavailable:
             return
-        yield _gauge(
-            "payments_webhook_overdue_seconds", "For how long the next delivery has been due", waiting.overdue_seconds
-        )
-        yield _gauge(
-            "payments_webhook_pending_deliveries",
-            "Deliveries still to be made; of each webhook 10,000 at most are counted",
-            waiting.pending,
-        )
-        yield _gauge("payments_webhook_dead_letters", "Deliveries that were given up", waiting.dead)
-        yield _gauge("payments_webhooks_off", "Webhooks that were switched off", waiting.off)
-        yield _gauge(
-            "payments_oldest_snapshot_seconds",
-            "Age of the oldest transaction that holds back vacuum",
-            oldest_snapshot_seconds,
-        )
-        if verification:
-            yield _gauge("payments_verify_differences", "Found by the last verify --record", verification.differences)
-            yield _gauge("payments_verify_age_seconds", "Since it ended", verification.age_seconds)
+        yield _gauge_by("payments_queue_messages", "Rings that no worker has taken yet", "queue", lengths)
 
 
 class ProcessCollector(Collector):

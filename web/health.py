@@ -1,30 +1,27 @@
 """Is the process alive, can it serve, and what do its numbers say."""
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import history, metrics
 from web.answers import JsonAnswer
-from web.gauges import BacklogCollector, ProcessCollector, WatchedCollector
-from web.requests import check_names
+from web.gauges import BacklogCollector, ProcessCollector, QueuesCollector, WatchedCollector
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/livez")
 def livez() -> Response:
-    check_names(request, ())
     return JsonAnswer({"status": "alive"})
 
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    check_names(request, ())
     history.check_server()
     return JsonAnswer({"status": "ready"})
 
 
 @blueprint.get("/metrics")
 def get_metrics() -> Response:
-    registry = metrics.registry(BacklogCollector(), WatchedCollector(), ProcessCollector())
+    registry = metrics.registry(BacklogCollector(), WatchedCollector(), QueuesCollector(), ProcessCollector())
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

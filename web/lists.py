@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from flask import Request as HttpRequest
 
 from shared.errors import FieldError, Invalid
-from web.bodies import arriving, exact_decoder, not_json, parse_json, read_body
+from web.bodies import arriving, check_encoding, exact_decoder, not_json, parse_json, read_body
 
 NDJSON: Final = "application/x-ndjson"
 MOST_ITEMS: Final = 10_000
@@ -32,6 +32,7 @@ def read_list(http: HttpRequest, judge: Callable[[Any], Judged]) -> list[Judged]
 
     Raises Invalid for the whole: another content type, too many items or bytes, no array; Unavailable.
     """
+    check_encoding(http)
     if http.mimetype == NDJSON:
         # The server does not tell a chunked body that was cut from a whole one. Its last line is broken then, and
         # the answer reaches nobody; the lines before it were asked for.

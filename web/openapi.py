@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, made of the pydantic models and the table of operations, and served."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Final, Literal
 
@@ -15,6 +16,16 @@ from web.operations import HEADERS, JSON, OPERATIONS, PARAMETERS, Answer, Operat
 from web.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS_OF_CODE
 from web.webhook_operations import WEBHOOK_OPERATIONS
 
+
+def _published_name(name: str) -> str:
+    """Names of parameters that are described in two ways are told apart in the table only."""
+    return name.removesuffix(".filter").removeprefix("letter_")
+
+
+def _route(operation: Operation) -> str:
+    return operation.path.replace("{", "<").replace("}", ">")
+
+
 TAGS: Final = {
     "/api/user/": "Users",
     "/api/transaction": "Transactions",
@@ -24,6 +35,13 @@ TAGS: Final = {
 }
 HEADERS_OF_STATUS: Final = {401: "WWW-Authenticate", **dict.fromkeys(RETRY_STATUSES, "Retry-After")}
 ALL: Final = (*OPERATIONS, *WEBHOOK_OPERATIONS)
+# By method and route; what is described here is what `web.app` lets through.
+QUERY_NAMES: Final[Mapping[tuple[str, str], frozenset[str]]] = {
+    (operation.method.upper(), _route(operation)): frozenset(
+        _published_name(name) for name in operation.parameters.split() if PARAMETERS[name][0] == "query"
+    )
+    for operation in ALL
+}
 
 blueprint = Blueprint("openapi", __name__)
 
@@ -74,7 +92,7 @@ def _schemas() -> Schema:
 def _parameter(name: str) -> Schema:
     place, schema, says = PARAMETERS[name]
     return {
-        "name": name.removesuffix(".filter").removeprefix("letter_"),
+        "name": _published_name(name),
         "in": place,
         "required": place == "path",
         "schema": schema,
@@ -104,7 +122,7 @@ def _admission(operation: Operation, described: Schema) -> list[str]:
     """The codes of who is not let in. Where this process asks for no key, the document speaks of none."""
     known = operation.codes.split()
     codes = ["overloaded"] if operation.path not in gate.LOOKED_AT and "overloaded" not in known else []
-    needed = scope_needed(operation.method.upper(), operation.path.replace("{", "<").replace("}", ">"))
+    needed = scope_needed(operation.method.upper(), _route(operation))
     if needed is None:
         return codes
     codes.append("rate_limited")

@@ -14,8 +14,8 @@ from shared.history import MOST_USER_ID
 from shared.status import Status, Type
 from web import schemas
 from web.lists import MOST_ITEMS, NDJSON
-from web.requests import CURSOR_PATTERN
-from web.users import DEFAULT_PAGE, KEY_PATTERN, LONGEST_PAGE, MOST_KEY_CHARACTERS
+from web.requests import CURSOR_PATTERN, KEY_PATTERN, MAX_KEY_CHARACTERS
+from web.users import DEFAULT_PAGE, LONGEST_PAGE
 from web.webhook_schemas import LETTER_KEY_PATTERN
 
 Schema = dict[str, Any]
@@ -70,8 +70,8 @@ PARAMETERS: Final[Mapping[str, tuple[str, Schema, str]]] = {
     "If-None-Match": ("header", TEXT, "An ETag: 304 while it is still that."),
     "Idempotency-Key": (
         "header",
-        {**TEXT, "minLength": 1, "maxLength": MOST_KEY_CHARACTERS, "pattern": KEY_PATTERN},
-        "A repeat with the same key answers the same user.",
+        {**TEXT, "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN},
+        "A repeat with the same key answers the same. Keys belong to the API key that sent them.",
     ),
 }
 HEADERS: Final[Mapping[str, tuple[Schema, str]]] = {
@@ -82,6 +82,7 @@ HEADERS: Final[Mapping[str, tuple[Schema, str]]] = {
     "ETag": (TEXT, "Changes with the transaction's state."),
     "Preference-Applied": ({**TEXT, "pattern": "^wait=[0-9]+$"}, "The waiting that was honoured."),
     "Idempotency-Replayed": ({"type": "string", "const": "true"}, "This is a repeat."),
+    "Content-Disposition": (TEXT, "The file name of a CSV."),
     "Link": (TEXT, 'The next page of a CSV, as rel="next".'),
 }
 
@@ -89,6 +90,10 @@ _FOUND = Answer(schemas.TransactionOut, "The transaction, whatever its state", "
 _NOT_MODIFIED = Answer(None, "It is still what If-None-Match names", "ETag Preference-Applied?")
 _PLAIN = Answer(None, "Prometheus text", others={"text/plain": TEXT})
 _DOCUMENT = Answer(None, "OpenAPI 3.1", others={JSON: {}})
+_STATEMENT = (
+    "A page as JSON. As CSV a page where there is a `limit`, and otherwise all rows, in a stream: one that could not be "
+    "sent whole ends in a quoted cell that is not closed"
+)
 _TOLD = "Preference-Applied? Idempotency-Replayed?"
 # Whatever an item is, it is judged alone: none makes the list invalid. How many there may be is told in words, because
 # more are refused with 413, and a broken schema means 422 to every reader of the document.
@@ -127,7 +132,7 @@ OPERATIONS: Final = (
     Operation(
         *("get_statement", "get", "/api/user/{user_id}/transactions/"),
         "The statement, newest accepted first, in pages",
-        {200: Answer(schemas.StatementOut, "A page, as JSON or CSV", "Link?", {"text/csv": TEXT})},
+        {200: Answer(schemas.StatementOut, _STATEMENT, "Link? Content-Disposition?", {"text/csv": TEXT})},
         parameters="user_id limit cursor status type from to",
         codes=f"user_not_found {READ}",
     ),
@@ -167,7 +172,7 @@ OPERATIONS: Final = (
         "What became of every transaction: at least once, in order per user, none ever skipped",
         {200: Answer(schemas.EventsOut, "A page; an empty one is the end so far, and its `next` goes on from there")},
         parameters="after limit user_id.filter",
-        codes=f"user_not_found {READ}",
+        codes=f"user_not_found cursor_ahead {READ}",
     ),
     Operation(
         *("get_liveness", "get", "/livez", "Is the process alive"),
@@ -179,6 +184,13 @@ OPERATIONS: Final = (
         {200: Answer(schemas.State, "It can")},
         codes=f"not_ready {READ}",
     ),
-    Operation("get_metrics", "get", "/metrics", "The numbers, for Prometheus", {200: _PLAIN}, codes="internal_error"),
-    Operation("get_document", "get", "/openapi.json", "This document", {200: _DOCUMENT}),
+    Operation(
+        "get_metrics",
+        "get",
+        "/metrics",
+        "The numbers, for Prometheus",
+        {200: _PLAIN},
+        codes="invalid_request internal_error",
+    ),
+    Operation("get_document", "get", "/openapi.json", "This document", {200: _DOCUMENT}, codes="invalid_request"),
 )

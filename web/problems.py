@@ -3,12 +3,13 @@
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from structlog.contextvars import get_contextvars
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from shared import errors
 from shared.database import is_machinery
-from shared.errors import Conflict, Invalid, NotFound, PaymentsError, Refused, Unavailable
+from shared.errors import Conflict, Invalid, PaymentsError, Refused, Unavailable
 from shared.logs import get_logger
 from web.answers import JsonAnswer
 
@@ -25,12 +26,14 @@ STATUS_OF_CODE: Final = {
     "user_not_found": 404,
     "transaction_not_found": 404,
     "webhook_not_found": 404,
+    "cursor_ahead": 409,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,
     "uid_reused": 422,
     "key_reused": 422,
     "backlog_full": 429,
+    "too_many_secrets": 429,
     "rate_limited": 429,
     "internal_error": 500,
     "database_unavailable": 503,
@@ -38,7 +41,7 @@ STATUS_OF_CODE: Final = {
     "overloaded": 503,
 }
 # For a code that is not in the table.
-_STATUS_OF_KIND: Final = ((Invalid, 422), (Conflict, 422), (NotFound, 404), (Refused, 403), (Unavailable, 503))
+_STATUS_OF_KIND: Final = ((Invalid, 422), (Conflict, 422), (errors.NotFound, 404), (Refused, 403), (Unavailable, 503))
 _UNKNOWN_OUTCOME: Final = (
     "The database did not answer. Whether the request was carried out is not known: send it again as it was."
 )
@@ -79,7 +82,18 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected_problem)
 
 
+def allowed_methods() -> list[str]:
+    """Returns the methods of the request's address; none where there is no such address.
+
+    The framework finds an address that is declared with a trailing slash without it, but only by a method that it allows.
+    """
+    adapter = current_app.create_url_adapter(request)
+    return sorted(adapter.allowed_methods(f"{request.path.rstrip('/')}/")) if adapter else []
+
+
 def _framework_problem(error: HTTPException) -> Response:
+    if error is request.routing_exception and isinstance(error, NotFound) and (methods := allowed_methods()):
+        error = MethodNotAllowed(methods)
     status = error.code or 500
     code = HTTPStatus(status).name.lower()  # not_found, method_not_allowed: as ours are written
     response = problem(status, code, error.description or HTTPStatus(status).description)

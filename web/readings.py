@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from shared import metrics
 from shared.database import is_machinery
 from shared.errors import Unavailable
 from shared.logs import get_logger
 
 PATIENCE_SECONDS: Final = 2.0
 REST_SECONDS: Final = 0.1  # between the beginnings of two readings, whoever asks and however often
+MAX_PAUSE_SECONDS: Final = 1.0  # after a failure: whoever asks gets a 503 meanwhile
 
 Value = TypeVar("Value")
 
@@ -21,15 +23,20 @@ log = get_logger("readings")
 
 
 class Reading(Generic[Value]):
-    """`what` is read, in the words of a log line; anew when it is older than `fresh_seconds` and somebody asks."""
+    """`what` is read, in the words of a log line; anew when it is older than `fresh_seconds` and somebody asks.
 
-    def __init__(self, what: str, read: Callable[[], Value], fresh_seconds: float) -> None:
-        self._what = what
+    `duty` is the name under which failures are counted. After one nobody reads for as long as the failure took,
+    up to a second: a time-out of the database is not met again and again without a pause.
+    """
+
+    def __init__(self, what: str, read: Callable[[], Value], fresh_seconds: float, duty: str) -> None:
+        self._what, self._duty = what, duty
         self._read = read
         self._fresh_seconds = fresh_seconds
         self._changed = threading.Condition()
         self._value: Value | None = None
         self._read_at = self._tried_at = float("-inf")  # when it was begun
+        self._pause_seconds = REST_SECONDS
         self._reading = False
 
     def latest(self) -> tuple[Value | None, float]:
@@ -40,7 +47,7 @@ class Reading(Generic[Value]):
                 self._begin()
             return self._value, age
 
-    def get(self, most_seconds: float) -> Value:
+    def get(self, most_seconds: float, timeout_seconds: float = PATIENCE_SECONDS) -> Value:
         """A value no older than so many seconds; it is read for this, if need be. Raises Unavailable."""
         asked_at = time.monotonic()
 
@@ -55,7 +62,7 @@ class Reading(Generic[Value]):
         if value is not None and age <= most_seconds:
             return value
         with self._changed:
-            self._changed.wait_for(is_there, PATIENCE_SECONDS)
+            self._changed.wait_for(is_there, timeout_seconds)
             if self._value is None or self._read_at < asked_at - most_seconds:
                 raise Unavailable("database_unavailable", f"The database did not say {self._what}.")
             return self._value
@@ -71,12 +78,13 @@ class Reading(Generic[Value]):
             log.warning("the state cannot be read", of=self._what, error="no thread can be started")
 
     def _run(self) -> None:
-        time.sleep(max(0.0, self._tried_at + REST_SECONDS - time.monotonic()))
+        time.sleep(max(0.0, self._tried_at + self._pause_seconds - time.monotonic()))
         began = time.monotonic()
         value = None
         try:
             value = self._read()
         except Exception as error:
+            metrics.DUTY_FAILURES.labels(self._duty).inc()
             if is_machinery(error):
                 log.warning("the state cannot be read", of=self._what, error=str(error).splitlines()[0])
             else:
@@ -84,7 +92,11 @@ class Reading(Generic[Value]):
         finally:
             with self._changed:
                 self._tried_at = began
+                self._pause_seconds = REST_SECONDS
                 if value is not None:
                     self._value, self._read_at = value, began
+                else:
+                    took = time.monotonic() - began
+                    self._pause_seconds += took + min(took, MAX_PAUSE_SECONDS)
                 self._reading = False
                 self._changed.notify_all()

@@ -7,10 +7,12 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from flask import Request as HttpRequest
+from flask import g
 
 from shared.errors import NotFound, invalid_field
 from shared.instants import parse_instant
 from shared.queries.statement import Key
+from shared.registering import OwnedKey
 from web.waiting import MOST_SECONDS
 
 Word = TypeVar("Word", bound=StrEnum)
@@ -19,6 +21,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 # Instants up to the year 5138, and any acceptance number.
 CURSOR_PATTERN: Final = "^([0-9]{1,17}-[0-9]{1,18})?$"
+MAX_KEY_CHARACTERS: Final = 200
+KEY_PATTERN: Final = "^[ -~]*$"
 # A comma within quotes separates nothing.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _WAIT = re.compile(
@@ -27,10 +31,33 @@ _WAIT = re.compile(
 
 
 def check_names(http: HttpRequest, known: Collection[str]) -> None:
-    """Raises Invalid for a query parameter that means nothing here: a misspelt filter must not pass for none."""
-    for name in http.args if http.query_string else ():
+    """Raises Invalid for a query parameter that is unknown, since a misspelt filter must not pass for none, or given twice."""
+    for name, values in http.args.lists() if http.query_string else ():
         if name not in known:
             raise invalid_field(name[:200], "is not a query parameter of this address")
+        if len(values) > 1:
+            raise invalid_field(name, "must be given once")
+
+
+def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
+    """Returns the Idempotency-Key with the API key that it belongs to; None where there is none. Raises Invalid."""
+    text = http.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if text is None:
+        return None
+    key = _of_one_line(text)
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not re.fullmatch(KEY_PATTERN, key):
+        raise invalid_field("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters, ASCII and printable")
+    return OwnedKey(g.key_id, key)
+
+
+def _of_one_line(text: str) -> str:
+    """Returns a header's value once where the server has joined several lines that are alike by commas."""
+    pieces = text.split(",")
+    parts = [piece.strip() for piece in pieces]
+    for length in range(1, len(parts) // 2 + 1):
+        if len(parts) % length == 0 and parts == parts[:length] * (len(parts) // length):
+            return ",".join(pieces[:length]).strip()
+    return text
 
 
 def read_id(text: str, not_found: Callable[[object], NotFound]) -> int:

@@ -16,6 +16,8 @@ from shared.status import EventType, Reason, Status, Type
 
 MOST_NAME_CHARACTERS: Final = 200
 UID_PATTERN: Final = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+# The nil and the all-ones UUID are what a broken client sends for every payment.
+UNUSABLE_UID_PATTERN: Final = "^([0-]*|[Ff-]*)$"
 # White space as str.strip() has it, spelt out: \s means something else in every dialect.
 _BLANK: Final = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 # A name has something to see, and nothing that Postgres cannot store.
@@ -23,10 +25,18 @@ NAME_PATTERN: Final = rf"^[^\u0000]*[^\u0000{_BLANK}][^\u0000]*$"
 
 
 def parse_uid(text: object) -> UUID:
-    """A UUID in its usual form of 36 characters, upper or lower case. Raises ValueError."""
+    """Returns the UUID that is written in its usual form of 36 characters, upper or lower case. Raises ValueError."""
     if not isinstance(text, str) or not re.fullmatch(UID_PATTERN, text, re.ASCII):
         raise ValueError("must be a UUID, such as 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10")
     return UUID(text)
+
+
+def parse_new_uid(text: object) -> UUID:
+    """Returns the UUID of a payment to accept. Raises ValueError, also for the nil and the all-ones UUID."""
+    uid = parse_uid(text)
+    if re.fullmatch(UNUSABLE_UID_PATTERN, str(text)):
+        raise ValueError("must be a UUID made for this payment, not the nil or the all-ones UUID")
+    return uid
 
 
 def _parse_name(name: object) -> str:
@@ -43,18 +53,23 @@ def _parse_timestamp(text: object) -> datetime | None:
     return None if text is None else parse_instant(text)
 
 
+# In words: `multipleOf: 0.01` refuses 19.99 wherever a validator computes with binary fractions.
+NUMBER_DESCRIPTION: Final = "Written with at most two digits after the point and without an exponent."
 AMOUNT_SCHEMA: dict[str, Any] = {
     "description": "A positive decimal, at most two digits after the point, at most 9999999999.99. Read exactly.",
     "oneOf": [
         {"type": "string", "pattern": AMOUNT_PATTERN, "maxLength": MOST_CHARACTERS},
-        {"type": "number", "minimum": 0.01, "maximum": MAX_AMOUNT / 100, "multipleOf": 0.01},
+        {"type": "number", "minimum": 0.01, "maximum": MAX_AMOUNT / 100, "description": NUMBER_DESCRIPTION},
     ],
     "examples": ["100.00"],
 }
-Uid = Annotated[
+Uid = Annotated[UUID, WithJsonSchema({"type": "string", "format": "uuid", "pattern": UID_PATTERN})]
+NewUid = Annotated[
     UUID,
-    BeforeValidator(parse_uid),
-    WithJsonSchema({"type": "string", "format": "uuid", "pattern": UID_PATTERN}),
+    BeforeValidator(parse_new_uid),
+    WithJsonSchema(
+        {"type": "string", "format": "uuid", "pattern": UID_PATTERN, "not": {"pattern": UNUSABLE_UID_PATTERN}}
+    ),
 ]
 Instant = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Money = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^[0-9]+\.[0-9]{2}$", "examples": ["100.00"]})]
@@ -85,7 +100,9 @@ class NewTransaction(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    uid: Uid = Field(description="Made by the client, once per payment. A repeat is recognised by it.")
+    uid: NewUid = Field(
+        description="Made by the client, once per payment. A repeat is recognised by it. Not the nil or the all-ones UUID."
+    )
     user_id: Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
     type: Type
     amount: Annotated[int, BeforeValidator(parse_amount), WithJsonSchema(AMOUNT_SCHEMA)]
@@ -96,8 +113,10 @@ class NewTransaction(BaseModel):
             {
                 "type": ["string", "null"],
                 "format": "date-time",
-                "description": "When the money moved as the client sees it: ISO 8601, UTC unless it says otherwise, "
-                "at most 60 s ahead. Within 60 s of acceptance it means now.",
+                "description": "**`timestamp` is for backdating: a live payment bears none**, or one that is repeated "
+                "through an outage of over a minute is judged by the balance of then. It is when the money moved as the "
+                "client sees it: ISO 8601, UTC unless it says otherwise, at most 60 s ahead. Within 60 s of acceptance "
+                "it means now.",
             }
         ),
     ] = None

@@ -2,16 +2,14 @@
 
 Told to stop, the process that started granian first tells the one that serves to drain: who waits is answered, and
 every answer says `Connection: close`, so a client that keeps its connection lets go of it between two requests. Then the
-door is shut: no new connection, and those that the kernel has completed are still taken in, for with the listening
-socket they would be reset. Only then granian closes it, ends what is idle and lets the rest finish.
+door is shut: the kernel refuses new connections, and granian still accepts those that the kernel has completed, which
+would be reset together with the listening socket. Only then granian closes it, ends what is idle and lets the rest finish.
 """
 
-import ctypes
 import os
 import signal
 import socket
 import stat
-import struct
 import threading
 import time
 from contextlib import suppress
@@ -20,18 +18,13 @@ from typing import Final
 from web.waiting import room
 
 DRAIN_SECONDS: Final = 0.5  # a connection that is in use is used within that time
-DOOR_SECONDS: Final = 0.1  # for a handshake under way, and the first request after it
+DOOR_SECONDS: Final = 0.5  # for a handshake under way, and the first request after it
 DRAIN: Final = signal.SIGURG  # whoever does not listen to it, ignores it
 STOPS: Final = (DRAIN, signal.SIGTERM, signal.SIGINT)
 
 _DESCRIPTORS: Final = "/proc/self/fd"  # the listening socket is granian's, and is looked for there
-_SO_ATTACH_FILTER: Final = 26
-_DROP_SYN: Final = (  # of the TCP header: load the flags; is it a SYN? drop it; keep all else
-    (0x30, 0, 0, 13),
-    (0x45, 0, 1, 0x02),
-    (0x06, 0, 0, 0),
-    (0x06, 0, 0, 0xFFFFFFFF),
-)
+_SO_BINDTOIFINDEX: Final = 62
+_NO_INTERFACE: Final = 2**31 - 1  # the highest index; Linux counts interfaces from 1
 
 _begun = threading.Event()
 
@@ -70,15 +63,15 @@ def drain(pid: int) -> None:
 
 
 def _shut_the_door() -> None:
-    """Let the kernel drop the first packet of each new connection, as if the line were slow: it is sent again in a
-    second, and refused by then. Where there are no such filters the door stays open to the end.
+    """Binds the listening sockets to a network interface that does not exist, so that the kernel refuses new connections.
+
+    Connections that are complete or in their handshake are not affected. It needs Linux 5.7 and no privilege (a packet
+    filter on a TCP socket needs CAP_NET_ADMIN). Where there is no such option the sockets stay open until granian closes
+    them, and connections that nobody has accepted by then are reset, unread.
     """
-    rules = b"".join(struct.pack("HBBI", *rule) for rule in _DROP_SYN)
-    program = ctypes.create_string_buffer(rules, len(rules))
-    value = struct.pack("HL", len(_DROP_SYN), ctypes.addressof(program))
     for descriptor in map(int, os.listdir(_DESCRIPTORS) if os.path.isdir(_DESCRIPTORS) else ()):
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 with socket.socket(fileno=os.dup(descriptor)) as ours:
                     if ours.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                        ours.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, value)
+                        ours.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)

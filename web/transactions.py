@@ -8,13 +8,13 @@ from flask import Blueprint, Response, g, request
 from shared.errors import PaymentsError, transaction_not_found
 from shared.history import get_transaction
 from shared.queries.transactions import Request, Transaction
-from shared.showing import show_transaction
+from shared.showing import describe_rejection, show_transaction
 from shared.status import Status
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.intake import intake
 from web.problems import problem
-from web.requests import check_names, preferred_wait
+from web.requests import preferred_wait
 from web.schemas import NewTransaction, parse_uid
 from web.waiting import wait_if_preferred
 
@@ -25,7 +25,6 @@ RETRY_SECONDS: Final = 1
 
 @blueprint.put("/api/transaction/")
 def put_transaction() -> Response:
-    check_names(request, ())
     asked = read_json(request, NewTransaction)
     (reply,) = intake.submit(
         [Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, g.arrived)]
@@ -42,7 +41,6 @@ def put_transaction() -> Response:
 
 @blueprint.route("/api/transaction/<uid>", methods=["GET", "POST"])
 def look_up(uid: str) -> Response:
-    check_names(request, ())
     seconds = preferred_wait(request)
     transaction, waited = wait_if_preferred(get_transaction(_uid_of_path(uid)), seconds)
     tag = f"{transaction.uid}:{transaction.status.lower()}"  # nothing else of it ever changes
@@ -60,7 +58,7 @@ def _answer_by_state(transaction: Transaction) -> Response:
         return problem(
             409,
             str(transaction.reason),
-            f"The transaction was rejected: {transaction.reason}.",
+            describe_rejection(transaction),
             transaction=shown,
         )
     response = JsonAnswer(shown)

@@ -11,8 +11,9 @@ _BARE: Final = f"webhook_not_found {READ}"
 WEBHOOK_OPERATIONS: Final = (
     Operation(
         *("post_webhook", "post", "/api/webhook/", "Add a webhook: it is told of what is settled from now on"),
-        {201: Answer(schemas.NewWebhookOut, "The webhook, with its secret", "Location")},
-        codes=WRITE,
+        {201: Answer(schemas.NewWebhookOut, "The webhook, with its secret", "Location Idempotency-Replayed?")},
+        parameters="Idempotency-Key",
+        codes=f"key_reused {WRITE}",
         body=schemas.NewWebhookIn,
     ),
     Operation(
@@ -39,17 +40,18 @@ WEBHOOK_OPERATIONS: Final = (
         codes=f"overloaded {_BARE}",
     ),
     Operation(
-        *("rotate_secret", "post", f"{_ONE}rotate-secret", "A new secret; the old one is valid for a day more"),
+        *("rotate_secret", "post", f"{_ONE}rotate-secret"),
+        "A new secret; each older one stays valid for a day from its own rotation",
         {200: Answer(schemas.SecretOut, "The new secret")},
         parameters="webhook_id",
-        codes=_BARE,
+        codes=f"too_many_secrets {_BARE}",
     ),
     Operation(
         *("replay_webhook", "post", f"{_ONE}replay"),
         "Tell again all that came after a cursor, under the same ids; later events wait for it",
         {200: Answer(schemas.WebhookOut, "The webhook, switched on again if it was off")},
         parameters="webhook_id",
-        codes=f"webhook_not_found {WRITE}",
+        codes=f"webhook_not_found cursor_ahead {WRITE}",
         body=schemas.ReplayIn,
     ),
     Operation(

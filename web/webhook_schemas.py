@@ -10,7 +10,7 @@ from shared.money import MAX_AMOUNT, MOST_CHARACTERS, THRESHOLD_PATTERN, parse_t
 from shared.queries.letters import LetterKey
 from shared.receivers import MOST_URL_CHARACTERS, URL_PATTERN
 from shared.telling import Told
-from web.schemas import Instant, Money
+from web.schemas import NUMBER_DESCRIPTION, Instant, Money
 
 LETTER_KEY_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"
 
@@ -42,7 +42,7 @@ THRESHOLD_SCHEMA: Final[dict[str, Any]] = {
     "description": "A decimal, at most two digits after the point, from 0 to 9999999999.99. Read exactly.",
     "oneOf": [
         {"type": "string", "pattern": THRESHOLD_PATTERN, "maxLength": MOST_CHARACTERS},
-        {"type": "number", "minimum": 0, "maximum": MAX_AMOUNT / 100, "multipleOf": 0.01},
+        {"type": "number", "minimum": 0, "maximum": MAX_AMOUNT / 100, "description": NUMBER_DESCRIPTION},
     ],
     "default": "0.00",
 }
@@ -92,7 +92,7 @@ class WebhookContentOut(BaseModel):
 
 
 class NewWebhookOut(WebhookContentOut):
-    """A new webhook. The secret is told this once."""
+    """A new webhook. The secret is in this answer alone, and in that to a repeat with the same Idempotency-Key."""
 
     secret: str
 
@@ -111,7 +111,7 @@ class WebhooksOut(BaseModel):
 
 
 class SecretOut(BaseModel):
-    """The new secret, told this once. For a day all is signed with the old one, too."""
+    """The new secret, in this answer alone. Requests are signed with each older secret, too, for a day from its rotation."""
 
     secret: str
 

@@ -14,7 +14,7 @@ from shared.queries.webhooks import NewWebhook, Webhook
 from web.access import read_actor
 from web.answers import JsonAnswer
 from web.bodies import read_json
-from web.requests import check_names, read_id, read_limit
+from web.requests import read_id, read_idempotency_key, read_limit
 from web.users import DEFAULT_PAGE, LONGEST_PAGE
 from web.webhook_schemas import NewWebhookIn, ReplayIn, read_letter_key
 
@@ -27,29 +27,30 @@ _trials = threading.BoundedSemaphore(MOST_TRIALS)  # each may hold its thread fo
 
 @blueprint.post("/")
 def post_webhook() -> Response:
-    check_names(request, ())
-    asked = read_json(request, NewWebhookIn)
-    new = NewWebhook(asked.url, asked.events, asked.threshold)
-    webhook, secret = webhooks.register(new, read_actor(request, g.key))
+    key = read_idempotency_key(request)
+    content = read_json(request, NewWebhookIn)
+    new = NewWebhook(content.url, content.events, content.threshold)
+    webhook, secret, replayed = webhooks.register(new, key and key.stored, read_actor(request, g.key))
     response = JsonAnswer({**_content(webhook), "secret": secret}, 201)
     response.headers["Location"] = f"/api/webhook/{webhook.id}/"
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
     return response
 
 
 @blueprint.get("/")
 def list_webhooks() -> Response:
-    check_names(request, ())
     return JsonAnswer({"items": [_show(webhook) for webhook in webhooks.list_all()]})
 
 
 @blueprint.get("/<webhook_id>/")
 def get_webhook(webhook_id: str) -> Response:
-    return JsonAnswer(_show(webhooks.get(_id(webhook_id))))
+    return JsonAnswer(_show(webhooks.get(read_id(webhook_id, webhook_not_found))))
 
 
 @blueprint.delete("/<webhook_id>/")
 def delete_webhook(webhook_id: str) -> Response:
-    webhooks.delete(_id(webhook_id), read_actor(request, g.key))
+    webhooks.delete(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
     return Response(status=204)
 
 
@@ -58,7 +59,7 @@ def try_webhook(webhook_id: str) -> Response:
     if not _trials.acquire(blocking=False):
         raise Unavailable("overloaded", "Too many webhooks are being tried out.")
     try:
-        receipt = webhooks.try_out(_id(webhook_id))
+        receipt = webhooks.try_out(read_id(webhook_id, webhook_not_found))
     finally:
         _trials.release()
     return JsonAnswer({"delivered": receipt.delivered, "status": receipt.status, "error": receipt.error})
@@ -66,19 +67,19 @@ def try_webhook(webhook_id: str) -> Response:
 
 @blueprint.post("/<webhook_id>/rotate-secret")
 def rotate_secret(webhook_id: str) -> Response:
-    return JsonAnswer({"secret": webhooks.rotate_secret(_id(webhook_id), read_actor(request, g.key))})
+    secret = webhooks.rotate_secret(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
+    return JsonAnswer({"secret": secret})
 
 
 @blueprint.post("/<webhook_id>/replay")
 def replay_webhook(webhook_id: str) -> Response:
-    known = _id(webhook_id)
+    known = read_id(webhook_id, webhook_not_found)
     webhooks.replay(known, read_json(request, ReplayIn).after, read_actor(request, g.key))
     return JsonAnswer(_show(webhooks.get(known)))
 
 
 @blueprint.get("/<webhook_id>/dead-letters")
 def get_dead_letters(webhook_id: str) -> Response:
-    check_names(request, ("limit", "cursor"))
     try:
         after = read_letter_key(request.args.get("cursor", ""))
     except ValueError as error:
@@ -86,11 +87,6 @@ def get_dead_letters(webhook_id: str) -> Response:
     limit = read_limit(request, DEFAULT_PAGE, LONGEST_PAGE)
     page = webhooks.get_dead_letters(read_id(webhook_id, webhook_not_found), after, limit)
     return JsonAnswer({"items": [_show_letter(letter) for letter in page.items], "next": _write_key(page.after)})
-
-
-def _id(text: str) -> int:
-    check_names(request, ())
-    return read_id(text, webhook_not_found)
 
 
 def _content(webhook: Webhook) -> dict[str, Any]:

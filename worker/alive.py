@@ -1,7 +1,8 @@
 """`python -m worker.alive`: is a worker's container to be started anew? Exit code 0: no.
 
-A worker that waits for a broker which is away does not touch its heartbeat, and its sweep goes on settling: it must not
-be ended for that. So an old heartbeat counts only while the broker answers.
+A worker that waits for a broker which is away or refuses it does not touch its heartbeat, and its sweep goes on
+settling: it must not be ended for that. So an old heartbeat counts only while the broker answers and the worker does
+not say that it waits.
 """
 
 import sys
@@ -14,15 +15,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared.settings import settings
+from worker import waiting
 
 FRESH_SECONDS: Final = 60.0  # the file is touched every five
 PATIENCE_SECONDS: Final = 2.0
 
 
 def main() -> int:
-    silence = _silent_seconds()
-    if silence is not None and silence < FRESH_SECONDS:
-        return 0
+    silence = _seconds_since(Path(settings().heartbeat_file))
+    waited = waiting.file()
+    for seconds in (silence, _seconds_since(waited) if waited else None):
+        if seconds is not None and seconds < FRESH_SECONDS:
+            return 0
     if not _broker_answers():
         return 0
     since = "never yet" if silence is None else f"{silence:.0f} s ago"
@@ -30,10 +34,10 @@ def main() -> int:
     return 1
 
 
-def _silent_seconds() -> float | None:
-    """None: the worker has not been ready yet."""
+def _seconds_since(file: Path) -> float | None:
+    """Returns the age of a file; None where there is none: the worker has not been ready, or has not waited."""
     try:
-        return time.time() - Path(settings().heartbeat_file).stat().st_mtime
+        return time.time() - file.stat().st_mtime
     except FileNotFoundError:
         return None
 

@@ -4,31 +4,33 @@ A message is only a doorbell: losing one costs a second and receiving it twice c
 aim at two things, never to go deaf and to show the queue as it is.
 """
 
-import faulthandler
 import logging
 import os
-import signal
 import threading
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import billiard.pool
+import celery.apps.worker
 from celery import Celery, bootsteps
-from celery.signals import setup_logging, worker_process_init, worker_ready
+from celery.exceptions import CPendingDeprecationWarning
+from celery.signals import celeryd_after_setup, setup_logging, worker_init, worker_process_init, worker_ready
 from celery.worker import state
-from kombu.transport.redis import Channel
 
 from shared import database, doorbell, logs
 from shared.processes import die_with_parent, has_ended
 from shared.settings import settings
+from worker import broker, stacks
 from worker.exporter import Exporter
 
 HEARTBEAT_SECONDS = 5.0
 UNMENDED_SECONDS = 4.0
 STOP_SECONDS = 20.0  # a slice is 2 s, and what a longer batch has done is rolled back and settled by others
 
+broker.install()
 app = Celery("payments", broker=settings().broker_url, include=["worker.tasks"])
 app.conf.update(
     task_default_queue=doorbell.QUEUE,
@@ -43,21 +45,23 @@ app.conf.update(
     task_send_sent_event=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # the default gives up after 100
+    worker_consumer="worker.consumer:Consumer",
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_transport_options={
         # A ring is acknowledged in memory only: through a connection that is gone it raises what ends the worker.
         "ack_emulation": False,
         "health_check_interval": 10,
+        "priority_steps": [0],  # one list per queue
     },
 )
-
-# kombu would put unacknowledged rings back by a connection that is gone, and end the worker by it, its sweep too.
-Channel.do_restore = False
 
 # A pool process that ends waits until its last result has been read, for thirty seconds; and in a warm stop nobody may
 # read any more: the reader stops when no task is known to it, which may be before the result of the last one is counted.
 # Two seconds, in tenths: what is lost is the receipt of a ring.
 billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20
+
+# Celery prints what it does about signals past the logs.
+celery.apps.worker.safe_say = lambda message, *_: logs.write_line(message)
 
 
 @setup_logging.connect
@@ -66,6 +70,19 @@ def _log_as_json(**_: Any) -> None:
     # Celery's own line per task says nothing that ours does not.
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Lost connections are in the lines of ours (worker/consumer.py).
+    logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.ERROR)
+
+
+@celeryd_after_setup.connect
+def _ignore_what_celery_6_will_do(**_: Any) -> None:
+    """Celery would warn at each lost connection, and has just switched all such warnings on."""
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
+
+
+@worker_init.connect
+def _prepare_to_fork(**_: Any) -> None:
+    stacks.open_file()
 
 
 @worker_process_init.connect
@@ -74,7 +91,7 @@ def _begin_process(**_: Any) -> None:
     from worker import sweep  # here: the process that forks must not have it
 
     die_with_parent()
-    faulthandler.register(signal.SIGUSR2)
+    stacks.listen()
     database.engine().dispose(close=False)  # plain dispose() would close the parent's
     sweep.start()
 
@@ -123,22 +140,13 @@ def _guard(pool: Any) -> None:
         if _is_told_to_stop():  # its processes end one by one
             stops_since = stops_since or now
             if now - stops_since > STOP_SECONDS:
-                _dump_stacks(pool)
+                stacks.log([process.pid for process in _processes(pool)])
                 _end("the warm stop takes too long")
             continue
         dead = {process.pid for process in _processes(pool) if has_ended(process.pid)}
         dead_since = {pid: dead_since.get(pid, now) for pid in dead}
         if any(now - since > UNMENDED_SECONDS for since in dead_since.values()):
             _end("a pool process has ended and was not replaced")
-
-
-def _dump_stacks(pool: Any) -> None:
-    """Of this process and of those that it waits for, on standard error."""
-    faulthandler.dump_traceback()
-    for process in _processes(pool):
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGUSR2)
-    time.sleep(1)
 
 
 def _processes(pool: Any) -> list[Any]:
@@ -151,7 +159,7 @@ def _is_told_to_stop() -> bool:
 
 
 def _end(why: str) -> None:
-    os.write(2, f"{why}: ending the worker\n".encode())
+    logs.write_line("the worker ends itself", "critical", reason=why)
     os._exit(1)
 
 

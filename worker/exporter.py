@@ -13,6 +13,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from shared import logs
 from shared.processes import die_with_parent, has_ended
 from shared.settings import settings
 
@@ -31,7 +32,7 @@ class Exporter:
         if self._pid is not None and has_ended(self._pid):
             os.waitpid(self._pid, 0)
             self._pid = None
-            os.write(2, b"the exporter of metrics has ended: it is started again\n")
+            logs.write_line("the exporter of metrics has ended: it is started again", "warning")
         if self._pid is None and settings().metrics_port and time.monotonic() - self._started > AGAIN_AFTER_SECONDS:
             self._started = time.monotonic()
             # Not subprocess: it waits for a pipe to close that a pool process forked at that moment would keep open.

@@ -1,84 +1,86 @@
-"""The loop of the worker that tells webhooks: turns events into deliveries and rings for what is due.
+"""The duties of the worker that tells webhooks: turn events into deliveries, ring for what is due, take away what is old.
 
-Like the sweep it needs Postgres alone: what nobody took within two seconds, because the broker is down or a message
-was lost, it delivers itself, by a few threads of its own.
+Like the sweep they need Postgres alone: what nobody took within two seconds, because the broker is down or a message
+was lost, is delivered here, by threads of its own. Each duty has a thread: none waits for another.
 """
 
 import os
-import random
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from shared import doorbell, logs
-from shared.database import is_machinery
-from shared.delivering import expand, find_due, prune, work
-from shared.logs import get_logger
-from worker.sweep import first_line
+from shared.backoff import Backoff
+from shared.delivering import MAX_PAUSE_SECONDS as MAX_WEBHOOK_PAUSE_SECONDS
+from shared.delivering import expand, find_due, prune_deleted, prune_delivered, prune_events, prune_secrets, work
+from shared.settings import settings
+from worker.duty import Duty
 from worker.watchdog import Watchdog
 
-EVERY_SECONDS: Final = 0.1
+INTERVAL_SECONDS: Final = 0.1
+PRUNE_INTERVAL_SECONDS: Final = 60.0
+PRUNE_AGAIN_SECONDS: Final = 0.05  # after each commit of pruning: what else Postgres does comes first
 OVERDUE_SECONDS: Final = 2.0
-SPARE_THREADS: Final = 4
-PRUNE_EVERY_SECONDS: Final = 60.0
-
-log = get_logger("notify")
+MAX_PAUSE_SECONDS: Final = 5.0  # of what receivers wait for
+MAX_PRUNE_PAUSE_SECONDS: Final = 300.0
 
 
 def start() -> None:
     logs.configure()
-    threading.Thread(target=_run, name="notify", daemon=True).start()
+    for interval_seconds, duty in Notifier().duties():
+        duty.run_for_ever(interval_seconds)
 
 
 class Notifier:
-    """One process's loop: which webhooks it serves itself, and when it has to prune again."""
+    """One process's duties, and which webhooks it serves itself."""
 
     def __init__(self) -> None:
         self._served: set[int] = set()
-        self._prunes_at = time.monotonic() + random.uniform(0, PRUNE_EVERY_SECONDS)
 
-    def run_once(self) -> bool:
-        """Whether there is more to do at once. Raises what the machinery raised: the caller waits and comes back."""
-        more = expand()
+    def duties(self) -> list[tuple[float, Duty]]:
+        """Each with the interval at which it is done, in seconds."""
+        watchdog = Watchdog(doorbell.NOTIFY_QUEUE, os.getpid())
+        failing: Backoff[int] = Backoff(MAX_WEBHOOK_PAUSE_SECONDS)
+        often: dict[str, Callable[[], object]] = {
+            "watchdog": watchdog.look,
+            "expand": partial(expand, failing),
+            "deliver": self.deliver,
+        }
+        seldom = {
+            "prune_deleted": partial(_prune, prune_deleted),
+            "prune_delivered": partial(_prune, prune_delivered),
+            "prune_events": partial(_prune, prune_events),
+            "prune_secrets": partial(_prune, prune_secrets),
+        }
+        return [
+            *((INTERVAL_SECONDS, Duty(name, act, MAX_PAUSE_SECONDS)) for name, act in often.items()),
+            *((PRUNE_INTERVAL_SECONDS, Duty(name, act, MAX_PRUNE_PAUSE_SECONDS)) for name, act in seldom.items()),
+        ]
+
+    def deliver(self) -> None:
+        """Ring for the webhooks with deliveries that are due; serve those that nobody came for."""
         for due in find_due():
             doorbell.ring_to_notify(due.webhook_id, due.slots)
             if due.overdue_seconds > OVERDUE_SECONDS:
                 self._serve(due.webhook_id)
-        if time.monotonic() >= self._prunes_at:
-            pruned = prune()
-            self._prunes_at = time.monotonic() + (0 if pruned else PRUNE_EVERY_SECONDS)
-        return more
 
     def _serve(self, webhook_id: int) -> None:
-        if webhook_id not in self._served and len(self._served) < SPARE_THREADS:
+        if webhook_id not in self._served and len(self._served) < settings().notify_slots:
             self._served.add(webhook_id)
             threading.Thread(target=self._work, args=[webhook_id], name="spare", daemon=True).start()
 
     def _work(self, webhook_id: int) -> None:
         try:
-            work(webhook_id)
-        except Exception as error:
-            _tell(error)
+            Duty("deliver", partial(work, webhook_id), 0).run()
         finally:
             self._served.discard(webhook_id)
 
 
-def _run() -> None:
-    notifier, watchdog = Notifier(), Watchdog(doorbell.NOTIFY_QUEUE, os.getpid())
-    while True:
-        more = False
-        try:
-            watchdog.look()
-            more = notifier.run_once()
-        except Exception as error:  # whatever it was, this thread must live
-            _tell(error)
-            time.sleep(1)
-        if not more:
-            time.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
-
-
-def _tell(error: Exception) -> None:
-    if is_machinery(error):
-        log.warning("webhooks could not be told; it is tried again", error=first_line(error))
-    else:
-        log.error("telling webhooks failed; it is tried again", exc_info=error)
+def _prune(prune: Callable[[], int]) -> int:
+    """Some rows; how many."""
+    count = prune()
+    if count:
+        time.sleep(PRUNE_AGAIN_SECONDS)
+    return count

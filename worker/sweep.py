@@ -10,18 +10,21 @@ import threading
 import time
 from typing import Final
 
-from shared import doorbell
-from shared.database import is_machinery, transaction
+from shared import doorbell, metrics
+from shared.database import first_line, is_machinery, transaction
 from shared.logs import get_logger
-from shared.parking import retry_due, work_lanes
+from shared.parking import Place, retry_due, work_lanes
 from shared.queries.lanes import find_overdue_lanes
 from shared.status import LANES
+from worker.duty import Duty
 from worker.watchdog import Watchdog
 
 EVERY_SECONDS: Final = 1.0
 OVERDUE_SECONDS: Final = 1.0
 RETRY_EVERY_SECONDS: Final = 5.0  # what is parked waits for a minute at least
 MOST_BACKOFF_SECONDS: Final = 60.0
+MAX_SETTLE_PAUSE_SECONDS: Final = 2.0  # somebody waits for it
+MAX_PAUSE_SECONDS: Final = 60.0
 
 log = get_logger("sweep")
 
@@ -37,9 +40,10 @@ class Sweep:
         self._failures: dict[int, int] = {}
         self._rests_until: dict[int, float] = {}
         self._retries_at = 0.0
+        self._place = Place()
 
     def run_once(self) -> int:
-        """Settle the overdue lanes and release what is due; the number of rows settled.
+        """Settle the overdue lanes; the number of rows settled.
 
         What one lane raises keeps no other from being settled. Raises what the machinery raised otherwise: the
         caller waits and comes back.
@@ -47,17 +51,20 @@ class Sweep:
         with transaction() as connection:
             overdue = find_overdue_lanes(connection, LANES, OVERDUE_SECONDS)
         # in any order, so that several processes spread over the lanes
-        settled = sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
+        return sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
+
+    def retry_parked(self) -> None:
+        """Release what is due of the parked rows, now and then."""
         if time.monotonic() >= self._retries_at:
             self._retries_at = time.monotonic() + RETRY_EVERY_SECONDS
-            retry_due()
-        return settled
+            retry_due(self._place)
 
     def _settle(self, lane: int) -> int:
         if time.monotonic() < self._rests_until.get(lane, 0.0):
             return 0
         try:
             settled = work_lanes([lane]).settled
+            metrics.SETTLED_BY.labels("sweep").inc(settled)
         except Exception as error:
             if is_machinery(error):
                 log.warning("a lane was not settled; it is tried again", lane=lane, error=first_line(error))
@@ -75,20 +82,19 @@ class Sweep:
         log.error("a lane cannot be settled", lane=lane, error=repr(error), next_try_seconds=rest)
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [repr(error)])[0]
+def duties() -> list[Duty]:
+    sweep, watchdog = Sweep(), Watchdog(doorbell.QUEUE, os.getppid())
+    return [
+        Duty("watchdog", watchdog.look, MAX_PAUSE_SECONDS),
+        Duty("settle_overdue", sweep.run_once, MAX_SETTLE_PAUSE_SECONDS),
+        Duty("retry_parked", sweep.retry_parked, MAX_PAUSE_SECONDS),
+    ]
 
 
 def _run() -> None:
-    sweep, watchdog = Sweep(), Watchdog(doorbell.QUEUE, os.getppid())
+    """Whatever a duty raises, this thread must live: it is what settles when all else is down."""
+    all_duties = duties()
     while True:
         time.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
-        try:
-            watchdog.look()
-            sweep.run_once()
-        except Exception as error:
-            # Whatever it was, this thread must live: it is what settles when all else is down.
-            if is_machinery(error):
-                log.warning("the sweep could not work; it tries again", error=first_line(error))
-            else:
-                log.exception("the sweep failed; it tries again")
+        for duty in all_duties:
+            duty.run()

@@ -1,6 +1,7 @@
 """The watchdog: notices a worker that has gone deaf, and ends it so that its supervisor starts another.
 
-A worker is deaf when it no longer takes messages though the broker answers. The sweep hides that from clients (their
+A worker is deaf when it no longer takes messages though the broker answers, and does not wait for a broker that
+refuses it either: such a broker still shows what is in the queue. The sweep hides that from clients (their
 payments settle within seconds) and the notifier's own loop from receivers, so nobody would ever notice. Asked by the
 sweep's thread of each pool process (the process that forks must not have threads, and may be the one that hangs), and by
 the notifier's loop.
@@ -14,6 +15,7 @@ from typing import Final
 from shared import doorbell
 from shared.logs import get_logger
 from shared.settings import settings
+from worker import waiting
 
 GRACE_SECONDS: Final = 10.0
 
@@ -32,7 +34,7 @@ class Watchdog:
 
     def look(self) -> None:
         """End the worker if the same message has been next for too long: SIGTERM, then SIGKILL."""
-        following = doorbell.peek(self._queue)
+        following = None if waiting.is_waiting() else doorbell.peek(self._queue)
         now = time.monotonic()
         if following is None or following != self._next:
             self._next, self._since = following, now

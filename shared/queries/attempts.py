@@ -7,7 +7,9 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.queries.deliveries import ON, give_turns
+from shared.queries.webhooks import VALID_SECRETS
 from shared.status import LANES
+from shared.telling import Retry
 
 FAILING_AFTER_SECONDS: Final = 5
 DUE_PER_SLOT: Final = 4  # a message costs more than a delivery; a receiver that is slow is given more at each look
@@ -27,68 +29,80 @@ class Delivery(NamedTuple):
     occurred_at: datetime
     attempts: int
     claimed_until: datetime
+    schedule_ends_at: datetime | None
     url: str
     threshold: int
     secrets: list[str]
 
 
+_FAILS: Final = f"""
+    coalesce(failing_since <= statement_timestamp() - interval '{FAILING_AFTER_SECONDS} seconds', false)
+"""
 # A receiver that fails gets one attempt at a time, a second apart: it must not take the others' slots.
 _ALLOWED: Final = f"""
-    CASE WHEN failing_since IS NULL OR failing_since > statement_timestamp() - interval '{FAILING_AFTER_SECONDS} seconds'
-         THEN :most WHEN rests_until > statement_timestamp() THEN 0 ELSE 1 END
+    CASE WHEN NOT {_FAILS} THEN :most WHEN rests_until > statement_timestamp() THEN 0 ELSE 1 END
     - (SELECT count(*) FROM deliveries
        WHERE webhook_id = webhooks.id AND claimed_until > statement_timestamp())
 """
+# Those that fail come last, in turn: first the one whose last failure is the oldest.
 _FIND_DUE = text(f"""
-    SELECT id, least(ceil(due.count / {DUE_PER_SLOT}.0), allowed) AS slots, due.overdue FROM (
-        SELECT id, {_ALLOWED} AS allowed FROM webhooks WHERE {ON}
+    SELECT id, least(ceil(due.count / {DUE_PER_SLOT}.0), allowed) AS slots, due.overdue, fails FROM (
+        SELECT id, {_ALLOWED} AS allowed, {_FAILS} AS fails, rests_until FROM webhooks WHERE {ON}
     ) AS webhook CROSS JOIN LATERAL (
         SELECT count(*) AS count, extract(epoch FROM statement_timestamp() - min(next_attempt_at)) AS overdue FROM (
             SELECT next_attempt_at FROM deliveries
-            WHERE webhook_id = webhook.id AND next_attempt_at <= statement_timestamp()
-            ORDER BY next_attempt_at LIMIT :most
+            WHERE (webhook_id, next_attempt_at) <= (webhook.id, statement_timestamp()) AND webhook_id >= webhook.id
+              AND next_attempt_at IS NOT NULL
+            ORDER BY webhook_id, next_attempt_at LIMIT :most
         ) AS due
     ) AS due
     WHERE due.count > 0 AND allowed > 0
+    ORDER BY fails, rests_until NULLS FIRST, due.overdue DESC
 """)
 # The webhook's row is the lock under which its claims are counted; held for a moment, never while something is sent.
-_LOCK_WEBHOOK = text(f"SELECT id FROM webhooks WHERE id = :webhook_id AND {ON} FOR NO KEY UPDATE")
+_LOCK_WEBHOOK = text(f"SELECT {_FAILS} FROM webhooks WHERE id = :webhook_id AND {ON} FOR NO KEY UPDATE")
 _CLAIM = text(f"""
     UPDATE deliveries SET claimed_until = statement_timestamp() + make_interval(secs => :seconds),
         next_attempt_at = statement_timestamp() + make_interval(secs => :seconds)
     FROM (
         SELECT webhook_id, event_id, position FROM deliveries
-        WHERE webhook_id = :webhook_id AND next_attempt_at <= statement_timestamp()
-          AND (SELECT {_ALLOWED} FROM webhooks WHERE id = :webhook_id) > 0
-        ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        WHERE (webhook_id, next_attempt_at) <= (:webhook_id, statement_timestamp()) AND webhook_id >= :webhook_id
+          AND next_attempt_at IS NOT NULL AND (SELECT {_ALLOWED} FROM webhooks WHERE id = :webhook_id) > 0
+        ORDER BY webhook_id, next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS due JOIN webhooks ON webhooks.id = due.webhook_id
     WHERE deliveries.webhook_id = due.webhook_id AND deliveries.event_id = due.event_id
       AND deliveries.position = due.position
     RETURNING deliveries.webhook_id, deliveries.event_id, deliveries.position, deliveries.type, deliveries.user_id,
         deliveries.user_seq, deliveries.uid, deliveries.balance, deliveries.occurred_at, deliveries.attempts,
-        deliveries.claimed_until, webhooks.url, webhooks.threshold,
-        array_remove(ARRAY[webhooks.secret, CASE WHEN webhooks.previous_secret_until > statement_timestamp()
-                                                 THEN webhooks.previous_secret END], NULL) AS secrets
+        deliveries.claimed_until, deliveries.schedule_ends_at, webhooks.url, webhooks.threshold, {VALID_SECRETS} AS secrets
 """)
 
 
 class Due(NamedTuple):
-    """A webhook with deliveries to make now: how many at once, and for how long the first has been due."""
+    """A webhook with deliveries to make now: how many at once, for how long the first has been due, whether it fails."""
 
     webhook_id: int
     slots: int
     overdue_seconds: float
+    fails: bool
 
 
 def find_due(connection: Connection, most_at_once: int) -> list[Due]:
+    """The healthy webhooks first."""
     found = connection.execute(_FIND_DUE, {"most": most_at_once})
-    return [Due(row.id, int(row.slots), float(row.overdue)) for row in found]
+    return [Due(row.id, int(row.slots), float(row.overdue), row.fails) for row in found]
+
+
+def lock_webhook(connection: Connection, webhook_id: int) -> bool | None:
+    """Lock a webhook for a claim. Whether its receiver fails; None where there is no webhook, or it is off."""
+    return connection.execute(_LOCK_WEBHOOK, {"webhook_id": webhook_id}).scalar_one_or_none()
 
 
 def claim(connection: Connection, webhook_id: int, most_at_once: int, seconds: float) -> Delivery | None:
-    """The delivery that has been due for longest, for this long ours alone; None where there is none to make now."""
-    if connection.execute(_LOCK_WEBHOOK, {"webhook_id": webhook_id}).one_or_none() is None:
-        return None
+    """The delivery that has been due for longest, for this long ours alone; None where there is none to make now.
+
+    The caller has locked the webhook.
+    """
     values = {"webhook_id": webhook_id, "most": most_at_once, "seconds": seconds}
     row = connection.execute(_CLAIM, values).one_or_none()
     return Delivery(*row) if row else None
@@ -109,14 +123,17 @@ _END = text(f"""
 _RETRY = text(f"""
     UPDATE deliveries SET attempts = attempts + 1, claimed_until = NULL, last_error = :error,
         next_attempt_at = greatest(clock_timestamp(), claimed_until - make_interval(secs => :lease)
-                                                      + make_interval(secs => :delay))
+                                                      + make_interval(secs => :delay)),
+        schedule_ends_at = coalesce(schedule_ends_at, claimed_until - make_interval(secs => :lease)
+                                    + make_interval(secs => CAST(:remaining AS double precision)))
     WHERE {_CLAIMED}
 """)
 _NOTE_SUCCESS = text("""
     UPDATE webhooks SET failing_since = NULL, rests_until = NULL WHERE id = :webhook_id AND failing_since IS NOT NULL
 """)
 _NOTE_FAILURE = text("""
-    UPDATE webhooks SET failing_since = coalesce(failing_since, clock_timestamp()),
+    UPDATE webhooks SET
+        failing_since = coalesce(failing_since, clock_timestamp() - make_interval(secs => :seconds)),
         rests_until = clock_timestamp() + interval '1 second'
     WHERE id = :webhook_id
     RETURNING extract(epoch FROM clock_timestamp() - failing_since)
@@ -129,13 +146,14 @@ def end(connection: Connection, delivery: Delivery, error: str | None) -> bool:
     connection.execute(_LOCK_CURSOR, {"webhook_id": delivery.webhook_id, "lane": delivery.user_id % LANES})
     if connection.execute(_END, values).rowcount == 0:
         return False
-    give_turns(connection, delivery.webhook_id, [delivery.user_id])
+    give_turns(connection, [(delivery.webhook_id, delivery.user_id)])
     return True
 
 
-def retry(connection: Connection, delivery: Delivery, error: str, delay: float, lease: float) -> bool:
+def retry(connection: Connection, delivery: Delivery, error: str, following: Retry, lease: float) -> bool:
     """To be tried again so long after the claim began. False where the claim was lost."""
-    values = {**_name(delivery), "error": error, "delay": delay, "lease": lease}
+    values = {**_name(delivery), "error": error, "lease": lease}
+    values |= {"delay": following.delay_seconds, "remaining": following.remaining_seconds}
     return connection.execute(_RETRY, values).rowcount == 1
 
 
@@ -143,9 +161,9 @@ def note_success(connection: Connection, webhook_id: int) -> None:
     connection.execute(_NOTE_SUCCESS, {"webhook_id": webhook_id})
 
 
-def note_failure(connection: Connection, webhook_id: int) -> float:
-    """For how many seconds the webhook has failed without a success."""
-    return float(connection.execute(_NOTE_FAILURE, {"webhook_id": webhook_id}).scalar_one())
+def note_failure(connection: Connection, webhook_id: int, seconds: float) -> float:
+    """Note an attempt that took so long and failed. For how many seconds the webhook has failed without a success."""
+    return float(connection.execute(_NOTE_FAILURE, {"webhook_id": webhook_id, "seconds": seconds}).scalar_one())
 
 
 def _name(delivery: Delivery) -> dict[str, Any]:

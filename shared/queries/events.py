@@ -87,7 +87,19 @@ _FIND_SEQ = text("""
 """)
 
 
-def find_seq(connection: Connection, user_id: int, last: int) -> int | None:
-    """The user_seq of the user's last event up to this id, 0 if there is none; None where there is no such user."""
-    found: int | None = connection.scalar(_FIND_SEQ, {"user_id": user_id, "last": last})
-    return found
+# The number that the last event took, committed or not: retention may have deleted the event itself.
+_LAST_ID = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq")
+
+
+def is_ahead(connection: Connection, lasts: Sequence[int]) -> bool:
+    """Returns whether an id among these was never given, in these books, to an event.
+
+    After a restore ids are given again, so one that is not ahead may name another event than the reader knows: that
+    cannot be told here.
+    """
+    return max(lasts) > int(connection.execute(_LAST_ID).scalar_one())
+
+
+def find_seq(connection: Connection, user_id: int, last: int) -> int:
+    """The user_seq of the user's last event up to this id, 0 if there is none."""
+    return int(connection.execute(_FIND_SEQ, {"user_id": user_id, "last": last}).scalar_one())

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.queries.deliveries import ON
+from shared.queries.deliveries import NEXT_OF_LANE, ON
 
 
 class LetterKey(NamedTuple):
@@ -35,9 +35,10 @@ class DeadLetter(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """For how many seconds the delivery that is due for longest has been so, how many were given up, webhooks off.
+    """How late deliveries are in seconds, how many were given up, webhooks that are off, deliveries still to be made.
 
-    And how many are still to be made, of each webhook at most MOST_COUNTED.
+    Late is what is due, and what has happened and is no delivery yet. Of each webhook MAX_COUNTED deliveries are
+    counted at most.
     """
 
     overdue_seconds: float
@@ -49,25 +50,40 @@ class Waiting(NamedTuple):
 _READ_DEAD = text("""
     SELECT event_id, position, type, user_id, user_seq, balance, attempts, last_error, occurred_at, dead_at
     FROM deliveries
-    WHERE webhook_id = :webhook_id AND dead_at IS NOT NULL AND (event_id, position) > (:event_id, :position)
-    ORDER BY event_id, position LIMIT :limit
+    WHERE (webhook_id, event_id, position) > (:webhook_id, :event_id, :position) AND webhook_id <= :webhook_id
+      AND dead_at IS NOT NULL
+    ORDER BY webhook_id, event_id, position LIMIT :limit
 """)
-MOST_COUNTED: Final = 10_000  # an index look-up each
+MAX_COUNTED: Final = 1_000  # of each webhook; an index look-up each
+# Late are deliveries that are due, and events that are no deliveries yet: of each lane the first one beyond the cursor that
+# is furthest behind.
 _WAITING = text(f"""
+    WITH switched_on AS MATERIALIZED (SELECT id FROM webhooks WHERE {ON}),
+    behind AS MATERIALIZED (
+        SELECT lane, min(through) AS through FROM webhook_cursors JOIN switched_on ON id = webhook_id GROUP BY lane
+    )
     SELECT
-        (SELECT coalesce(extract(epoch FROM statement_timestamp() - min(oldest.next_attempt_at)), 0) FROM webhooks
-         CROSS JOIN LATERAL (SELECT next_attempt_at FROM deliveries
-             WHERE webhook_id = webhooks.id AND next_attempt_at IS NOT NULL
-             ORDER BY next_attempt_at LIMIT 1) AS oldest
-         WHERE {ON}) AS overdue,
-        (SELECT count(*) FROM webhooks JOIN deliveries ON webhook_id = webhooks.id
-         WHERE deleted_at IS NULL AND dead_at IS NOT NULL) AS dead,
-        (SELECT count(*) FROM webhooks WHERE deleted_at IS NULL AND disabled_at IS NOT NULL) AS off,
-        (SELECT coalesce(sum(line.count), 0) FROM webhooks
+        (SELECT coalesce(extract(epoch FROM statement_timestamp() - min(since)), 0) FROM (
+            SELECT oldest.next_attempt_at AS since FROM switched_on
+            CROSS JOIN LATERAL (SELECT next_attempt_at FROM deliveries
+                WHERE (webhook_id, next_attempt_at) >= (switched_on.id, '-infinity') AND webhook_id <= switched_on.id
+                  AND next_attempt_at IS NOT NULL
+                ORDER BY webhook_id, next_attempt_at LIMIT 1) AS oldest
+            UNION ALL
+            SELECT event.occurred_at FROM behind
+            CROSS JOIN LATERAL ({NEXT_OF_LANE.format(cursor="behind", limit=1)}) AS event
+        ) AS late) AS overdue,
+        (SELECT coalesce(sum(dead.count), 0) FROM webhooks
          CROSS JOIN LATERAL (SELECT count(*) AS count FROM (SELECT FROM deliveries
-             WHERE webhook_id = webhooks.id AND delivered_at IS NULL AND dead_at IS NULL
-             LIMIT {MOST_COUNTED}) AS undelivered) AS line
-         WHERE {ON}) AS pending
+             WHERE (webhook_id, event_id) >= (webhooks.id, 0) AND webhook_id <= webhooks.id AND dead_at IS NOT NULL
+             ORDER BY webhook_id, event_id, position LIMIT {MAX_COUNTED}) AS dead) AS dead
+         WHERE deleted_at IS NULL) AS dead,
+        (SELECT count(*) FROM webhooks WHERE deleted_at IS NULL AND disabled_at IS NOT NULL) AS off,
+        (SELECT coalesce(sum(line.count), 0) FROM switched_on
+         CROSS JOIN LATERAL (SELECT count(*) AS count FROM (SELECT FROM deliveries
+             WHERE (webhook_id, user_id) >= (switched_on.id, 0) AND webhook_id <= switched_on.id
+               AND delivered_at IS NULL AND dead_at IS NULL
+             ORDER BY webhook_id, user_id, event_id, position LIMIT {MAX_COUNTED}) AS undelivered) AS line) AS pending
 """)
 
 
@@ -80,4 +96,4 @@ def read_dead_letters(connection: Connection, webhook_id: int, after: LetterKey 
 
 def read_waiting(connection: Connection) -> Waiting:
     row = connection.execute(_WAITING).one()
-    return Waiting(max(0.0, float(row.overdue)), row.dead, row.off, int(row.pending))
+    return Waiting(max(0.0, float(row.overdue)), int(row.dead), row.off, int(row.pending))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -89,22 +89,28 @@ _COUNT_ERRORS = text("""
     FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL
     GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
 """)
-_DUE_HEADS = text(f"""
-    WITH head AS MATERIALIZED (
-        SELECT DISTINCT ON (user_id) * FROM ({_PARKED}) AS parked ORDER BY user_id, accept_order
-    ), due AS MATERIALIZED (
-        SELECT * FROM head
-        WHERE attempts = 0
-           OR parked_at + least(interval '1 minute' * power(2, least(attempts, 10) - 1), interval '1 hour')
-              <= clock_timestamp()
-    ), released AS MATERIALIZED (
-        SELECT user_id, min(accept_order) AS accept_order FROM transactions
-        WHERE status = 'PENDING' AND parked_at IS NULL AND lane IN (SELECT lane FROM due)
-        GROUP BY user_id
+# A row of this user that was released and is still to be settled. Compared as rows: only one index has this order.
+_RELEASED: Final = """
+    SELECT FROM transactions t
+    WHERE (t.lane, t.user_id, t.bulk, t.accept_order) >= (parked.lane, parked.user_id, {bulk}, 0)
+      AND (t.lane, t.user_id, t.bulk, t.accept_order) < (parked.lane, parked.user_id, {bulk}, parked.accept_order)
+      AND t.status = 'PENDING' AND t.parked_at IS NULL
+"""
+# From user to user by the index, so many users, however many rows each has.
+_HEADS = text(f"""
+    WITH RECURSIVE head AS (
+        (SELECT * FROM ({_PARKED} AND user_id > :after ORDER BY user_id, accept_order LIMIT 1) AS first)
+        UNION ALL
+        SELECT next.* FROM head CROSS JOIN LATERAL (
+            {_PARKED} AND transactions.user_id > head.user_id ORDER BY user_id, accept_order LIMIT 1
+        ) AS next
     )
-    SELECT due.* FROM due LEFT JOIN released USING (user_id)
-    WHERE released.accept_order IS NULL OR released.accept_order > due.accept_order
-    ORDER BY due.parked_at LIMIT :limit
+    SELECT parked.*, (
+        parked.attempts = 0
+        OR parked.parked_at + least(interval '1 minute' * power(2, least(parked.attempts, 10) - 1), interval '1 hour')
+           <= clock_timestamp()
+    ) AND NOT EXISTS ({_RELEASED.format(bulk="false")}) AND NOT EXISTS ({_RELEASED.format(bulk="true")}) AS is_due
+    FROM (SELECT * FROM head LIMIT :users) AS parked
 """)
 
 
@@ -144,9 +150,11 @@ def count_errors(connection: Connection, limit: int) -> list[ErrorCount]:
     return [ErrorCount(*row) for row in connection.execute(_COUNT_ERRORS, {"limit": limit})]
 
 
-def find_due_heads(connection: Connection, limit: int) -> list[ParkedRow]:
-    """Each user's first parked row, where its back-off (a minute, doubling to an hour) is over.
+def find_due_heads(connection: Connection, after: int, users: int) -> tuple[list[ParkedRow], int]:
+    """Of the next so many users with parked rows: the first row, where its back-off (a minute, doubling to an hour) is over.
 
-    Not while one before it, released, is still to be settled.
+    Not while one before it, released, is still to be settled. And the last user's id; 0 where none comes after it.
     """
-    return [ParkedRow(*row) for row in connection.execute(_DUE_HEADS, {"limit": limit})]
+    rows = connection.execute(_HEADS, {"after": after, "users": users}).all()
+    due = [ParkedRow(*row[:-1]) for row in rows if row.is_due]
+    return due, rows[-1].user_id if len(rows) == users else 0

@@ -9,41 +9,53 @@ from sqlalchemy import Connection, text
 from shared.queries.deliveries import ON
 from shared.status import LANES
 
+# Rows are named by their place (ctid), which no plan but a look-up finds; FOR UPDATE keeps a delivery there.
 _DELETE_DELIVERED = text("""
-    DELETE FROM deliveries WHERE (webhook_id, event_id, position) IN (
-        SELECT webhook_id, event_id, position FROM deliveries
+    DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM deliveries
         WHERE delivered_at < statement_timestamp() - make_interval(secs => :seconds)
-        ORDER BY delivered_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+        ORDER BY delivered_at LIMIT :limit FOR UPDATE SKIP LOCKED))
 """)
-# Ids of a lane grow with time. A line's first one, whose turn it is, has its lowest id.
+# Ids of a lane grow with time, so its old ones are the first: those are read, however many rows are young. Of the first ones
+# of a lane those go that are old and that nobody is still to be told of: they are not beyond the cursor of a webhook that
+# is on, and come before each delivery whose turn it is (the lowest id of its line).
 _DELETE_EVENTS = text(f"""
-    DELETE FROM events WHERE id IN (
-        SELECT old.id FROM generate_series(0, {LANES - 1}) AS lane (lane)
+    WITH cursor AS MATERIALIZED (
+        SELECT lane, min(through) AS through FROM webhook_cursors JOIN webhooks ON webhooks.id = webhook_id WHERE {ON}
+        GROUP BY lane
+    ), told AS MATERIALIZED (
+        SELECT CAST(lane.lane AS smallint) AS lane, least(cursor.through, (
+            SELECT event_id - 1 FROM deliveries
+            WHERE (user_id % {LANES}, event_id) >= (lane.lane, 0) AND user_id % {LANES} <= lane.lane
+              AND next_attempt_at IS NOT NULL
+            ORDER BY user_id % {LANES}, event_id LIMIT 1
+        )) AS id
+        FROM generate_series(0, {LANES - 1}) AS lane (lane) LEFT JOIN cursor ON cursor.lane = lane.lane
+    )
+    DELETE FROM events WHERE ctid = ANY (ARRAY(
+        SELECT first.ctid FROM told
         CROSS JOIN LATERAL (
-            SELECT least(
-                (SELECT min(through) FROM webhook_cursors AS cursor JOIN webhooks ON webhooks.id = cursor.webhook_id
-                 WHERE cursor.lane = lane.lane AND {ON}),
-                (SELECT min(event_id) - 1 FROM deliveries JOIN webhooks ON webhooks.id = webhook_id
-                 WHERE next_attempt_at IS NOT NULL AND user_id % {LANES} = lane.lane AND deleted_at IS NULL)
-            ) AS id
-        ) AS told
-        CROSS JOIN LATERAL (
-            SELECT id FROM events
-            WHERE events.lane = CAST(lane.lane AS smallint) AND (told.id IS NULL OR events.id <= told.id)
-              AND occurred_at < statement_timestamp() - make_interval(secs => :seconds)
-            ORDER BY id LIMIT :limit
-        ) AS old)
+            SELECT ctid, id, occurred_at FROM events
+            WHERE (events.lane, events.id) > (told.lane, 0) AND events.lane <= told.lane
+            ORDER BY events.lane, events.id LIMIT :limit
+        ) AS first
+        WHERE (told.id IS NULL OR first.id <= told.id)
+          AND first.occurred_at < statement_timestamp() - make_interval(secs => :seconds)))
 """)
 _DELETE_OF_DELETED = text("""
-    DELETE FROM deliveries WHERE (webhook_id, event_id, position) IN (
-        SELECT webhook_id, event_id, position FROM deliveries
-        WHERE webhook_id IN (SELECT id FROM webhooks WHERE deleted_at IS NOT NULL)
-        LIMIT :limit FOR UPDATE SKIP LOCKED)
+    DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
+        SELECT old.ctid FROM webhooks CROSS JOIN LATERAL (
+            SELECT ctid FROM deliveries
+            WHERE (webhook_id, event_id) >= (webhooks.id, 0) AND webhook_id <= webhooks.id
+            ORDER BY webhook_id, event_id, position LIMIT :limit FOR UPDATE SKIP LOCKED
+        ) AS old WHERE webhooks.deleted_at IS NOT NULL LIMIT :limit))
 """)
 _DELETE_DELETED = text("""
     WITH gone AS (
         DELETE FROM webhooks WHERE deleted_at IS NOT NULL
-          AND NOT EXISTS (SELECT FROM deliveries WHERE webhook_id = webhooks.id)
+          AND (SELECT event_id FROM deliveries
+               WHERE (webhook_id, event_id) >= (webhooks.id, 0) AND webhook_id <= webhooks.id
+               ORDER BY webhook_id, event_id LIMIT 1) IS NULL
         RETURNING id
     )
     DELETE FROM webhook_cursors WHERE webhook_id IN (SELECT id FROM gone)

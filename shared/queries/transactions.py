@@ -30,7 +30,10 @@ class Request(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """A transaction as it stands. Amounts in minor units; the last two are None unless COMPLETED."""
+    """A transaction as it stands. Amounts in minor units; the last two are None unless COMPLETED.
+
+    `lowest_balance`: see `shared.ledger.Outcome`.
+    """
 
     uid: UUID
     user_id: int
@@ -43,12 +46,13 @@ class Transaction(NamedTuple):
     settled_at: datetime | None
     accept_order: int
     lane: int
+    lowest_balance: int | None
     effective_at: datetime | None
     balance_after: int | None
 
 
 COLUMNS = """t.uid, t.user_id, t.type, t.amount, t.requested_at, t.status, t.reason, t.accepted_at, t.settled_at,
-    t.accept_order, t.lane"""
+    t.accept_order, t.lane, t.lowest_balance"""
 VIEW = (
     f"SELECT {COLUMNS}, entry.effective_at, entry.balance_after FROM transactions t LEFT JOIN ledger entry USING (uid)"
 )
@@ -153,9 +157,10 @@ def find_ahead(connection: Connection, requested_ats: Sequence[datetime | None])
 # the planner would go through all of a backlog for each uid (8 million comparisons a batch at 16,000 rows).
 _MAKE_FINAL = text("""
     UPDATE transactions t
-    SET status = outcome.status, reason = outcome.reason, settled_at = :moment, last_error = NULL
-    FROM unnest(CAST(:uids AS uuid[]), CAST(:statuses AS text[]), CAST(:reasons AS text[]))
-        AS outcome (uid, status, reason)
+    SET status = outcome.status, reason = outcome.reason, lowest_balance = outcome.lowest_balance, settled_at = :moment,
+        last_error = NULL
+    FROM unnest(CAST(:uids AS uuid[]), CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:lowest AS bigint[]))
+        AS outcome (uid, status, reason, lowest_balance)
     WHERE t.uid = outcome.uid AND t.status || '' = 'PENDING'
 """)
 
@@ -168,6 +173,7 @@ def make_final(connection: Connection, outcomes: Sequence[Outcome], moment: date
             "uids": array(o.pending.uid for o in outcomes),
             "statuses": array(o.status for o in outcomes),
             "reasons": array(o.reason for o in outcomes),
+            "lowest": array(o.lowest_balance for o in outcomes),
             "moment": moment,
         },
     )

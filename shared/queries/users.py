@@ -20,12 +20,17 @@ class User(NamedTuple):
 
 
 _COLUMNS = "id, name, created_at, balance"
-_INSERT = text(f"""
-    INSERT INTO users (name, idempotency_key) VALUES (:name, :key)
+_INSERT = text(f"INSERT INTO users (name) VALUES (:name) RETURNING {_COLUMNS}")
+_INSERT_WITH_KEY = text(f"""
+    INSERT INTO users (name, idempotency_key)
+    SELECT :name, :stored WHERE NOT EXISTS (SELECT FROM users WHERE idempotency_key = :bare)
     ON CONFLICT (idempotency_key) DO NOTHING RETURNING {_COLUMNS}
 """)
-_FIND_BY_KEY = text(f"SELECT {_COLUMNS} FROM users WHERE idempotency_key = :key")
+_FIND_BY_KEY = text(f"""
+    SELECT {_COLUMNS} FROM users WHERE idempotency_key IN (:stored, :bare) ORDER BY idempotency_key = :bare LIMIT 1
+""")
 _FIND = text(f"SELECT {_COLUMNS} FROM users WHERE id = :user_id")
+_FIND_LAST_EVENT_SEQ = text("SELECT last_event_seq FROM users WHERE id = :user_id")
 _LOCK = text("""
     SELECT id, balance, last_seq, last_history_at, last_event_seq FROM users
     WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
@@ -40,19 +45,29 @@ _WRITE = text("""
 """)
 
 
-def insert_user(connection: Connection, name: str, key: str | None) -> User | None:
-    """The new user, or None where the key is taken."""
-    row = connection.execute(_INSERT, {"name": name, "key": key}).one_or_none()
+def insert_user(connection: Connection, name: str) -> User:
+    return User(*connection.execute(_INSERT, {"name": name}).one())
+
+
+def insert_user_with_key(connection: Connection, name: str, stored: str, bare: str) -> User | None:
+    """Returns the new user, or None where the key is taken: as it is stored, or bare, as an older release stored it."""
+    row = connection.execute(_INSERT_WITH_KEY, {"name": name, "stored": stored, "bare": bare}).one_or_none()
     return User(*row) if row else None
 
 
-def get_user_by_key(connection: Connection, key: str | None) -> User:
-    return User(*connection.execute(_FIND_BY_KEY, {"key": key}).one())
+def get_user_by_key(connection: Connection, stored: str, bare: str) -> User:
+    return User(*connection.execute(_FIND_BY_KEY, {"stored": stored, "bare": bare}).one())
 
 
 def find_user(connection: Connection, user_id: int) -> User | None:
     row = connection.execute(_FIND, {"user_id": user_id}).one_or_none()
     return User(*row) if row else None
+
+
+def find_last_event_seq(connection: Connection, user_id: int) -> int | None:
+    """Returns the user_seq of the user's last event, 0 if there is none; None where there is no such user."""
+    found: int | None = connection.scalar(_FIND_LAST_EVENT_SEQ, {"user_id": user_id})
+    return found
 
 
 def lock_accounts(connection: Connection, user_ids: Iterable[int]) -> dict[int, Account]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
+from shared.queries.deliveries import NEWEST_OF_LANE
 
 
 class Webhook(NamedTuple):
@@ -23,31 +24,66 @@ class Webhook(NamedTuple):
 
 
 _COLUMNS = "id, url, events, threshold, created_at, disabled_at, disabled_reason, failing_since"
+_HAS_KEY: Final = "idempotency_key IS NOT NULL AND deleted_at IS NULL"  # the predicate of the unique index
 _INSERT = text(f"""
-    INSERT INTO webhooks (url, events, threshold, secret)
-    VALUES (:url, CAST(:events AS text[]), :threshold, :secret) RETURNING {_COLUMNS}
+    INSERT INTO webhooks (url, events, threshold, secret, idempotency_key)
+    VALUES (:url, CAST(:events AS text[]), :threshold, :secret, :key)
+    ON CONFLICT (idempotency_key) WHERE {_HAS_KEY} DO NOTHING RETURNING {_COLUMNS}
+""")
+_FIND_BY_KEY = text(f"""
+    SELECT {_COLUMNS}, secret FROM webhooks WHERE idempotency_key = :key AND {_HAS_KEY}
 """)
 # A batch that is being committed comes after: its ids are higher than any of its lane that can be seen.
-_BEGIN = text("""
+_BEGIN = text(f"""
     INSERT INTO webhook_cursors (webhook_id, lane, through)
-    SELECT :webhook_id, lane, coalesce((SELECT max(id) FROM events WHERE events.lane = CAST(lane.lane AS smallint)), 0)
+    SELECT :webhook_id, lane, coalesce(({NEWEST_OF_LANE.format(lane="CAST(lane.lane AS smallint)")}), 0)
     FROM generate_series(0, :lanes - 1) AS lane (lane)
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM webhooks WHERE id = :webhook_id AND deleted_at IS NULL")
 _LIST = text(f"SELECT {_COLUMNS} FROM webhooks WHERE deleted_at IS NULL ORDER BY id")
-_SECRETS = text("""
-    SELECT secret, CASE WHEN previous_secret_until > statement_timestamp() THEN previous_secret END
-    FROM webhooks WHERE id = :webhook_id
+# The secrets of a row of `webhooks` that are valid now, the newest first. `previous_secret` may have been written by the
+# release before this one, which knows no webhook_secrets.
+VALID_SECRETS: Final = """
+    ARRAY(
+        SELECT valid.secret FROM (
+            SELECT webhooks.secret, CAST('infinity' AS timestamptz) AS valid_until
+            UNION ALL SELECT webhooks.previous_secret, webhooks.previous_secret_until
+            UNION ALL SELECT older.secret, older.valid_until FROM webhook_secrets AS older
+                      WHERE older.webhook_id = webhooks.id
+        ) AS valid
+        WHERE valid.secret <> '' AND valid.valid_until > statement_timestamp()
+        GROUP BY valid.secret ORDER BY max(valid.valid_until) DESC
+    )
+"""
+_SECRETS = text(f"SELECT {VALID_SECRETS} FROM webhooks WHERE id = :webhook_id")
+_LOCK = text("SELECT FROM webhooks WHERE id = :webhook_id AND deleted_at IS NULL FOR NO KEY UPDATE")
+_KEEP_SECRETS = text("""
+    INSERT INTO webhook_secrets (webhook_id, secret, valid_until)
+    SELECT id, old.secret, old.valid_until FROM webhooks
+    CROSS JOIN LATERAL (VALUES (secret, clock_timestamp() + make_interval(secs => :seconds)),
+                               (previous_secret, previous_secret_until)) AS old (secret, valid_until)
+    WHERE id = :webhook_id AND old.valid_until > clock_timestamp()
+    ON CONFLICT (webhook_id, secret) DO NOTHING
+""")
+_COUNT_OLDER = text("""
+    SELECT count(*) AS valid, extract(epoch FROM min(valid_until) - clock_timestamp()) AS seconds
+    FROM webhook_secrets WHERE webhook_id = :webhook_id AND valid_until > clock_timestamp()
 """)
 _ROTATE = text("""
     UPDATE webhooks SET previous_secret = secret, secret = :secret,
         previous_secret_until = clock_timestamp() + make_interval(secs => :seconds)
-    WHERE id = :webhook_id AND deleted_at IS NULL
+    WHERE id = :webhook_id
+""")
+_DELETE_EXPIRED = text("""
+    DELETE FROM webhook_secrets WHERE (webhook_id, secret) IN (
+        SELECT webhook_id, secret FROM webhook_secrets WHERE valid_until < statement_timestamp()
+        ORDER BY valid_until LIMIT :limit)
 """)
 _DELETE = text("""
     UPDATE webhooks SET deleted_at = clock_timestamp(), secret = '', previous_secret = NULL
     WHERE id = :webhook_id AND deleted_at IS NULL
 """)
+_DELETE_SECRETS = text("DELETE FROM webhook_secrets WHERE webhook_id = :webhook_id")
 _DISABLE = text("""
     UPDATE webhooks SET disabled_at = clock_timestamp(), disabled_reason = :reason
     WHERE id = :webhook_id AND disabled_at IS NULL
@@ -80,12 +116,22 @@ class NewWebhook(NamedTuple):
     threshold: int
 
 
-def insert_webhook(connection: Connection, new: NewWebhook, secret: str, lanes: int) -> Webhook:
-    """Add a webhook that begins with what is settled from now on."""
-    values = {"url": new.url, "events": text_array(new.events), "threshold": new.threshold, "secret": secret}
-    webhook = Webhook(*connection.execute(_INSERT, values).one())
+def insert_webhook(connection: Connection, new: NewWebhook, secret: str, key: str | None, lanes: int) -> Webhook | None:
+    """Add a webhook that begins with what is settled from now on. None where the key is taken."""
+    values: dict[str, object] = {"url": new.url, "events": text_array(new.events), "threshold": new.threshold}
+    values |= {"secret": secret, "key": key}
+    row = connection.execute(_INSERT, values).one_or_none()
+    if row is None:
+        return None
+    webhook = Webhook(*row)
     connection.execute(_BEGIN, {"webhook_id": webhook.id, "lanes": lanes})
     return webhook
+
+
+def find_by_key(connection: Connection, key: str) -> tuple[Webhook, str] | None:
+    """The webhook that was added with this key and is not deleted, and its present secret."""
+    row = connection.execute(_FIND_BY_KEY, {"key": key}).one_or_none()
+    return (Webhook(*row[:-1]), row.secret) if row else None
 
 
 def find_webhook(connection: Connection, webhook_id: int) -> Webhook | None:
@@ -99,18 +145,40 @@ def list_webhooks(connection: Connection) -> list[Webhook]:
 
 def get_secrets(connection: Connection, webhook_id: int) -> list[str]:
     """The secrets that are valid now, the newest first."""
-    return [secret for secret in connection.execute(_SECRETS, {"webhook_id": webhook_id}).one() if secret]
+    return list(connection.execute(_SECRETS, {"webhook_id": webhook_id}).scalar_one())
 
 
-def rotate_secret(connection: Connection, webhook_id: int, secret: str, both_seconds: float) -> bool:
-    """Whether there is such a webhook."""
-    values = {"webhook_id": webhook_id, "secret": secret, "seconds": both_seconds}
-    return connection.execute(_ROTATE, values).rowcount == 1
+class OlderSecrets(NamedTuple):
+    """How many secrets that were rotated out are valid, and when the first of them expires, in seconds."""
+
+    valid: int
+    seconds: float
+
+
+def lock_webhook(connection: Connection, webhook_id: int) -> bool:
+    """Lock a webhook's row. Whether there is such a webhook."""
+    return connection.execute(_LOCK, {"webhook_id": webhook_id}).one_or_none() is not None
+
+
+def rotate_secret(connection: Connection, webhook_id: int, secret: str, older_seconds: float) -> OlderSecrets:
+    """Set a new secret; the one before it stays valid for so long. The caller has locked the webhook."""
+    values = {"webhook_id": webhook_id, "secret": secret, "seconds": older_seconds}
+    connection.execute(_KEEP_SECRETS, values)
+    connection.execute(_ROTATE, values)
+    older = connection.execute(_COUNT_OLDER, values).one()
+    return OlderSecrets(older.valid, float(older.seconds))
+
+
+def delete_expired_secrets(connection: Connection, limit: int) -> int:
+    """Delete secrets that are no longer valid; how many."""
+    return connection.execute(_DELETE_EXPIRED, {"limit": limit}).rowcount
 
 
 def delete_webhook(connection: Connection, webhook_id: int) -> bool:
-    """Whether there was such a webhook. Its rows are taken away later, some at a time."""
-    return connection.execute(_DELETE, {"webhook_id": webhook_id}).rowcount == 1
+    """Delete a webhook and its secrets; whether there was one. Its other rows are taken away later, some at a time."""
+    found = connection.execute(_DELETE, {"webhook_id": webhook_id}).rowcount == 1
+    connection.execute(_DELETE_SECRETS, {"webhook_id": webhook_id})
+    return found
 
 
 def disable_webhook(connection: Connection, webhook_id: int, reason: str) -> bool:

@@ -1,6 +1,7 @@
 """Code, image, compose, Kubernetes and monitoring speak of the same processes, commands, settings, ports and jobs."""
 
 import re
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from shared import doorbell
+from shared.database import SESSION, TRANSACTION_TIMEOUT
 from shared.settings import SECRETS, Settings, settings
 from tests.deploy.manifests import ROOT, compose, containers, of_kind, our_services, overlay
 from worker.flower import OPTIONS
@@ -30,10 +32,49 @@ OF_FILES = {f"{name}_FILE" for name in SECRETS}
 
 def test_compose_and_kubernetes_run_the_same_processes_by_the_same_commands() -> None:
     rendered = {c.process: c.spec["command"] for c in containers(overlay("production")) if not c.is_init}
-    assert set(our_services()) == PROCESSES
+    assert set(our_services()) == PROCESSES | {"verify"}
     assert set(rendered) == PROCESSES | {"verify", "operator"}
     in_compose = {name: service.get("command", _command_of_the_image()) for name, service in our_services().items()}
+    shell, option, loop = in_compose.pop("verify")
+    assert (shell, option) == ("sh", "-c")
+    assert f" {' '.join(rendered['verify'])} && " in loop
     assert in_compose == {name: rendered[name] for name in PROCESSES}
+
+
+def test_compose_verifies_once_a_day_and_an_hour_after_a_failure(tmp_path: Path) -> None:
+    """The loop as it is written, with programs of our own in place of `python` and `sleep`. The third sleep ends it."""
+    calls = tmp_path / "calls"
+    # the first verification succeeds, the second fails
+    write_program(tmp_path / "python", f'echo "$*" >> "{calls}"; [ "$(grep -c verify "{calls}")" != 2 ]')
+    write_program(
+        tmp_path / "sleep", f'echo "sleep $*" >> "{calls}"; [ "$(grep -c sleep "{calls}")" != 3 ] || kill $PPID'
+    )
+    command = our_services()["verify"]["command"]
+    ran = subprocess.run(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, timeout=60)
+    assert ran.returncode == -signal.SIGTERM
+    verified = "-m local verify --record"
+    expected = [verified, "sleep 86400", verified, "sleep 3600", verified, "sleep 86400"]
+    assert calls.read_text(encoding="utf-8").splitlines() == expected
+
+
+def write_program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_the_upgrade_of_the_runbook_replaces_all_services_but_migrate() -> None:
+    """Each service that needs the migration would wait for it again where `--no-deps` is not given."""
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^docker compose (build|run --rm migrate|up --detach --no-deps .*)", runbook, re.MULTILINE)
+    assert steps[:2] == ["build", "run --rm migrate"]
+    assert set(steps[2].split()[4:]) == {"worker=2", *our_services()} - {"migrate"}
+
+
+def test_the_readme_gives_pgbouncers_role_the_settings_of_our_sessions() -> None:
+    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    found = dict(re.findall(r"ALTER ROLE payments_app SET (\w+) = '([^']+)';", readme))
+    expected = {name: value.replace("\\", "") for name, value in SESSION.items()}
+    assert found == {**expected, "transaction_timeout": TRANSACTION_TIMEOUT}
 
 
 def _command_of_the_image() -> list[str]:

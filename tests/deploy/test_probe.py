@@ -27,7 +27,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     program = broker.server(tmp_path, free_port(), os.environ)
     assert program.url
     process = subprocess.Popen(program.argv, cwd=program.folder, env=program.environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not _answers(program.url):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -94,6 +94,19 @@ def test_a_worker_that_never_became_ready_is_ended_while_the_broker_answers(
     server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     assert probe(tmp_path / "never", server[0]) == 1
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_a_worker_that_waits_for_a_broker_which_refuses_it_is_let_live(
+    server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, was_ready: bool
+) -> None:
+    heartbeat = silent(tmp_path) if was_ready else tmp_path / "heartbeat"
+    waiting = tmp_path / "heartbeat.waiting"
+    waiting.touch()
+    assert probe(heartbeat, server[0]) == 0
+    old = time.time() - FRESH_SECONDS - 5
+    os.utime(waiting, (old, old))
+    assert probe(heartbeat, server[0]) == 1
 
 
 def test_start_and_compose_and_notify_ask_the_same() -> None:

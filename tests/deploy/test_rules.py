@@ -1,7 +1,7 @@
 """What is asked of every container and every way in, whoever adds the next one."""
 
 import re
-from itertools import chain
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -121,9 +121,106 @@ def test_a_pod_is_reached_and_reaches_out_only_where_a_policy_says_so(name: str)
     assert not [policy for policy in policies.values() if {} in policy["spec"].get("ingress", [])]
 
 
+CLIENT = {"payments-client": "true"}
+
+
+def component(name: str) -> dict[str, str]:
+    return {"app.kubernetes.io/component": name}
+
+
+def is_allowed(
+    objects: tuple[dict[str, Any], ...], direction: str, pod: dict[str, str], peer: dict[str, str], port: int
+) -> bool:
+    """Whether the policies let a pod of the namespace out to ("egress") or in from ("ingress") another pod of it."""
+    field = {"egress": "to", "ingress": "from"}[direction]
+    specs = [policy["spec"] for policy in of_kind(objects, "NetworkPolicy").values()]
+    isolating = [
+        spec for spec in specs if direction.title() in spec["policyTypes"] and selects(spec["podSelector"], pod)
+    ]
+    return not isolating or any(
+        any(
+            "podSelector" in end and len(end) == 1 and selects(end["podSelector"], peer)
+            for end in rule.get(field, [{}])
+        )
+        and port in [{"http": settings().port}.get(allowed["port"], allowed["port"]) for allowed in rule["ports"]]
+        for spec in isolating
+        for rule in spec.get(direction, [])
+    )
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    equal = selector.get("matchLabels", {})
+    among = selector.get("matchExpressions", [])
+    assert {expression["operator"] for expression in among} <= {"In"}
+    return equal.items() <= labels.items() and all(labels.get(one["key"]) in one["values"] for one in among)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_client_pod_of_the_namespace_reaches_web_alone(name: str) -> None:
+    """A connection needs a rule on both sides: out of the client's pod, and into web's."""
+    objects, port = overlay(name), settings().port
+    assert is_allowed(objects, "egress", CLIENT, component("web"), port)
+    assert is_allowed(objects, "ingress", component("web"), CLIENT, port)
+    for other in PROCESSES - {"web"}:
+        assert not is_allowed(objects, "egress", CLIENT, component(other), port)
+        assert not is_allowed(objects, "egress", component(other), component("web"), port)
+        assert not is_allowed(objects, "ingress", component("web"), component(other), port)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_migration_runs_on_a_node_whose_cpu_is_reserved(name: str) -> None:
+    """0 must be written: a namespace may have a default request."""
+    requests = next(c.spec["resources"]["requests"] for c in containers(overlay(name)) if c.process == "migrate")
+    assert requests["cpu"] == "0"
+
+
+def requested(objects: tuple[dict[str, Any], ...], replicas: dict[str, int]) -> tuple[float, int]:
+    """Cores and MiB that these pods request. A pod's init container runs before the others, and here it requests less."""
+    cores, memory = 0.0, 0
+    for container in containers(objects):
+        wanted = container.spec["resources"]["requests"]
+        assert wanted["memory"].endswith("Mi")
+        if not container.is_init:
+            count = replicas.get(container.process, 0)
+            cores += count * _cores(wanted["cpu"])
+            memory += count * int(wanted["memory"].removesuffix("Mi"))
+    return cores, memory
+
+
+def _cores(quantity: str) -> float:
+    return int(quantity.removesuffix("m")) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+ROWS = [
+    ("small", "small", min),
+    ("production, with the fewest pods", "production", min),
+    ("production, with the most pods", "production", max),
+]
+
+
+@pytest.mark.parametrize(("row", "name", "end"), ROWS, ids=[row for row, _, _ in ROWS])
+def test_the_readme_says_what_the_pods_request(row: str, name: str, end: Callable[[list[int]], int]) -> None:
+    objects = overlay(name)
+    pods = {
+        found: deployment["spec"].get("replicas", 1) for found, deployment in of_kind(objects, "Deployment").items()
+    }
+    for found in scalers(objects):
+        spec = found["spec"]
+        most, least = (spec.get(f"{end}Replicas") or spec[f"{end}ReplicaCount"] for end in ("max", "min"))
+        pods[spec["scaleTargetRef"]["name"]] = end([most, least])
+    rolling = {**{process: count + RECREATED_AT_ONCE for process, count in pods.items()}, "migrate": 1}
+    texts = [f"{cores:.1f} cores, {memory:,} MiB" for cores, memory in (requested(objects, n) for n in (pods, rolling))]
+    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    assert f"\n| {row} | {texts[0]} | {texts[1]} |\n" in readme
+
+
+def scalers(objects: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+    return [*of_kind(objects, "HorizontalPodAutoscaler").values(), *of_kind(objects, "ScaledObject").values()]
+
+
 def connections(objects: tuple[dict[str, Any], ...]) -> int:
     """The most that a rollout of everything at its largest can hold: pods x processes x pool."""
-    scaled = chain(of_kind(objects, "HorizontalPodAutoscaler").values(), of_kind(objects, "ScaledObject").values())
+    scaled = scalers(objects)
     most = {
         found["spec"]["scaleTargetRef"]["name"]: found["spec"].get("maxReplicas") or found["spec"]["maxReplicaCount"]
         for found in scaled

@@ -11,6 +11,7 @@ import psycopg2  # type: ignore[import-untyped]
 from celery import Celery
 
 from tests.faults.line_faults import Fault, accepts, break_line, cut_commits, settles
+from tests.faults.refusals import REFUSING
 from tests.faults.stack import Stack
 from tests.system.running_service import wait_until
 
@@ -79,15 +80,6 @@ def broker_emptied(stack: Stack, draw: random.Random) -> None:
         for _ in range(5):
             broker.flushall()
             time.sleep(draw.uniform(0.05, 0.3))
-
-
-def broker_filled(stack: Stack, draw: random.Random) -> None:
-    with stack.redis() as broker:
-        broker.config_set("maxmemory", 1)
-        try:
-            time.sleep(draw.uniform(1.5, 3))
-        finally:
-            broker.config_set("maxmemory", 0)
 
 
 def broker_paused(stack: Stack, draw: random.Random) -> None:
@@ -187,7 +179,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "broker killed": _kill("broker"),
     "broker frozen": _freeze("broker", 1, 3),
     "broker emptied": broker_emptied,
-    "broker full": broker_filled,
     "broker paused": broker_paused,
     "rings doubled": rings_duplicated,
     "rings doubled and reordered": rings_reordered,
@@ -215,4 +206,5 @@ FAULTS: Final[dict[str, Fault]] = {
     "broker line held": break_line("broker", "hold"),
     "broker line swallows": break_line("broker", "swallow"),
     "broker line half open": break_line("broker", "half_open"),
+    **REFUSING,
 }

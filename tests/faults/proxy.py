@@ -63,6 +63,7 @@ class Proxy:
         self._flows = threading.Event()
         self._flows.set()
         self._swallows = False
+        self.says = b""
         self._cut: Cut | None = None
         self._lines: set[Line] = set()
         self._lock = threading.Lock()
@@ -112,7 +113,7 @@ class Proxy:
 
         Or they stay as they are: what the clients send is acknowledged, and nobody ever answers.
         """
-        self.delay_seconds, self.refuses, self._swallows, self._cut = 0.0, False, False, None
+        self.delay_seconds, self.refuses, self._swallows, self._cut, self.says = 0.0, False, False, None, b""
         self._flows.set()
         for line in self._snapshot():
             if line.dead and not leaves_dead:
@@ -158,6 +159,10 @@ class Proxy:
         reader = _Reader() if self._reads_postgres else None
         with suppress(OSError):
             while data := line.client.recv(CHUNK):
+                if answer := self.says:
+                    line.dead = True  # the server gets nothing any more
+                    line.client.sendall(answer * _count_commands(data))
+                    continue
                 if self._drops(line):
                     continue
                 if reader and reader.commits(line, data) and self._is_cut(line):
@@ -232,6 +237,11 @@ class _Reader:
         del self._buffer[:end]
         self._started = True
         return kind, body
+
+
+def _count_commands(data: bytes) -> int:
+    """How many commands of Redis's protocol begin in a piece."""
+    return max(1, data.startswith(b"*") + data.count(b"\r\n*"))
 
 
 def _note(line: Line, statement: str) -> bool:

@@ -126,7 +126,7 @@ def _embedded_server(folder: Path) -> Iterator[str]:
 
     cluster = postgres.prepare(folder, free_port())
     initdb = _start(postgres.initdb(cluster, os.environ))
-    assert initdb.wait(60) == 0
+    assert initdb.wait(120) == 0
     postgres.adopt(cluster)
     server = _start(postgres.server(cluster, os.environ))
     try:

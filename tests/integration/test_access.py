@@ -58,7 +58,7 @@ def ask_for(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
-    monkeypatch.setattr(access, "_keys", Reading("the keys", keys.read_valid, access.FRESH_SECONDS))
+    monkeypatch.setattr(access, "_keys", Reading("the keys", keys.read_valid, access.FRESH_SECONDS, "read_keys"))
     monkeypatch.setattr(access, "_limiter", RateLimiter())
 
 
@@ -157,7 +157,7 @@ def test_where_the_keys_cannot_be_read_nobody_is_let_in_and_nobody_is_sent_away(
     client: FlaskClient, key_of: dict[Scope, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never = Event()
-    monkeypatch.setattr(access, "_keys", Reading("the keys", lambda: never.wait(20) and {}, 3))
+    monkeypatch.setattr(access, "_keys", Reading("the keys", lambda: never.wait(20) and {}, 3, "read_keys"))
     answer = client.get("/api/user/0/", headers=bearer(key_of[Scope.READ]))
     never.set()
     assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
@@ -209,7 +209,7 @@ def test_the_document_speaks_of_keys_where_they_are_asked_for(
 
 
 def test_where_no_thread_is_to_be_had_the_next_one_who_asks_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading("something", lambda: 1, 60)
+    reading = Reading("something", lambda: 1, 60, "read_keys")
     with monkeypatch.context() as patch:
         patch.setattr(readings.threading.Thread, "start", lambda _: _raise(RuntimeError("can't start new thread")))
         with pytest.raises(Unavailable):
@@ -223,7 +223,7 @@ def _raise(error: Exception) -> None:
 
 def test_a_reading_is_shared_by_all_who_ask_at_once() -> None:
     read: list[float] = []
-    reading = Reading("something", lambda: read.append(time.monotonic()) or len(read), 60)
+    reading = Reading("something", lambda: read.append(time.monotonic()) or len(read), 60, "read_keys")
     assert reading.latest() == (None, float("inf"))
     assert reading.get(60) == 1
     assert [reading.get(60) for _ in range(5)] == [1] * 5

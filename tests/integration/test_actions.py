@@ -113,7 +113,7 @@ def test_a_caller_without_a_key_is_recorded_by_address(client: FlaskClient) -> N
 def test_a_webhook_switched_off_by_the_service_is_recorded() -> None:
     with receiving() as receiver:
         receiver.answer = lambda _: 410
-        webhook, _ = webhooks.register(NewWebhook(receiver.url, [DONE], 0))
+        webhook, *_ = webhooks.register(NewWebhook(receiver.url, [DONE], 0))
         settled(deposit(new_user(), 1))
         while expand():
             pass
@@ -126,7 +126,7 @@ def test_a_webhook_switched_off_by_the_service_is_recorded() -> None:
 def test_an_action_that_cannot_be_recorded_is_not_done() -> None:
     """And the other way round: one transaction holds both."""
     key_id, _ = keys.create("kept", Scope.READ)
-    webhook, secret = webhooks.register(NewWebhook("http://127.0.0.1:9999/", [DONE], 0))
+    webhook, secret, _ = webhooks.register(NewWebhook("http://127.0.0.1:9999/", [DONE], 0))
     before = last_id()
     run_sql("ALTER TABLE operator_actions ADD CONSTRAINT broken CHECK (false) NOT VALID")
     try:

@@ -161,7 +161,12 @@ def told_users(database_url: str) -> tuple[Cursor, list[int]]:
     return start, users
 
 
-@hypothesis(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis(
+    max_examples=25,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=20))
 def test_pages_of_any_sizes_make_the_same_feed(told_users: tuple[Cursor, list[int]], sizes: list[int]) -> None:
     start, users = told_users
@@ -179,7 +184,12 @@ def test_pages_of_any_sizes_make_the_same_feed(told_users: tuple[Cursor, list[in
             assert ids(seen, user) == told(user)
 
 
-@hypothesis(max_examples=50, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis(
+    max_examples=50,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(turns=st.lists(st.tuples(st.none() | st.integers(0, 5), st.integers(1, 20)), max_size=20))
 def test_one_cursor_serves_for_all_and_for_any_user_by_turns_and_nothing_is_passed_over(
     told_users: tuple[Cursor, list[int]], turns: list[tuple[int | None, int]]

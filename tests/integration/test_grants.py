@@ -35,6 +35,7 @@ FORBIDDEN = [
     "CREATE TABLE mine (id int)",
     "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
     "SELECT setval('transactions_accept_order_seq', 1)",
+    "SELECT setval('events_id_seq', 1)",
     "COPY users TO PROGRAM 'true'",
     "SET session_replication_role = replica",
 ]
@@ -47,6 +48,7 @@ ALLOWED = [
     "UPDATE transactions SET status = status WHERE uid = gen_random_uuid()",
     "SELECT nextval('transactions_accept_order_seq')",
     "DELETE FROM events WHERE id = 0",
+    "SELECT last_value FROM events_id_seq",
     "DELETE FROM deliveries WHERE webhook_id = 0",
     "INSERT INTO operator_actions (actor, action, target) VALUES ('a test', 'test', 'nothing')",
 ]

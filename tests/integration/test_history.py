@@ -198,7 +198,7 @@ batches = st.tuples(st.lists(lines, min_size=1, max_size=12), st.integers(1, 8))
     deadline=None,
     database=None,
     print_blob=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(batches, min_size=1, max_size=4))
 def test_any_account_has_the_history_of_a_list_of_entries(batches: list[tuple[list[Line], int]]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,6 @@ from shared.history import check_server
 from shared.processes import operator
 from shared.webhook_models import metadata
 from tests.integration.conftest import ROOT, empty_database, migrate
-from tests.integration.given import await_waiter
 
 pytestmark = pytest.mark.integration
 
@@ -95,7 +95,17 @@ def test_a_run_waits_for_another_one(another_database: str) -> None:
     with ThreadPoolExecutor(1) as threads, connect(another_database).begin() as other:
         other.execute(text("SELECT pg_advisory_xact_lock(8097887115748996211)"))  # "payments" as a bigint
         run = threads.submit(migrate, another_database)
-        await_waiter(other, seconds=10)
+        tries = text("""
+            SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '%pg_try_advisory_xact_lock%' AND pid <> pg_backend_pid()
+        """)
+        deadline = time.monotonic() + 30
+        with connect(another_database).connect() as watch:
+            while not watch.scalar(tries):
+                assert time.monotonic() < deadline
+                watch.rollback()
+                time.sleep(0.05)
+            assert watch.scalar(text("SELECT to_regclass('users')")) is None
         other.commit()
         assert run.result().returncode == 0
 

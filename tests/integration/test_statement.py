@@ -1,16 +1,25 @@
 """The statement: pages by key, newest accepted first, nothing twice and nothing left out."""
 
+import csv
+import io
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from flask import Response
+from flask.testing import FlaskClient
+from sqlalchemy import text
 
+from shared.database import transaction
 from shared.history import get_statement
 from shared.queries import statement
 from shared.queries.statement import Filter
 from shared.queries.transactions import Transaction
 from shared.status import Status, Type
 from tests.integration.given import accepted, deposit, new_user, settled, stored, withdrawal
+from web import gate, users
+from web.app import create_app
+from web.statement_csv import _streams
 
 pytestmark = pytest.mark.integration
 
@@ -86,3 +95,55 @@ def test_a_statement_is_of_one_user() -> None:
     one, other = new_user(), new_user()
     settled(deposit(one, 5), deposit(other, 6))
     assert [item.amount for item in all_pages(one, 10)] == [5]
+
+
+def open_csv(client: FlaskClient, user_id: int) -> Response:
+    """The answer, of which nothing is read yet but the head."""
+    return client.get(f"/api/user/{user_id}/transactions/", headers={"Accept": "text/csv"}, buffered=False)
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    monkeypatch.setattr(users, "DEFAULT_PAGE", 4)
+    monkeypatch.setattr(users, "LONGEST_PAGE", 4)
+    return create_app().test_client()
+
+
+def test_a_stream_holds_its_place_until_it_is_closed_and_there_are_so_many(client: FlaskClient) -> None:
+    user, before = new_user(), gate._inside
+    settled(*[deposit(user, 1) for _ in range(9)])
+    places = _streams()._value
+    opened = [open_csv(client, user) for _ in range(places)]
+    assert {answer.status_code for answer in opened} == {200}
+    assert gate._inside == before + places
+    refused = open_csv(client, user)
+    assert (refused.status_code, refused.json["code"]) == (503, "overloaded")
+    assert client.get(f"/api/user/{user}/transactions/").status_code == 200
+    assert len(opened[0].data.splitlines()) == 1 + 9
+    for answer in opened:
+        answer.close()
+    assert (gate._inside, _streams()._value) == (before, places)
+    assert open_csv(client, 0).status_code == 404
+    head = client.head(f"/api/user/{user}/transactions/", headers={"Accept": "text/csv"})
+    head.close()
+    assert (gate._inside, _streams()._value) == (before, places)
+
+
+def test_a_stream_that_fails_ends_so_that_no_reader_takes_it_for_whole(client: FlaskClient) -> None:
+    user = new_user()
+    settled(*[deposit(user, 1) for _ in range(9)])
+    answer = open_csv(client, user)
+    pieces = iter(answer.response)
+    begun = next(pieces)
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with transaction() as connection:
+        connection.execute(text(rename.format("ledger", "ledger_away")))
+    try:
+        received = b"".join([begun, *pieces]).decode()
+    finally:
+        with transaction() as connection:
+            connection.execute(text(rename.format("ledger_away", "ledger")))
+        answer.close()
+    assert received.count("DEPOSIT") == 4
+    with pytest.raises(csv.Error, match="unexpected end of data"):
+        list(csv.reader(io.StringIO(received), strict=True))

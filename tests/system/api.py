@@ -16,7 +16,7 @@ MEMBERS = [  # of a transaction, in order
     *("uid", "user_id", "type", "amount", "status", "reason", "timestamp"),
     *("accepted_at", "settled_at", "balance_after"),
 ]
-FINAL_SECONDS = 15.0
+FINAL_SECONDS = 60.0
 LANES = 16
 
 
@@ -58,7 +58,7 @@ class Api:
         expected: int | None = None,
     ) -> Answer:
         """Send a request: bytes as they are, an iterator of bytes in chunks, all else as JSON."""
-        sent = dict(headers or {})
+        sent = urllib3.HTTPHeaderDict(headers or {})
         if body is not None:
             sent.setdefault("Content-Type", JSON)
         if not isinstance(body, bytes | Iterator | None):
@@ -78,7 +78,7 @@ class Api:
         return self.ask("PUT", "/api/transaction/", content, headers)
 
     def deposit(self, user_id: int, amount: str = "100.00", **members: Any) -> Answer:
-        return self.put(transaction(user_id, amount=amount, **members), Prefer="wait=15")
+        return self.put(transaction(user_id, amount=amount, **members), Prefer="wait=30")
 
     def look_up(self, uid: str, **headers: str) -> Answer:
         return self.ask("GET", f"/api/transaction/{uid}", headers=headers)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from api import query
-from running_service import Service, payments
+from running_service import Service, payments, wait_until
 
 DIFFERENCES = """
     SELECT id, balance, total, last_balance FROM users LEFT JOIN LATERAL (
@@ -15,6 +15,7 @@ DIFFERENCES = """
     ) AS book ON true
     WHERE (balance, balance) IS DISTINCT FROM (total, last_balance)
 """
+PENDING = "SELECT FROM transactions WHERE status = 'PENDING' AND parked_at IS NULL LIMIT 1"
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +29,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(autouse=True)
 def the_books_balance(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test that used the service: each balance is the sum and the last line of its ledger."""
+    """After every test that used the service: all it sent is settled, so that none of it is among the events and numbers that
+    the next test sees, and each balance is the sum and the last line of its ledger.
+    """
     yield
     if "service" in request.fixturenames:
-        assert query(request.getfixturevalue("service").database_url, DIFFERENCES) == []
+        url = request.getfixturevalue("service").database_url
+        wait_until(lambda: query(url, PENDING) == [], "all is settled", 60)
+        assert query(url, DIFFERENCES) == []
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ NOT_INHERITED = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_", "PROMETHEUS_")
 Answer = TypeVar("Answer")
 
 
-def wait_until(condition: Callable[[], Answer], what: str, seconds: float = 15) -> Answer:
+def wait_until(condition: Callable[[], Answer], what: str, seconds: float = 60) -> Answer:
     """Ask until the answer is true: the one way to wait in these tests."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):

@@ -97,6 +97,9 @@ UIDS = [
         f"{UID[:-1]}g",
         f"{UID[:-1]}\uff11",
         f"{UID[:-1]}\0",
+        "00000000-0000-0000-0000-000000000000",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        "FFFFffff-FFFF-ffff-FFFF-ffffFFFFffff",
         None,
         5,
         True,
@@ -107,7 +110,19 @@ UIDS = [
 USER_IDS = [0, -1, 2**63, 10**30, 10**400, "1", "", 1.0, 1.5, True, None, [1], {"id": 1}, "\u0661"]
 TYPES = ["", "deposit", "Deposit", "DEPOSIT ", "TRANSFER", None, 1, True, ["DEPOSIT"], {}, "DEPOSIT\0"]
 TIMESTAMPS = [
-    *("", "now", "2023-02-30", "2023-01-04T25:00", "2023-01-04T00:00:60Z", "10000-01-01", "0000-01-01", "-0001-01-01"),
+    *(
+        "",
+        "now",
+        "2023-02-30",
+        "2023-01-04T25:00",
+        "2023-01-04T24:00",
+        "2023-01-04T24:00:00Z",
+        "20230104T24",
+        "2023-01-04T00:00:60Z",
+        "10000-01-01",
+        "0000-01-01",
+        "-0001-01-01",
+    ),
     *(
         "0001-01-01T00:00:00+01:00",
         "9999-12-31T23:59:59-01:00",
@@ -220,6 +235,59 @@ def test_no_content_type_is_told_so(api: Api) -> None:
 @pytest.mark.parametrize("media", ["application/json", "Application/JSON; charset=utf-8", "application/json;x=y"])
 def test_json_is_json_in_every_spelling(api: Api, media: str) -> None:
     api.ask("PUT", "/api/transaction/", b"{", {"Content-Type": media}).refused(400, "not_json")
+
+
+CODINGS = ["gzip", "br", "deflate", "GZIP", "identity, gzip", "x", "identity;q=1"]
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_compressed_body_is_refused(api: Api, coding: str) -> None:
+    headers = {"Content-Encoding": coding}
+    for method, path in (("PUT", "/api/transaction/"), ("POST", "/api/user/"), ("POST", "/api/webhook/")):
+        api.ask(method, path, GOOD, headers).refused(415, "unsupported_media_type")
+    for media in ("application/json", "application/x-ndjson"):
+        answer = api.ask("PUT", "/api/transactions/", GOOD, {**headers, "Content-Type": media})
+        answer.refused(415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "IDENTITY", "", "identity, identity"])
+def test_a_body_as_it_is_may_say_so(api: Api, coding: str) -> None:
+    api.ask("PUT", "/api/transaction/", b"{", {"Content-Encoding": coding}).refused(400, "not_json")
+
+
+ADDRESSES = [  # the method, the address, and a parameter that it has
+    *[("POST", "/api/user/", None), ("GET", "/api/user/1/", None), ("GET", "/api/user/1/balance/", "date=2023-01-01")],
+    *[
+        ("GET", "/api/user/1/transactions/", "limit=5"),
+        ("PUT", "/api/transaction/", None),
+        ("HEAD", "/api/user/1", None),
+    ],
+    *[("GET", f"/api/transaction/{UID}", None), ("POST", f"/api/transaction/{UID}", None)],
+    *[("PUT", "/api/transactions/", None), ("GET", "/api/events/", "limit=5"), ("GET", "/api/webhook/", None)],
+    *[("POST", "/api/webhook/", None), ("GET", "/api/webhook/1/", None), ("DELETE", "/api/webhook/1/", None)],
+    *[("POST", "/api/webhook/1/test", None), ("POST", "/api/webhook/1/rotate-secret", None)],
+    *[("POST", "/api/webhook/1/replay", None), ("GET", "/api/webhook/1/dead-letters", "limit=5")],
+    *[
+        (method, path, None)
+        for path in ("/livez", "/readyz", "/metrics", "/openapi.json")
+        for method in ("GET", "HEAD")
+    ],
+    *[("GET", path, None) for path in ("/", "/docs", "/docs/start.js")],
+]
+
+
+@pytest.mark.parametrize(("method", "path", "known"), ADDRESSES)
+def test_a_query_parameter_is_known_and_given_once(api: Api, method: str, path: str, known: str | None) -> None:
+    for query_ in ("x=1", "x", "x=", "=1", "Limit=5", "x=1&x=1", *([f"{known}&x=1"] if known else [])):
+        answer = api.ask(method, f"{path}?{query_}")
+        assert answer.status == 422, answer
+        if method != "HEAD":
+            answer.refused(422, "invalid_request", "Limit" if query_[0] == "L" else "x" if "x" in query_ else "")
+    if known:
+        name = known.partition("=")[0]
+        for query_ in (f"{known}&{known}", f"{known}&{name}=", f"{known}&%{ord(name[0]):x}{name[1:]}=7"):
+            api.ask(method, f"{path}?{query_}").refused(422, "invalid_request", name)
+    assert api.ask(method, f"{path}?&").status != 422 or method in ("PUT", "POST")
 
 
 def padded(size: int) -> bytes:

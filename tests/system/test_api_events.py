@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from api import MEMBERS, Api, held_lane, transaction
+from api import MEMBERS, Api, held_lane, query, transaction
 from running_service import Service
 
 from client import Payments
@@ -157,6 +157,36 @@ def test_what_cannot_be_read_is_refused(api: Api, query: str, field: str) -> Non
 def test_a_user_who_does_not_exist_is_not_found(api: Api) -> None:
     for after in ("", end(api), "1" + "-0" * 16 + f"_{2**63 - 1:x}-1", "1" + f"-{2**63 - 1:x}" * 16):
         api.ask("GET", f"/api/events/?after={after}&user_id={2**63 - 1}").refused(404, "user_not_found")
+
+
+def test_a_cursor_ahead_of_the_books_is_told_so(api: Api, service: Service, paid: tuple[str, list[int], Any]) -> None:
+    """As after a restore: the events behind it are not those that the reader knows."""
+    user = paid[1][0]
+    ((last,),) = query(service.database_url, "SELECT last_value FROM events_id_seq")
+    lanes = page(api, "")["next"].split("-")[1:]
+    for lane in range(16):
+        ahead = "-".join(["1", *lanes[:lane], f"{last + 100_000:x}", *lanes[lane + 1 :]])
+        for rest in ("", f"&user_id={user}"):
+            api.ask("GET", f"/api/events/?after={ahead}{rest}").refused(409, "cursor_ahead")
+    hook = api.ask("POST", "/api/webhook/", {"url": "https://example.com/", "events": ["account.funded"]})
+    if hook.status == 201:
+        api.ask("POST", f"/api/webhook/{hook.json['id']}/replay", {"after": ahead}).refused(409, "cursor_ahead")
+        assert api.ask("DELETE", f"/api/webhook/{hook.json['id']}/").status == 204
+    place = page(api, "", f"&user_id={user}")["next"].rpartition("_")[0]
+    api.ask("GET", f"/api/events/?after={place}_{user:x}-1000&user_id={user}").refused(409, "cursor_ahead")
+    assert page(api, "-".join(["1", *[f"{last:x}"] * 16]))["items"] == [], "the last number given is not ahead"
+
+
+def test_a_cursor_at_the_end_is_not_ahead_once_its_events_are_pruned(start_service: Callable[..., Service]) -> None:
+    service = start_service()
+    api = Api(service.url)
+    user = api.add_user()
+    api.deposit(user)
+    last = end(api)
+    assert query(service.database_url, "DELETE FROM events RETURNING 1") == [(1,)]
+    assert page(api, last) == {"items": [], "next": last}
+    uid = api.deposit(user).json["uid"]
+    assert [item["transaction"]["uid"] for item in read_all(api, last)] == [uid]
 
 
 def test_where_nothing_was_ever_paid_the_feed_is_empty_and_goes_on_from_there(

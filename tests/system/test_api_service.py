@@ -28,6 +28,10 @@ METRICS = {
     "payments_backlog_limit",
     "payments_bell_rests",
     "payments_ring_failures_total",
+    "payments_rings_withheld_total",
+    "payments_messages_dropped_total",
+    "payments_settled_by_total",
+    "payments_queue_messages",
     "payments_database_connections_in_use",
     "payments_database_connections_limit",
     "payments_oldest_snapshot_seconds",
@@ -110,7 +114,7 @@ def test_what_clients_invent_makes_no_new_series(api: Api) -> None:
 @pytest.mark.parametrize(
     "path", ["/nowhere", "/api", "/api/", "/api/users/", "/api/transaction/a/b", "/docs/../x", "/%00"]
 )
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_an_unknown_route_is_a_problem_document(api: Api, method: str, path: str) -> None:
     api.ask(method, path).refused(404, "not_found")
 
@@ -127,11 +131,19 @@ def test_an_unknown_route_is_a_problem_document(api: Api, method: str, path: str
         ("/api/transaction/01a217ba-1bdd-7b8b-8eb6-0ec9a24e7416", {"GET", "HEAD", "POST", "OPTIONS"}),
         ("/api/events/", {"GET", "HEAD", "OPTIONS"}),
         ("/livez", {"GET", "HEAD", "OPTIONS"}),
+        ("/api/webhook/", {"GET", "HEAD", "POST", "OPTIONS"}),
+        ("/api/webhook/1/", {"GET", "HEAD", "DELETE", "OPTIONS"}),
+        ("/api/webhook/1/replay", {"POST", "OPTIONS"}),
+        ("/docs", {"GET", "HEAD", "OPTIONS"}),
     ],
 )
 def test_another_method_is_told_what_is_allowed(api: Api, path: str, allowed: set[str]) -> None:
-    for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - allowed:
-        answer = api.ask(method, path).refused(405, "method_not_allowed")
+    for spelt in (path.rstrip("/"), path.rstrip("/") + "/"):
+        for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"} - allowed:
+            answer = api.ask(method, spelt).refused(405, "method_not_allowed")
+            assert set(answer.headers["Allow"].split(", ")) == allowed
+        answer = api.ask("OPTIONS", f"{spelt}?whatever=1")
+        assert (answer.status, answer.body) == (200, b"")
         assert set(answer.headers["Allow"].split(", ")) == allowed
 
 
@@ -192,6 +204,14 @@ def test_the_document_describes_every_route_and_no_other() -> None:
     }
     described = {(path, method) for path, item in document()["paths"].items() for method in item}
     assert described == routes
+
+
+def test_no_number_in_the_document_is_a_multiple_of_a_fraction(api: Api) -> None:
+    """To a validator with binary fractions 19.99 is no multiple of 0.01."""
+    written = api.ask("GET", "/openapi.json").body.decode()
+    assert "multipleOf" not in written
+    numbers = [s for s in re.findall(r'\{[^{}]*"type": "number"[^{}]*\}', written) if '"maximum": 9999999999.99' in s]
+    assert len(numbers) == 2
 
 
 def test_every_reference_in_the_document_leads_somewhere(api: Api) -> None:

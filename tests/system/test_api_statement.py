@@ -1,13 +1,16 @@
 """API.md, the statement: pages, filters and CSV against the running service."""
 
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from api import Answer, Api, held_lane, query, transaction
-from running_service import Service
+from running_service import Service, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -171,6 +174,97 @@ def test_as_csv_the_statement_is_the_same_and_next_is_a_link(api: Api, busy: tup
     assert rows == as_text
     assert len(rows) == 20
     assert all(cell[:1].isalnum() or not cell for row in rows for cell in row.split(",")), "nothing a spreadsheet runs"
+
+
+@pytest.fixture(scope="module")
+def long(api: Api) -> int:
+    """A user with 11,000 transactions, all final."""
+    user_id = api.add_user()
+    for _ in range(2):
+        items = [transaction(user_id, amount="1.00") for _ in range(5500)]
+        assert api.ask("PUT", "/api/transactions/", items).status == 202
+    pending = f"/api/user/{user_id}/transactions/?status=PENDING"
+    wait_until(lambda: not api.ask("GET", pending).json["items"], "all are settled", 60)
+    return user_id
+
+
+@pytest.mark.parametrize("filter_", ["", "status=COMPLETED&type=DEPOSIT", "status=REJECTED", "from=2020-01-01"])
+def test_without_a_limit_a_csv_has_all_rows_of_the_filter(api: Api, long: int, filter_: str) -> None:
+    answer, lines = csv_of(api, f"/api/user/{long}/transactions/?{filter_}")
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="transactions-{long}.csv"'
+    assert "Link" not in answer.headers
+    listed = [item for page in pages(api, long, f"&limit=1000&{filter_}") for item in page]
+    assert len(listed) == (0 if "REJECTED" in filter_ else 11_000)
+    assert lines[1:] == [",".join("" if value is None else str(value) for value in item.values()) for item in listed]
+    head = api.ask("HEAD", f"/api/user/{long}/transactions/?{filter_}", headers={"Accept": "text/csv"})
+    assert (head.status, head.body, head.headers.get("Content-Length")) == (200, b"", None)
+
+
+def test_a_csv_without_a_limit_goes_on_from_a_cursor(api: Api, long: int) -> None:
+    first = api.ask("GET", f"/api/user/{long}/transactions/?limit=10").json
+    _, lines = csv_of(api, f"/api/user/{long}/transactions/?cursor={first['next']}")
+    assert len(lines) - 1 == 11_000 - 10
+    api.ask("GET", "/api/user/0/transactions/", headers={"Accept": "text/csv"}).refused(404, "user_not_found")
+
+
+ROWS = 60_000  # more than the buffers between the service and a client that does not read take
+MANY = f"""
+    INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at)
+    SELECT gen_random_uuid(), %s, 'DEPOSIT', 1, nextval('transactions_accept_order_seq'), clock_timestamp()
+    FROM generate_series(1, {ROWS}) RETURNING 1
+"""
+
+
+@contextmanager
+def unread(service: Service, path: str) -> Iterator[socket.socket]:
+    """A connection on which a CSV comes that nobody reads, past its head."""
+    parts = urlsplit(service.url)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect((parts.hostname, parts.port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/csv\r\nConnection: close\r\n\r\n".encode())
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        yield connection
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    received = b""
+    while piece := connection.recv(1 << 20):
+        received += piece
+    return received
+
+
+def sessions_at_work(service: Service) -> list[tuple[Any, ...]]:
+    statement = "SELECT state, query FROM pg_stat_activity WHERE application_name = 'payments-web' AND state <> 'idle' "
+    statement += "AND query LIKE '%%FROM transactions t WHERE%%'"
+    return query(service.database_url, statement)
+
+
+@pytest.mark.timeout(300)
+def test_who_reads_a_csv_slowly_holds_no_connection_and_can_tell_if_it_is_whole(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service()
+    api = Api(service.url)
+    user_id = api.add_user()
+    path = f"/api/user/{user_id}/transactions/"
+    with held_lane(service.database_url, user_id), ExitStack() as readers:
+        query(service.database_url, MANY, user_id)
+        first, second = [readers.enter_context(unread(service, path)) for _ in range(2)]
+        idle = 0
+        while idle < 20:  # in a row: none is between two pages
+            idle = 0 if sessions_at_work(service) else idle + 1
+        query(service.database_url, "ALTER TABLE ledger RENAME TO ledger_away; SELECT 1")
+        try:
+            broken = rest_of(first)
+        finally:
+            query(service.database_url, "ALTER TABLE ledger_away RENAME TO ledger; SELECT 1")
+        assert 0 < broken.count(b"DEPOSIT") < ROWS
+        assert broken.endswith(b"ask again\r\n0\r\n\r\n")
+        whole = rest_of(second)
+        assert whole.count(b"DEPOSIT") == ROWS
+        assert whole.endswith(b"\r\n\r\n0\r\n\r\n")
 
 
 def test_json_is_what_a_browser_and_a_client_without_wishes_get(api: Api, one: int) -> None:

@@ -90,6 +90,36 @@ def test_a_timestamp_within_60_seconds_means_now(api: Api, user_id: int, seconds
     assert api.balance(user_id) == "100.00"
 
 
+def test_a_late_withdrawal_that_the_balance_covers_says_how_to_pay_now(api: Api, user_id: int) -> None:
+    api.deposit(user_id, "3.00", timestamp="2023-01-01")
+    api.deposit(user_id, "100.00")
+    content = transaction(user_id, type="WITHDRAW", amount="50.00", timestamp="2023-06-01T00:00:00Z")
+    first = api.put(content, Prefer="wait=15").refused(409, "insufficient_funds")
+    assert first.json["detail"].endswith(
+        "from 2023-06-01T00:00:00.000000Z on the balance at its lowest was 3.00; "
+        "send it without timestamp, under a new uid, to pay now."
+    )
+    now = transaction(user_id, type="WITHDRAW", amount="50.00")
+    assert_answers(api.put(now, Prefer="wait=15"), 200, replayed=False)
+    api.deposit(user_id, "60.00", timestamp="2023-02-01")  # the past is another now
+    for _ in range(2):
+        again = api.put(content).refused(409, "insufficient_funds")
+        assert (again.json["detail"], again.json["transaction"]) == (first.json["detail"], first.json["transaction"])
+    (listed,) = api.ask("PUT", "/api/transactions/", [content]).json["results"]
+    assert (listed["status"], listed["detail"]) == ("REJECTED", first.json["detail"])
+
+
+@pytest.mark.parametrize("members", [{"timestamp": "2023-06-01T00:00:00Z"}, {}])
+def test_a_withdrawal_that_the_balance_does_not_cover_says_only_that(
+    api: Api, user_id: int, members: dict[str, Any]
+) -> None:
+    api.deposit(user_id, "49.99")
+    content = transaction(user_id, type="WITHDRAW", amount="50.00", **members)
+    for _ in range(2):
+        refused = api.put(content, Prefer="wait=15").refused(409, "insufficient_funds")
+        assert refused.json["detail"] == "The transaction was rejected: insufficient_funds."
+
+
 def test_amounts_are_read_exactly(api: Api, user_id: int) -> None:
     for sent in (b"0.1", b"0.2", b"0.30", b'"0.4"', b"9999999999.99", b'"0.05"', b"1", b'"000.50"'):
         body = b'{"uid":"%s","user_id":%d,"type":"DEPOSIT","amount":%s}' % (str(uuid.uuid4()).encode(), user_id, sent)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from api import Api, count_rows
 from running_service import Service
+from urllib3 import HTTPHeaderDict
 
 pytestmark = pytest.mark.system
 
@@ -15,6 +16,7 @@ FORMS = [
     "2023-01-30T12:00:00.000000Z",
     "2023-01-30t12:00:00z",
     "2023-01-30T12:00:00.123456789Z",
+    "2023-01-30T12:00:00." + "9" * 1000 + "Z",
     "2023-01-30T12:00:00,5Z",
     "2023-01-30T12:00:00",
     "2023-01-30T12:00",
@@ -93,7 +95,19 @@ def test_one_key_sent_at_once_makes_one_user(api: Api) -> None:
     assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
 
 
-@pytest.mark.parametrize("key", ["", "k" * 201, "\u00e9", "tab\tin it"])
+@pytest.mark.parametrize("key", ["twice", "with, a comma", "k" * 150])
+def test_the_same_key_line_twice_is_that_key_once(api: Api, key: str) -> None:
+    headers = HTTPHeaderDict({"Idempotency-Key": (key := f"{key} {datetime.now(UTC)}")})
+    once = api.ask("POST", "/api/user/", {"name": "Ada"}, headers)
+    for _ in range(3):
+        headers.add("idempotency-key", key)
+        again = api.ask("POST", "/api/user/", {"name": "Ada"}, headers)
+        assert (again.status, again.json, again.headers["Idempotency-Replayed"]) == (201, once.json, "true")
+    other = api.ask("POST", "/api/user/", {"name": "Ada"}, {"Idempotency-Key": f"{key}, and more"})
+    assert other.json["id"] != once.json["id"]
+
+
+@pytest.mark.parametrize("key", ["", "k" * 201, "\u00e9", "tab\tin it", ",", "k" * 201 + "," + "k" * 201])
 def test_a_key_is_1_to_200_printable_characters(api: Api, service: Service, key: str) -> None:
     before = count_rows(service.database_url)
     headers = {"Idempotency-Key": key.encode("latin-1").decode("latin-1")}
@@ -147,6 +161,8 @@ def test_the_date_answered_for_is_told(api: Api, dated: int) -> None:
         "2023-13-01",
         "1675080000",
         "2023-01-30T25:00",
+        "2023-01-30T24:00",
+        "2023-01-30T24:00:00.000Z",
         "0000-01-01",
         "10000-01-01",
         "2023-01-30T12:00:00%2B25:00",

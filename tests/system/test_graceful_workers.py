@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def stop(service: Service, role: str) -> None:
     """SIGTERM, and wait for the next process of the role."""
     old = service.pid_of(role)
     os.kill(old, signal.SIGTERM)
-    wait_until(lambda: [p for p in service.ps() if p["role"] == role and p["pid"] != old], f"another {role}", 40)
+    wait_until(lambda: [p for p in service.ps() if p["role"] == role and p["pid"] != old], f"another {role}", 60)
 
 
 def ends(service: Service, role: str) -> list[str]:
@@ -54,6 +55,7 @@ def test_a_worker_that_is_stopped_finishes_its_batch(service: Service) -> None:
     api, before = Api(service.url), len(ends(service, "worker"))
     first, *_, second = [api.add_user() for _ in range(LANES + 1)]  # of one lane, so that one batch has both
     api.deposit(first)  # there is a worker
+    old = service.pid_of("worker")  # not later: a batch waits for a lock for two seconds, then it is settled in parts
     contents = [transaction(user_id) for user_id in (first, second)]
     waiting = "SELECT backend_xid FROM pg_stat_activity WHERE application_name = 'payments-worker'"
     with row_lock(service.database_url, second):
@@ -62,11 +64,10 @@ def test_a_worker_that_is_stopped_finishes_its_batch(service: Service) -> None:
             lambda: query(service.database_url, f"{waiting} AND wait_event_type = 'Lock' AND backend_xid IS NOT NULL"),
             "a batch waits for the user's row",
         )
-        old = service.pid_of("worker")
         os.kill(old, signal.SIGTERM)
     for content in contents:
         assert api.wait_final(content["uid"])["status"] == "COMPLETED"
-    wait_until(lambda: len(ends(service, "worker")) > before, "the end of the worker", 40)
+    wait_until(lambda: len(ends(service, "worker")) > before, "the end of the worker", 60)
     assert ends(service, "worker")[before:] == ["exit code 0"]
     uids = [content["uid"] for content in contents]
     written_by = query(service.database_url, "SELECT DISTINCT xmin FROM ledger WHERE uid = ANY(%s::uuid[])", uids)
@@ -95,6 +96,37 @@ def test_a_notifier_that_is_stopped_finishes_its_deliveries(start_service: Calla
         wait_until(lambda: all(list(dict.fromkeys(receiver.told(user))) == whole for user in users), "all in order", 60)
         bodies = {(got.id, got.body) for got in receiver.got}
     assert len(bodies) == len({got.id for got in receiver.got}) == len(whole) * len(users), "a repeat is the same"
+
+
+def test_a_delivery_that_has_left_its_slot_is_finished_by_a_notifier_that_stops(
+    start_service: Callable[..., Service],
+) -> None:
+    service = start_service(WEBHOOK_ALLOW_PRIVATE="1")
+    api, go = Api(service.url), threading.Event()
+
+    def answer(_: Got) -> int:
+        go.wait(9)
+        return 200
+
+    with receiving() as receiver:
+        receiver.answer = answer
+        api.ask("POST", "/api/webhook/", {"url": receiver.url, "events": [DONE]}, expected=201)
+        api.put(transaction(api.add_user()))
+        wait_until(lambda: receiver.got, "a delivery is under way")
+        long = "SELECT FROM deliveries WHERE claimed_until < now() + interval '19 seconds'"  # of the twenty of a claim
+        wait_until(lambda: query(service.database_url, long), "it has left its slot")
+        old = service.pid_of("notify")
+        os.kill(old, signal.SIGTERM)
+        stops = "worker: Warm shutdown (MainProcess)"
+        wait_until(
+            lambda: [one for one in service.log_lines() if (one["event"], one["process"]) == (stops, "notify")],
+            "it stops",
+        )
+        go.set()
+        wait_until(lambda: [p for p in service.ps() if p["role"] == "notify" and p["pid"] != old], "another one", 40)
+        assert ends(service, "notify") == ["exit code 0"]
+        assert query(service.database_url, "SELECT attempts FROM deliveries WHERE delivered_at IS NOT NULL") == [(1,)]
+    assert len(receiver.got) == 1
 
 
 # A worker with a fault: a task that takes long, a guard that is impatient, or a pool whose results nobody reads.
@@ -170,7 +202,8 @@ def test_a_warm_stop_that_takes_too_long_is_ended_and_says_where_it_stood(
     planted.process.terminate()
     assert planted.process.wait(40) == 1
     said = planted.said()
-    assert "the warm stop takes too long: ending the worker" in said
+    assert '"the worker ends itself"' in said
+    assert '"reason": "the warm stop takes too long"' in said
     assert "in _guard" in said, "the stacks of the main process"
     assert "in a_long_task" in said, "the stacks of the pool's processes"
     assert_all_ended(all_of_it, seconds=5)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api import Api, query
+from api import Answer, Api, query
 from running_service import Service, payments, wait_until
 
 pytestmark = pytest.mark.system
@@ -76,8 +76,36 @@ def test_a_key_opens_at_once_and_a_revoked_one_no_more(guarded: Service) -> None
     first, second = create(guarded.data, "till", "write"), create(guarded.data, "till", "write")
     assert (status(guarded, first), status(guarded, second)) == (404, 404)
     assert payments("key", "revoke", first.split("_")[1], "--data", guarded.data).returncode == 0
-    wait_until(lambda: status(guarded, first) == 401, "it is out", 10)
+    wait_until(lambda: status(guarded, first) == 401, "it is out", 20)
     assert status(guarded, second) == 404
+
+
+def test_an_idempotency_key_belongs_to_the_key_that_sent_it(guarded: Service) -> None:
+    api = Api(guarded.url)
+    first, second = create(guarded.data, "shop", "write"), create(guarded.data, "till", "admin")
+
+    def add(key: str, name: str = "Ada") -> Answer:
+        return api.ask(
+            "POST", "/api/user/", {"name": name}, {"Authorization": f"Bearer {key}", "Idempotency-Key": "order 1"}
+        )
+
+    made = [add(first), add(second)]
+    assert [answer.status for answer in made] == [201, 201]
+    assert made[0].json["id"] != made[1].json["id"]
+    for key, answer in zip((first, second), made, strict=True):
+        assert (add(key).json, add(key).headers["Idempotency-Replayed"]) == (answer.json, "true")
+        add(key, "Bob").refused(422, "key_reused")
+
+
+def test_options_needs_no_key_and_tells_what_is_allowed(guarded: Service) -> None:
+    api = Api(guarded.url)
+    for path in ("/api/user/", "/api/user/1/balance", "/api/transaction/", "/api/webhook/1/", "/api/events/?after="):
+        answer = api.ask("OPTIONS", path)
+        assert (answer.status, answer.body) == (200, b"")
+        assert "OPTIONS" in answer.headers["Allow"].split(", ")
+    api.ask("OPTIONS", "/nowhere").refused(404, "not_found")
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        api.ask(method, "/api/user/1/").refused(401, "unauthorized")
 
 
 def test_the_commands_use_the_key_of_the_environment(guarded: Service) -> None:

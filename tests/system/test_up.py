@@ -203,7 +203,7 @@ def test_a_second_signal_hurries(start_service: Start) -> None:
         service.process.send_signal(signal.SIGTERM)
         return service.process.poll() is not None
 
-    wait_until(ends, "the end", 5)
+    wait_until(ends, "the end", 15)
     assert service.process.returncode == 0
     assert_all_ended(before)
 
@@ -242,7 +242,7 @@ def test_each_killed_process_is_started_again_at_its_place(start_service: Start)
     before = {process["role"]: process for process in service.ps()}
     for role in ROLES:
         os.kill(before[role]["pid"], signal.SIGKILL)
-    wait_until(lambda: len(service.ps()) == len(before), "all roles are back", 5)
+    wait_until(lambda: len(service.ps()) == len(before), "all roles are back", 60)
     after = {process["role"]: process for process in service.ps()}
     for role in ROLES:
         assert after[role]["pid"] != before[role]["pid"]
@@ -269,7 +269,7 @@ def test_a_killed_postgres_comes_back_past_a_busy_backend(start_service: Start) 
                 return False
             return True
 
-        wait_until(recovers, "Postgres accepts again", 10)
+        wait_until(recovers, "Postgres accepts again", 40)
         assert started_at(backend) is None
 
 

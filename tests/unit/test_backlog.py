@@ -1,11 +1,11 @@
-"""When there may be room again, by how fast the backlog shrinks."""
+"""When there may be room again, by how fast the backlog shrinks; how often a long backlog is counted."""
 
 from collections import deque
 
 import pytest
 
 from shared.settings import settings
-from web.backlog import REMEMBERED, BacklogReader
+from web.backlog import REMEMBERED, BacklogReader, fresh_seconds
 
 pytestmark = pytest.mark.unit
 
@@ -39,3 +39,25 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> BacklogReader:
 def test_the_seconds_go_by_what_was_settled_of_late(reader: BacklogReader, pending: list[int], seconds: int) -> None:
     reader._pending = deque([(100.0 + at, count) for at, count in enumerate(pending)], REMEMBERED)
     assert reader.retry_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    ("pending", "counted_seconds", "seconds"),
+    [
+        (0, 0.001, 0.5),  # a quick count
+        (100_000, 0.02, 0.5),
+        (1_000_000, 0.2, 2.0),  # a tenth of the time
+        (1_900_000, 0.4, 1.0),  # 100,000 rows below the limit
+        (1_990_000, 0.4, 0.5),
+        (2_000_000, 0.4, 0.5),
+        (3_000_000, 0.6, 0.5),
+    ],
+)
+def test_a_long_count_is_repeated_rarely_unless_the_limit_is_near(
+    monkeypatch: pytest.MonkeyPatch, pending: int, counted_seconds: float, seconds: float
+) -> None:
+    monkeypatch.setenv("PAYMENTS_BACKLOG_LIMIT", "2000000")
+    settings.cache_clear()
+    assert fresh_seconds(pending, counted_seconds) == seconds
+    monkeypatch.undo()
+    settings.cache_clear()

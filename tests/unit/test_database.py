@@ -7,7 +7,7 @@ import psycopg2  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import exc
 
-from shared.database import array, is_machinery, text_array
+from shared.database import array, is_machinery, may_be_one_users, text_array
 
 pytestmark = pytest.mark.unit
 
@@ -31,6 +31,24 @@ def _raised(kind: type[exc.DBAPIError], pgcode: str | None, lost: bool = False) 
 @pytest.mark.parametrize("pgcode", ["08006", "25P03", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01"])
 def test_what_the_server_could_not_do_just_now_is_machinery(pgcode: str) -> None:
     assert is_machinery(_raised(exc.DBAPIError, pgcode))
+
+
+@pytest.mark.parametrize(
+    ("pgcode", "may_be"),
+    [
+        ("53000", False),
+        ("53100", False),  # the disk is full
+        ("53200", True),  # memory, of this statement
+        ("53300", False),  # no connection is to be had
+        ("53400", True),  # temporary files, of this statement
+        ("55P03", True),
+        ("57014", True),
+        ("57P01", False),
+        ("XX001", True),
+    ],
+)
+def test_a_full_disk_is_everybodys_and_a_lock_may_be_one_users(pgcode: str, may_be: bool) -> None:
+    assert may_be_one_users(_raised(exc.OperationalError, pgcode)) == may_be
 
 
 @pytest.mark.parametrize("pgcode", ["22003", "22P02", "23505", "23514", "23001", "42703", "42P01", "P0001"])

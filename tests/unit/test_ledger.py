@@ -125,6 +125,24 @@ def test_an_outcome_carries_the_entry_and_the_event() -> None:
     assert before == account(10, OLD), "fold leaves what it is given alone"
 
 
+@pytest.mark.parametrize(
+    ("row", "before", "past", "lowest"),
+    [
+        (withdrawal(6, OLD), account(9, NOW), Past([OLD, NOW], [5, 9]), 5),
+        (withdrawal(9, OLD), account(9, NOW), Past([OLD, NOW], [0, 9]), 0),
+        (withdrawal(6, OLD), account(5, NOW), Past([OLD, NOW], [4, 5]), None),  # not covered now either
+        (withdrawal(6), account(5, NOW), None, None),
+        (withdrawal(5, OLD), account(9, NOW), Past([OLD, NOW], [5, 9]), None),  # completes
+        (deposit(1, OLD), account(MAX_BALANCE, NOW), None, None),
+    ],
+)
+def test_a_rejection_for_its_instant_alone_carries_the_lowest_balance(
+    row: Pending, before: Account, past: Past | None, lowest: int | None
+) -> None:
+    (outcome,), _ = fold([row], {7: before}, {7: past} if past else {}, NOW)
+    assert outcome.lowest_balance == lowest
+
+
 def test_users_of_one_batch_do_not_touch_each_other() -> None:
     accounts = {7: account(5), 8: account(0, user_id=8)}
     outcomes, after = fold([withdrawal(5, user_id=7), withdrawal(5, user_id=8)], accounts, {}, NOW)

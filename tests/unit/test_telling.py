@@ -4,7 +4,16 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from shared.telling import DELAYS_SECONDS, Told, delay_seconds, types_told, webhook_id
+from shared.telling import (
+    DELAYS_SECONDS,
+    MAX_RETRY_AFTER_SECONDS,
+    Retry,
+    Told,
+    delay_seconds,
+    plan_retry,
+    types_told,
+    webhook_id,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -57,3 +66,24 @@ def test_a_webhook_id_is_of_the_event_the_webhook_and_what_is_told() -> None:
     assert webhook_id(12, 3, Told.COMPLETED) == webhook_id(12, 3, Told.REJECTED) == "evt_12_3"
     assert webhook_id(12, 3, Told.FUNDED) == "evt_12_3_funded"
     assert webhook_id(12, 3, Told.DEPLETED) == "evt_12_3_depleted"
+
+
+def test_a_retry_after_makes_the_wait_longer_and_never_shorter() -> None:
+    for attempts, delay in enumerate(DELAYS_SECONDS, 1):
+        assert plan_retry(attempts, 0) == Retry(delay)
+        assert plan_retry(attempts, 0, delay - 1) == Retry(delay)
+        wanted = plan_retry(attempts, 0, delay + 1)
+        assert wanted
+        assert wanted.delay_seconds == min(delay + 1, MAX_RETRY_AFTER_SECONDS)
+        assert wanted.remaining_seconds == sum(DELAYS_SECONDS[attempts - 1 :])
+
+
+def test_once_a_retry_after_has_moved_an_attempt_the_schedule_ends_when_it_would_have_ended() -> None:
+    assert plan_retry(1, 0, 10**9, 5000) == Retry(5000, 5000), "the last attempt is at the end"
+    assert plan_retry(1, 0, 10**9, 0) is None
+    assert plan_retry(1, 0, None, 100) == Retry(DELAYS_SECONDS[0], 100)
+    assert plan_retry(len(DELAYS_SECONDS), 0, None, 100) is None, "the schedule's own delay would pass the end"
+
+
+def test_no_retry_after_adds_an_attempt() -> None:
+    assert plan_retry(len(DELAYS_SECONDS) + 1, 0, 10) is None

@@ -1,0 +1,104 @@
+"""The statement as CSV (RFC 4180): one page, or all rows of the filter as a stream.
+
+A stream reads page by page, each in a transaction of its own and in order of the key, so that a client that reads slowly
+holds no connection, no snapshot, and no more than a page in memory. It does hold a thread, hence the limit.
+"""
+
+import csv
+import io
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Final
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from shared.database import is_machinery
+from shared.errors import Unavailable
+from shared.history import Page
+from shared.logs import get_logger
+from shared.queries.statement import Key
+from shared.settings import settings
+from shared.showing import show_transaction
+from web import gate
+from web.requests import write_cursor
+from web.schemas import TransactionOut
+
+MAX_PAGE_READS: Final = 2  # at once: streams must leave connections to everybody else
+# The server ends a body that fails as if it were whole. A quote that is not closed is an error to every strict reader.
+INCOMPLETE: Final = '"incomplete: the service failed while it sent this statement, ask again'
+
+log = get_logger("statement")
+
+_page_reads = threading.BoundedSemaphore(MAX_PAGE_READS)
+
+
+@cache
+def _streams() -> threading.BoundedSemaphore:
+    """So that streams cannot use up the threads that answer."""
+    return threading.BoundedSemaphore(max(1, settings().web_threads // 8))
+
+
+def csv_page(user_id: int, page: Page) -> Response:
+    """Returns a page as CSV, with the cursor of the next one in a Link header."""
+    response = _answer(user_id, _header() + _lines(page))
+    if page.after:
+        query = urlencode({**request.args.to_dict(), "cursor": write_cursor(page.after)})
+        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    return response
+
+
+def csv_stream(user_id: int, read_page: Callable[[Key | None], Page], after: Key | None) -> Response:
+    """Returns all rows behind the key as CSV. Raises what reading the first page raises, and Unavailable."""
+    if not _streams().acquire(blocking=False):
+        raise Unavailable("overloaded", "More statements are being sent than this process takes. Ask again later.")
+    try:
+        first = read_page(after)
+    except BaseException:
+        _streams().release()
+        raise
+    if request.method == "HEAD":  # nothing is sent, so nothing would be closed
+        _streams().release()
+        return _answer(user_id, iter(()))
+    response = _answer(user_id, _pages(first, read_page))
+    response.call_on_close(_streams().release)
+    response.call_on_close(gate.stay_until_closed())
+    return response
+
+
+def _answer(user_id: int, body: str | Iterator[str]) -> Response:
+    response = Response(body, mimetype="text/csv")
+    response.headers["Content-Disposition"] = f'attachment; filename="transactions-{user_id}.csv"'
+    return response
+
+
+def _pages(first: Page, read_page: Callable[[Key | None], Page]) -> Iterator[str]:
+    page, text = first, _header() + _lines(first)
+    while True:
+        if text:
+            yield text
+        if not page.after:
+            return
+        try:
+            with _page_reads:
+                page = read_page(page.after)
+        except Exception as error:
+            if is_machinery(error):
+                log.warning("a statement is sent incomplete", error=str(error).splitlines()[0])
+            else:
+                log.exception("a statement is sent incomplete")
+            yield INCOMPLETE
+            return
+        text = _lines(page)
+
+
+def _header() -> str:
+    return ",".join(TransactionOut.model_fields) + "\r\n"
+
+
+def _lines(page: Page) -> str:
+    """No column holds a client's own text, so no cell can begin what a spreadsheet would run."""
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, list(TransactionOut.model_fields)).writerows(map(show_transaction, page.items))
+    return text.getvalue()

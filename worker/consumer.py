@@ -1,0 +1,79 @@
+"""Celery's consumer, which never gives up: after any error of the broker it waits a little and begins anew.
+
+Celery tries again by itself only where a connection was lost or cannot be made, and waits up to half a minute. Where a
+broker refuses it would begin anew at once, as often as it can.
+"""
+
+import time
+from typing import Any, Final
+
+from celery.worker import consumer
+from celery.worker.state import maybe_shutdown
+from redis import RedisError
+
+from shared.logs import get_logger
+from worker import broker, waiting
+
+MAX_WAIT_SECONDS: Final = 5.0
+HEALTHY_SECONDS: Final = 30.0
+PAUSE_SECONDS: Final = 0.2
+
+log = get_logger("consumer")
+
+
+class Consumer(consumer.Consumer):
+    _failures = 0
+    _failed_at = 0.0
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, or try until it works."""
+
+        def report(error: Exception, seconds: float) -> None:
+            log.warning("the broker cannot be reached", error=_describe(error), next_try_seconds=seconds)
+
+        connected = conn.ensure_connection(
+            report, None, interval_start=1, interval_step=1, interval_max=MAX_WAIT_SECONDS, callback=_note_waiting
+        )
+        self.first_connection_attempt = False
+        return connected
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        self._wait(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        super().on_connection_error_after_connected(exc)
+        self._wait(exc)
+
+    def _wait(self, error: Exception) -> None:
+        """Wait one to five seconds, the longer the more often it has failed. Raises WorkerShutdown on a signal."""
+        now = time.monotonic()
+        self._failures = self._failures + 1 if now - self._failed_at < HEALTHY_SECONDS else 1
+        self._failed_at = now
+        seconds = min(MAX_WAIT_SECONDS, self._failures)
+        fields = {"error": _describe(error), "next_try_seconds": seconds}
+        if isinstance(error, (RedisError, OSError)):
+            log.warning("the broker refuses the worker", **fields)
+        else:  # an answer that is not Redis's, or a mistake of somebody's code
+            log.error("the worker's consumer failed", exc_info=error, **fields)
+        if "WRONGTYPE" in str(error):
+            self._remove_wrong_types()
+        ends = now + seconds
+        while time.monotonic() < ends:
+            _note_waiting()
+            time.sleep(PAUSE_SECONDS)
+
+    def _remove_wrong_types(self) -> None:
+        try:
+            broker.remove_wrong_types(list(self.app.amqp.queues.consume_from))
+        except Exception as error:  # the next failure tries it again
+            log.warning("keys of the wrong type could not be removed", error=_describe(error))
+
+
+def _note_waiting() -> None:
+    maybe_shutdown()
+    waiting.note()
+
+
+def _describe(error: Exception) -> str:
+    """redis-py's repr() has no message, and its str() no type."""
+    return f"{type(error).__name__}: {error}"[:500]

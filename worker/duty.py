@@ -1,0 +1,59 @@
+"""Duties: what a process does again and again, each by itself.
+
+A duty that fails neither stops another nor is repeated without a pause: the failure is logged and counted under the duty's
+name, and the next try waits for a second, then for twice as long each time, up to a limit.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shared import metrics
+from shared.backoff import Backoff
+from shared.database import first_line, is_machinery
+from shared.logs import get_logger
+
+log = get_logger("duty")
+
+
+class Duty:
+    """Work under a name. `work` returns whether there is more to do at once, where anybody asks."""
+
+    def __init__(self, name: str, work: Callable[[], Any], max_pause_seconds: float) -> None:
+        self.name, self._work = name, work
+        self._backoff: Backoff[str] = Backoff(max_pause_seconds)
+
+    def run(self) -> Any:
+        """Do the work, unless it pauses after a failure; what it returns. Raises nothing: returns None instead."""
+        if self._backoff.is_paused(self.name):
+            return None
+        try:
+            result = self._work()
+        except Exception as error:
+            self._note(error)
+            return None
+        self._backoff.succeed(self.name)
+        return result
+
+    def run_for_ever(self, interval_seconds: float) -> threading.Thread:
+        """In a thread of its own, at these intervals; at once where there is more to do."""
+
+        def loop() -> None:
+            time.sleep(interval_seconds * random.random())  # processes that start together spread
+            while True:
+                if not self.run():
+                    time.sleep(interval_seconds * random.uniform(0.8, 1.2))
+
+        thread = threading.Thread(target=loop, name=self.name, daemon=True)
+        thread.start()
+        return thread
+
+    def _note(self, error: Exception) -> None:
+        pause = self._backoff.fail(self.name)
+        metrics.DUTY_FAILURES.labels(self.name).inc()
+        if is_machinery(error):
+            log.warning("duty failed", duty=self.name, error=first_line(error), next_try_seconds=pause)
+        else:
+            log.error("duty failed", duty=self.name, next_try_seconds=pause, exc_info=error)
