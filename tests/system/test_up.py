@@ -128,8 +128,8 @@ def test_an_older_release_starts_and_pays_on_a_newer_database(start_service: Sta
         connection.commit()
     service.stop()
     older = start_service()
-    said = [line for line in older.log_lines() if line["process"] == "migrations"]
-    assert [(line["level"], line["database"]) for line in said] == [("warning", "9999")]
+    said = [line for line in older.log_lines() if line["process"] == "migrations" and line["level"] == "warning"]
+    assert [line["database"] for line in said] == ["9999"]
     client = Payments(older.url)
     assert client.deposit(client.add_user("Ada").id, "1", wait=10).status == "COMPLETED"
     assert payments("verify", "--data", older.data).returncode == 0
