@@ -1,13 +1,14 @@
-"""`audit`: what the service is made of: the licences of its packages, a bill of materials, their known vulnerabilities.
+"""`audit`: what the service is made of (licences, a bill of materials, known vulnerabilities), and what operators did.
 
-All go by requirements/runtime.txt, which is what the image holds. A question that was not answered is never a yes.
+The first three go by requirements/runtime.txt, which is what the image holds. A question that was not answered is never
+a yes. The last reads the table of operator actions.
 """
 
 import json
 import re
 import subprocess
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,9 +16,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
+from local.books import books
 from local.command import ROOT, Command, CommandError, version
+from local.tables import table
+from shared.instants import format_instant
 
 LIST: Final = ROOT / "requirements" / "runtime.txt"
+DEFAULT_LOG_LINES: Final = 100
+MAX_LOG_LINES: Final = 100_000
 NOT_KNOWN: Final = 2  # exit code, where 0 is clean and 1 is not
 
 # What asks no more of us than to be named. Any other spelling has to be looked at once.
@@ -41,7 +47,12 @@ Of the packages that the service runs with (requirements/runtime.txt), each with
 
   ./payments audit licences            a line each; exit code 1 if one is unknown or asks for more than to be named
   ./payments audit sbom --output FILE  a bill of materials, CycloneDX as JSON (without --output: printed)
-  ./payments audit vulnerabilities     exit code 0: none is known of any; 1: some are; 2: that could not be asked"""
+  ./payments audit vulnerabilities     exit code 0: none is known of any; 1: some are; 2: that could not be asked
+
+Of the database, newest first:
+
+  ./payments audit log [--limit N] [--json]   who created or revoked a key, changed a webhook, released what was parked
+                                              or applied a migration, and when"""
 
 
 class Package(NamedTuple):
@@ -168,20 +179,49 @@ def _vulnerabilities(_args: Namespace) -> int:
     return code
 
 
+def _log(args: Namespace) -> int:
+    from shared.database import reading
+    from shared.queries.actions import read_newest
+
+    with books(args.data), reading() as connection:
+        actions = read_newest(connection, args.limit or DEFAULT_LOG_LINES)
+    if args.json:
+        print(json.dumps([{**action._asdict(), "at": format_instant(action.at)} for action in actions]))
+        return 0
+    header = ("id", "at", "actor", "action", "target", "details")
+    rows = [
+        (str(a.id), format_instant(a.at), a.actor, a.action, a.target, json.dumps(a.details) if a.details else "")
+        for a in actions
+    ]
+    print(table(header, rows, right=("id",)) if rows else "no action is recorded")
+    return 0
+
+
+def _limit(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text, re.ASCII) or not 1 <= int(text) <= MAX_LOG_LINES:
+        raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_LOG_LINES}")
+    return int(text)
+
+
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("question", choices=("licences", "sbom", "vulnerabilities"), help="what to tell")
+    parser.add_argument("question", choices=("licences", "sbom", "vulnerabilities", "log"), help="what to tell")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the bill of materials there")
+    parser.add_argument("--limit", type=_limit, metavar="N", help=f"lines of the log (default {DEFAULT_LOG_LINES})")
+    parser.add_argument("--json", action="store_true", help="the log as a JSON list")
 
 
 def _run(args: Namespace) -> int:
     if args.output and args.question != "sbom":
         raise CommandError("audit: --output is of `sbom`")
-    return {"licences": _licences, "sbom": _sbom, "vulnerabilities": _vulnerabilities}[args.question](args)
+    if (args.limit or args.json) and args.question != "log":
+        raise CommandError("audit: --limit and --json are of `log`")
+    questions = {"licences": _licences, "sbom": _sbom, "vulnerabilities": _vulnerabilities, "log": _log}
+    return questions[args.question](args)
 
 
 COMMAND = Command(
     "audit",
-    "licences, bill of materials and known vulnerabilities of what the service runs with",
+    "licences, bill of materials and known vulnerabilities of what the service runs with; the log of operator actions",
     _run,
     description=DESCRIPTION,
     add_arguments=_add_arguments,

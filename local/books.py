@@ -19,6 +19,7 @@ from shared.settings import settings
 @contextmanager
 def books(data: Path) -> Iterator[None]:
     """Within it, shared's use cases work on the service that runs on this data, or on DATABASE_URL."""
+    import psycopg2  # type: ignore[import-untyped]
     from sqlalchemy.exc import SQLAlchemyError
 
     from shared import logs
@@ -33,7 +34,7 @@ def books(data: Path) -> Iterator[None]:
         yield
     except PaymentsError as error:
         raise CommandError(error.detail) from None
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, psycopg2.Error) as error:  # psycopg2's own: a connection lost while it is prepared
         raise CommandError(f"the database does not serve: {_first_line(getattr(error, 'orig', error))}") from None
     finally:
         engine().dispose()

@@ -9,6 +9,7 @@ from local.books import books
 from local.command import Command, CommandError
 from local.standalone import served
 from shared.instants import format_instant
+from shared.processes import operator
 from shared.scopes import Scope
 from shared.settings import settings
 
@@ -51,7 +52,7 @@ def _create(args: Namespace) -> None:
     from shared import keys
 
     try:
-        key_id, key = keys.create(args.name, Scope(args.scope))
+        key_id, key = keys.create(args.name, Scope(args.scope), operator())
     except ValueError as error:
         raise CommandError(f"--name: {error}") from None
     print(f"key {key_id}, {args.name}, {args.scope}, shown this once: {key}")
@@ -72,7 +73,7 @@ def _line(key: "Key") -> str:
 def _revoke(args: Namespace) -> None:
     from shared import keys
 
-    if not keys.revoke(args.key_id):
+    if not keys.revoke(args.key_id, operator()):
         raise CommandError(f"there is no key {args.key_id} (key list shows them)")
     print(f"key {args.key_id} is revoked: nobody gets in by it ten seconds from now")
 

@@ -14,6 +14,11 @@ def forget_libpq() -> None:
         del os.environ[name]
 
 
+def check_answers(url: str) -> None:
+    """Raises CommandError unless the database can be reached."""
+    has_rows(url, "SELECT 1")
+
+
 def has_rows(url: str, statement: str) -> bool:
     """False also where a table of the statement is not there yet. Raises CommandError."""
     try:

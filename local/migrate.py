@@ -5,11 +5,14 @@ import sys
 from argparse import Namespace
 
 from local.command import ROOT, Command
+from local.look import check_answers
 from local.state import connect_to
 
 
 def _run(args: Namespace) -> int:
-    os.environ["DATABASE_URL"] = connect_to(args.data).database_url
+    url = connect_to(args.data).database_url
+    check_answers(url)
+    os.environ["DATABASE_URL"] = url
     os.environ["PYTHONPATH"] = str(ROOT)
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", "migrations"])  # noqa: S606 - no shell is wanted

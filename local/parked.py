@@ -1,6 +1,7 @@
 """`parked`: what our own code could not settle: list it, release it."""
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -10,12 +11,14 @@ from local.command import Command, CommandError
 from local.tables import table
 from shared.instants import format_instant
 from shared.money import format_amount
+from shared.processes import operator
 from shared.status import LANES
 
 if TYPE_CHECKING:
     from shared.queries.parked import ParkedRow
 
 LISTED: Final = 1000
+LISTED_ERRORS: Final = 20
 ERROR_CHARACTERS: Final = 80
 
 DESCRIPTION = """\
@@ -24,33 +27,45 @@ everybody else goes on, and it is tried again by itself, after a minute and then
 
   ./payments parked list            what is parked, since when and why (attempts 0: it waits behind another)
   ./payments parked list --json     the same for a program
-  ./payments parked release UID     try it now, and all of its user's that are parked with it, in their order"""
+  ./payments parked release UID     try it now, and all of its user's that are parked with it, in their order
+  ./payments parked release --all   the same for all users
+  ./payments parked release --error TEXT   for the users whose first parked transaction has TEXT in its error
+
+A release of many commits lane by lane and shows its progress. It asks nothing."""
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "release"), help="what to do")
     parser.add_argument("uid", metavar="UID", nargs="?", type=uid_argument, help="a parked transaction, for release")
+    parser.add_argument("--all", action="store_true", help="release what is parked of all users")
+    parser.add_argument("--error", metavar="TEXT", help="release users by their error: TEXT is part of it, in any case")
     parser.add_argument("--json", action="store_true", help="list as a JSON list")
 
 
 def _run(args: Namespace) -> int:
-    if (args.action == "release") != (args.uid is not None):
-        raise CommandError("parked: `release` needs a UID, `list` none")
+    ways = [args.uid is not None, args.all, args.error is not None]
+    if sum(ways) != (args.action == "release"):
+        raise CommandError("parked: `release` needs one of UID, --all and --error TEXT, `list` none")
+    if args.error == "":
+        raise CommandError("parked: --error needs a TEXT; --all releases everything")
     with books(args.data):
-        if args.action == "release":
+        if args.action == "list":
+            print(_list(args.json))
+        elif args.uid:
             print(_release(args.uid))
         else:
-            print(_list(args.json))
+            return _release_matching(args.error or "")
     return 0
 
 
 def _list(as_json: bool) -> str:
     from shared.database import transaction
     from shared.queries.lanes import read_backlog
-    from shared.queries.parked import list_parked
+    from shared.queries.parked import count_errors, list_parked
 
     with transaction() as connection:
         rows = list_parked(connection, LISTED)
+        errors = [] if as_json else count_errors(connection, LISTED_ERRORS)
         in_all = read_backlog(connection, LANES).parked if len(rows) == LISTED else len(rows)
     if as_json:
         return json.dumps([_as_json(row) for row in rows])
@@ -63,11 +78,16 @@ def _list(as_json: bool) -> str:
     )
     if in_all > len(rows):
         summary += f" (the first {len(rows)} are listed)"
-    return f"{table(header, [_cells(row) for row in rows], right=('user', 'lane', 'amount', 'attempts'))}\n{summary}"
+    listed = table(header, [_cells(row) for row in rows], right=("user", "lane", "amount", "attempts"))
+    by_error = table(
+        ("rows", "users", "error"),
+        [(str(found.rows), str(found.users), _shorten(found.error)) for found in errors],
+        right=("rows", "users"),
+    )
+    return f"{listed}\n\n{by_error}\n\n{summary}"
 
 
 def _cells(row: "ParkedRow") -> tuple[str, ...]:
-    error = " ".join((row.last_error or "").split())
     return (
         str(row.uid),
         str(row.user_id),
@@ -76,8 +96,14 @@ def _cells(row: "ParkedRow") -> tuple[str, ...]:
         format_amount(row.amount),
         format_instant(row.parked_at),
         str(row.attempts),
-        error if len(error) <= ERROR_CHARACTERS else f"{error[: ERROR_CHARACTERS - 3]}...",
+        _shorten(row.last_error or ""),
     )
+
+
+def _shorten(error: str) -> str:
+    """Returns an error as one line of bounded length."""
+    line = " ".join(error.split())
+    return line if len(line) <= ERROR_CHARACTERS else f"{line[: ERROR_CHARACTERS - 3]}..."
 
 
 def _as_json(row: "ParkedRow") -> dict[str, object]:
@@ -92,12 +118,28 @@ def _release(uid: UUID) -> str:
     from shared import database, parking
 
     try:
-        rows = parking.release(uid)
+        rows = parking.release(uid, operator())
     except DBAPIError as error:
         if database.is_lock_timeout(error):
             raise CommandError(f"the lane of {uid} is busy; nothing was released, try again") from None
         raise
     return f"released {rows} of the user's transactions; the worker settles them in a second or two, in their order"
+
+
+def _release_matching(error: str) -> int:
+    from shared.parking import Released, release_matching
+
+    done = Released()
+    for done in release_matching(error, operator()):
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{done.rows:,} released ...", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if done.busy_users:
+        print(f"released {done.rows} transactions; {done.busy_users} users are left, their lane was busy: run it again")
+        return 1
+    print(f"released {done.rows} transactions; the workers settle them, each user's in their order")
+    return 0
 
 
 COMMAND = Command(

@@ -4,6 +4,7 @@ The wheel's own launcher trusts every local user, takes no settings and fails so
 listens on 127.0.0.1 alone, asks a password (scram), and runs `postgres` as a direct child of `up`.
 """
 
+import math
 import os
 import re
 import secrets
@@ -66,6 +67,11 @@ class Cluster:
     def url(self) -> str:
         return f"postgresql://{OWNER}:{self.owner_password}@127.0.0.1:{self.port}/{DATABASE}"
 
+    def connect(self) -> Any:
+        """Returns a psycopg2 connection of the superuser. Raises OperationalError."""
+        address = {"host": "127.0.0.1", "port": self.port, "dbname": "postgres", "connect_timeout": 5}
+        return psycopg2.connect(user="postgres", password=self.password, sslmode="disable", **address)
+
 
 def prepare(data: Path, port: int) -> Cluster:
     """Check what can be checked before anything is started, and make the passwords."""
@@ -75,6 +81,8 @@ def prepare(data: Path, port: int) -> Cluster:
         raise CommandError(f"{data} has {free >> 20} MB free; a new database needs {NEEDED_BYTES >> 20} MB")
     if others := _working_in(folder):
         raise CommandError(f"another Postgres (process {min(others)}) works in {folder}")
+    if folder.exists() and not (data / "postgres.password").exists():
+        raise CommandError(f"{folder} is a database, but {data}/postgres.password is missing: restore both together")
     password, owner_password = _password(data / "postgres.password"), _password(data / "owner.password")
     return Cluster(folder, port, password, owner_password, _password(data / "app.password"), identity())
 
@@ -113,7 +121,7 @@ def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
         environment=_environment(environment),
         url=cluster.url,
         is_ready=lambda: _accepts(cluster),
-        ready_seconds=900,  # recovery after a crash under load takes its time
+        ready_seconds=math.inf,  # recovery, after a crash or of a backup, takes its time
         stop_signal=signal.SIGINT,  # "fast": roll back, checkpoint, end
         stop_seconds=8,
         death_signal=signal.SIGINT,
@@ -130,9 +138,8 @@ def exists(data: Path) -> bool:
 
 def ensure_roles(cluster: Cluster) -> None:
     """Make the owner with its database, and the role of web and workers. Neither is a superuser."""
-    address = {"host": "127.0.0.1", "port": cluster.port, "dbname": "postgres", "connect_timeout": 5}
     try:
-        connection = psycopg2.connect(user="postgres", password=cluster.password, sslmode="disable", **address)
+        connection = cluster.connect()
     except psycopg2.OperationalError as error:
         raise CommandError(f"cannot connect to the embedded Postgres: {' '.join(str(error).split())}") from None
     with closing(connection), connection.cursor() as cursor:

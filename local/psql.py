@@ -7,6 +7,7 @@ from argparse import Namespace
 from psycopg2.extensions import parse_dsn  # type: ignore[import-untyped]
 
 from local.command import Command, CommandError
+from local.look import check_answers
 from local.postgres import binary
 from local.state import connect_to
 
@@ -16,7 +17,9 @@ _WITH_TLS = ("require", "verify-ca", "verify-full")
 
 
 def _run(args: Namespace) -> int:
-    parameters = parse_dsn(connect_to(args.data).database_url)
+    url = connect_to(args.data).database_url
+    check_answers(url)
+    parameters = parse_dsn(url)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     for keyword, value in parameters.items():
         environment[_IRREGULAR.get(keyword, f"PG{keyword.upper()}")] = str(value)

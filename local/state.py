@@ -37,11 +37,16 @@ class Running:
 
     data: Path
     urls: dict[str, str]
+    up: int | None = None  # pid of the `up`, None without one
 
     def _url(self, role: str) -> str:
-        if role not in self.urls:
-            raise CommandError(f"no service runs on {self.data}; start it: ./payments up --data {self.data}")
-        return self.urls[role]
+        if role in self.urls:
+            return self.urls[role]
+        if self.up is not None:
+            raise CommandError(
+                f"{role} is down or still starting; `up` (process {self.up}) restarts it: try again in a few seconds"
+            )
+        raise CommandError(f"no service runs on {self.data}; start it: ./payments up --data {self.data}")
 
     @property
     def web_url(self) -> str:
@@ -58,8 +63,8 @@ class Running:
 
 def connect_to(data: Path) -> Running:
     """Find the `up` that runs on this data; without one, the servers that the environment names are used."""
-    if pid_of_up(data) is not None:
-        return Running(data, {p.role: p.url for p in running_processes(data) if p.url})
+    if (up := pid_of_up(data)) is not None:
+        return Running(data, {p.role: p.url for p in running_processes(data) if p.url}, up)
     given = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
     return Running(data, {role: url for role, url in given.items() if url})
 

@@ -63,6 +63,11 @@ class Supervisor:
         if child.failures:
             raise CommandError(f"{program.role} failed: {_last_words(child)}")
 
+    def await_true(self, condition: Callable[[], bool]) -> None:
+        """Keep the processes alive until the condition holds; it must not block for long."""
+        while not condition():
+            self._turn(PROBE_SECONDS)
+
     def await_ready(self, children: Sequence[Child], tell: Callable[[Child], None]) -> None:
         """Wait for all of them, and tell of each as soon as it is ready."""
         waiting, started = list(children), time.monotonic()

@@ -18,6 +18,7 @@ from local.addresses import answers, check_host, claim_port, free_port, url_of, 
 from local.child import Child, Program
 from local.command import ROOT, Command, CommandError
 from local.look import forget_libpq, has_rows
+from local.recovery import Recovery, refuse_standby
 from local.state import Process, hold, plain_url, refuse_second_up, wait_for_remains, write_processes
 from local.supervisor import StopRequested, Supervisor
 from shared.settings import is_loopback, settings
@@ -104,11 +105,14 @@ def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supe
         supervisor.say(f"postgres external {without_password(plain_url(url))}")
         return plain_url(url)
     cluster = postgres.prepare(data, free_port())
+    refuse_standby(cluster)
     if not cluster.folder.exists():
         _progress(f"making the database in {cluster.folder} (the first start only)")
         supervisor.run_to_end(postgres.initdb(cluster, environment))
         postgres.adopt(cluster)
     child = supervisor.start(postgres.server(cluster, environment))
+    recovery = Recovery(cluster, child.is_ready, _progress)
+    supervisor.await_true(recovery.has_ended)
     supervisor.await_ready([child], partial(_tell, supervisor))
     postgres.ensure_roles(cluster)
     return cluster.url

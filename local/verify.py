@@ -22,6 +22,8 @@ it writes one row at the end.
   ./payments verify            counts and `the books balance`, or the first differences; exit code 0 or 1
   ./payments verify --json     the same for a program
   ./payments verify --record   and keep the result: payments_verify_differences, payments_verify_age_seconds
+  ./payments verify --record --since   only what is new since the last proof, for every day; everything where the last
+                               recorded proof of everything is older than a week or found differences
 
 A difference names the user, the row, what was expected and what was found; amounts are in minor units."""
 
@@ -29,6 +31,7 @@ A difference names the user, the row, what was expected and what was found; amou
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--record", action="store_true", help="keep the result for the metrics and their alerts")
+    parser.add_argument("--since", action="store_true", help="check what is new since the last proof")
 
 
 def _run(args: Namespace) -> int:
@@ -37,7 +40,7 @@ def _run(args: Namespace) -> int:
     started = time.monotonic()
     findings = Findings()
     with books(args.data):
-        for findings in verify():
+        for findings in verify(since=args.since, keep=args.record):
             _show_progress(findings.counts)
         if args.record:
             record(findings)
@@ -46,6 +49,13 @@ def _run(args: Namespace) -> int:
     if args.json:
         print(json.dumps(_as_json(findings, seconds)))
     else:
+        if args.since:
+            part = (
+                "everything, as no recent proof of it is recorded"
+                if findings.whole
+                else "what is new since the last proof"
+            )
+            print(f"checked       {part}")
         print("\n".join(_lines(findings, seconds)))
     return 1 if findings.differences else 0
 
@@ -64,8 +74,10 @@ def _lines(findings: "Findings", seconds: float) -> list[str]:
         f"entries       {counts.entries:>14,}",
         f"COMPLETED     {counts.completed:>14,}",
         f"REJECTED      {counts.rejected:>14,}",
-        f"PENDING       {counts.pending:>14,}{f' ({counts.parked:,} parked)' if counts.parked else ''}",
     ]
+    if findings.whole:
+        parked = f" ({counts.parked:,} parked)" if counts.parked else ""
+        lines.append(f"PENDING       {counts.pending:>14,}{parked}")
     if not findings.differences:
         return [*lines, f"the books balance ({seconds:.1f} s)"]
     shown = [_tell(difference) for difference in findings.first]
@@ -86,6 +98,7 @@ def _or_nothing(value: str | None) -> str:
 
 def _as_json(findings: "Findings", seconds: float) -> dict[str, object]:
     return {
+        "whole": findings.whole,
         **findings.counts._asdict(),
         "differences": findings.differences,
         "first": [difference._asdict() for difference in findings.first],

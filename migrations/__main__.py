@@ -1,5 +1,7 @@
 """`python -m migrations`: bring the database to the newest migration. Prints what it did; exit code 0 or 1.
 
+A database that a newer release has migrated stays as it is (exit code 0): the code runs on a newer schema.
+
 `python -m migrations --wait` applies none: it ends when the database has those that this code needs, which is what a
 process waits for that is started beside them.
 """
@@ -47,7 +49,6 @@ def _upgrade() -> int:
     except (DBAPIError, CommandError) as error:
         log.error("migration failed", error=str(getattr(error, "orig", error)).strip())
         return 1
-    log.info("migrations are applied")
     return 0
 
 

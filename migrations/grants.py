@@ -18,15 +18,21 @@ GRANTS: Final = {
     "webhook_secrets": "SELECT, INSERT, DELETE",
     "deliveries": KEPT,
     "verifications": "SELECT, INSERT",
+    "verification_marks": "SELECT, INSERT, UPDATE",
+    "operator_actions": "SELECT, INSERT",
     "api_keys": "SELECT",
     "alembic_version": "SELECT",
 }
 
 
-def grant(connection: Connection, role: str) -> None:
-    """Give the role this, and take all else on these tables from it. Raises ProgrammingError where there is no such role."""
+def grant(connection: Connection, role: str, *, keep_others: bool = False) -> None:
+    """Give the role this, and take all else on these tables from it, unless `keep_others`.
+
+    Raises ProgrammingError where there is no such role.
+    """
     for table, privileges in GRANTS.items():
-        connection.execute(text(f'REVOKE ALL ON {table} FROM "{role}"'))
+        if not keep_others:
+            connection.execute(text(f'REVOKE ALL ON {table} FROM "{role}"'))
         connection.execute(text(f'GRANT {privileges} ON {table} TO "{role}"'))
     connection.execute(text(f'GRANT USAGE ON SEQUENCE transactions_accept_order_seq TO "{role}"'))
     connection.execute(text(f'GRANT SELECT ON SEQUENCE events_id_seq TO "{role}"'))

@@ -20,7 +20,7 @@ from shared.database import allow, first_line, is_machinery, leave_unflushed, ma
 from shared.instants import format_instant
 from shared.logs import get_logger
 from shared.money import format_amount
-from shared.queries import attempts, deliveries, retention, webhooks
+from shared.queries import actions, attempts, deliveries, retention, webhooks
 from shared.queries.attempts import Delivery, Due
 from shared.queries.deliveries import Behind, Cursor, NewDelivery, give_turns
 from shared.queries.transactions import Transaction, find_transactions
@@ -277,6 +277,8 @@ def _record(delivery: Delivery, receipt: Receipt, seconds: float) -> None:
         failing = attempts.note_failure(connection, delivery.webhook_id, seconds)
         reason = _reason_to_disable(receipt, failing)
         disabled = reason and webhooks.disable_webhook(connection, delivery.webhook_id, reason)
+        if disabled:
+            actions.record(connection, actions.SERVICE, "webhook.disable", delivery.webhook_id, reason=reason)
     metrics.WEBHOOK_DELIVERIES.labels("failed" if following else "dead").inc()
     told = {"webhook": delivery.webhook_id, "event_id": delivery.event_id, "error": receipt.told}
     if following is None:

@@ -11,7 +11,7 @@ from hmac import compare_digest
 from typing import Final, NamedTuple
 
 from shared.database import reading, transaction
-from shared.queries import keys
+from shared.queries import actions, keys
 from shared.queries.keys import Key, ValidKey
 from shared.scopes import Scope
 
@@ -27,13 +27,14 @@ class Shown(NamedTuple):
     secret: str
 
 
-def create(name: str, scope: Scope) -> tuple[int, str]:
+def create(name: str, scope: Scope, actor: str = actions.SERVICE) -> tuple[int, str]:
     """A new key's id and the key itself, which nobody is told again. Raises ValueError for a name that is none."""
     if not re.fullmatch(NAME_PATTERN, name, re.ASCII):
         raise ValueError("a key's name has 1 to 64 of the characters A-Z a-z 0-9 . _ -")
     secret = secrets.token_urlsafe(SECRET_BYTES)
     with transaction() as connection:
         key_id = keys.insert_key(connection, name, scope, _hash(secret))
+        actions.record(connection, actor, "key.create", key_id, name=name, scope=scope)
     return key_id, f"pay_{key_id}_{secret}"
 
 
@@ -43,10 +44,13 @@ def list_all() -> list[Key]:
         return keys.list_keys(connection)
 
 
-def revoke(key_id: int) -> bool:
+def revoke(key_id: int, actor: str = actions.SERVICE) -> bool:
     """Whether there is such a key. Nobody gets in by it ten seconds from now."""
     with transaction() as connection:
-        return 0 < key_id < 2**63 and keys.revoke_key(connection, key_id)
+        found = 0 < key_id < 2**63 and keys.revoke_key(connection, key_id)
+        if found:
+            actions.record(connection, actor, "key.revoke", key_id)
+        return found
 
 
 def read_valid() -> dict[int, ValidKey]:

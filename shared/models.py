@@ -27,8 +27,9 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
-MIGRATION: Final = "0008"  # the newest one that this code needs
+MIGRATION: Final = "0009"  # the newest one that this code needs
 
 metadata = MetaData()
 accept_order = Sequence("transactions_accept_order_seq", metadata=metadata, cache=1, data_type=BigInteger)
@@ -177,5 +178,31 @@ Table(
     Column("users", BigInteger, nullable=False),
     Column("entries", BigInteger, nullable=False),
     Column("differences", BigInteger, nullable=False),
+    # false: `verify --since`, of what was new since the last proof
+    Column("whole", Boolean, nullable=False, server_default=text("true")),
     PrimaryKeyConstraint("id", name="verifications_pkey"),
+)
+
+# A user's row of `users` as it was when `verify` last proved that user's books.
+Table(
+    "verification_marks",
+    metadata,
+    Column("user_id", BigInteger, nullable=False, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("history_at", INSTANT),
+    Column("event_seq", BigInteger, nullable=False),
+    PrimaryKeyConstraint("user_id", name="verification_marks_pkey"),
+)
+
+Table(
+    "operator_actions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("at", INSTANT, nullable=False, server_default=text("clock_timestamp()")),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'")),
+    PrimaryKeyConstraint("id", name="operator_actions_pkey"),
 )

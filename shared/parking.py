@@ -12,17 +12,21 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
+
 from shared import doorbell, metrics
-from shared.database import is_machinery, may_be_one_users, transaction
+from shared.database import allow, is_lock_timeout, is_machinery, may_be_one_users, transaction
 from shared.errors import NotFound
 from shared.logs import get_logger
+from shared.queries import actions, parked
 from shared.queries import lanes as lane_queries
-from shared.queries import parked
 from shared.queries.lanes import PendingRow
-from shared.queries.parked import ParkedRow
+from shared.queries.parked import ParkedRow, ParkedUsers
+from shared.queries.server import read_clock
 from shared.settling import BATCH_ROWS, SLICE_SECONDS, Slice, settle_batch, settle_lanes
 from shared.status import LANES
 
@@ -34,6 +38,8 @@ DRAINED_LANES: Final = 4  # by one commit, so that others find lanes that are fr
 HOLD_EVERY_SECONDS: Final = 1.0
 BUSY_SECONDS: Final = 0.01  # others have the lanes: a batch takes several times as long
 RELEASE_ROWS: Final = 5000  # in one commit
+RELEASE_USERS: Final = 5000  # looked up at once
+FIND_SECONDS: Final = 60
 EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number and user id
 
 log = get_logger("parking")
@@ -261,25 +267,84 @@ def _retry(head: ParkedRow) -> int:
     return released
 
 
-def release(uid: UUID) -> int:
-    """Release a parked transaction and all that wait behind it; the number of rows.
+def release(uid: UUID, actor: str = actions.SERVICE) -> int:
+    """Release a parked transaction and all of its user's that are parked with it; the number of rows.
 
     Raises NotFound where no parked transaction has this uid. Waits for a busy lane, up to the lock's time-out:
     nobody would come back to it.
     """
     with transaction() as connection:
         row = parked.find_parked(connection, uid)
+        before = read_clock(connection)
     if row is None:
         raise NotFound("not_parked", f"There is no parked transaction {uid}.")
-    released = 0
+    released = sum(_release_users(row.lane, [row.user_id], before, Asked(actor, str(uid))))
+    _tell_released(row, released)
+    return released
+
+
+class Asked(NamedTuple):
+    """Who asked for a release, and of what: a uid, `all`, or an error's text."""
+
+    actor: str
+    target: str
+
+
+class Released(NamedTuple):
+    """How a release of many goes: rows released so far, and users left because their lane was busy."""
+
+    rows: int = 0
+    busy_users: int = 0
+
+
+def release_matching(error: str, actor: str = actions.SERVICE) -> Iterator[Released]:
+    """Release the users whose first parked row has this text in its error ("" for all); yields the counts so far.
+
+    A commit covers one lane and a bounded number of rows. A user's rows are released in their order. A lane that stays
+    busy is left, and its users are counted.
+    """
+    asked = Asked(actor, f"error: {error}" if error else "all")
+    with transaction() as connection:
+        before = read_clock(connection)
+    done = Released()
+    for lane in range(LANES):
+        for users in _find_users(ParkedUsers(lane, error, before)):
+            try:
+                for rows in _release_users(lane, users, before, asked):
+                    done = done._replace(rows=done.rows + rows)
+                    yield done
+            except DBAPIError as failure:
+                if not is_lock_timeout(failure):
+                    raise
+                done = done._replace(busy_users=done.busy_users + len(users))
+    log.warning("released parked transactions", target=asked.target, **done._asdict())
+    yield done
+
+
+def _find_users(wanted: ParkedUsers) -> Iterator[list[int]]:
+    after = 0
     while True:
         with transaction() as connection:
-            lane_queries.lock_lane(connection, row.lane)
-            count = parked.release(connection, row.user_id, EVERYTHING, RELEASE_ROWS)
-        released += count
+            allow(connection, FIND_SECONDS)
+            users = parked.find_users(connection, wanted, after, RELEASE_USERS)
+        if not users:
+            return
+        yield users
+        after = users[-1]
+
+
+def _release_users(lane: int, users: Sequence[int], before: datetime, asked: Asked) -> Iterator[int]:
+    """The number of rows of each commit."""
+    while True:
+        with transaction() as connection:
+            lane_queries.lock_lane(connection, lane)
+            count = parked.release_users(connection, users, before, RELEASE_ROWS)
+            if count:
+                details = {"lane": lane, "rows": count}
+                actions.record(connection, asked.actor, "parked.release", asked.target, **details)
+        yield count
         if count < RELEASE_ROWS:
-            _tell_released(row, released)
-            return released
+            return
 
 
 def _tell_released(row: ParkedRow, released: int) -> None:

@@ -1,8 +1,10 @@
-"""What one process owes another."""
+"""What one process owes another, and who runs it."""
 
 import ctypes
 import os
+import pwd
 import signal
+import socket
 import sys
 
 _PR_SET_PDEATHSIG = 1
@@ -20,3 +22,13 @@ def has_ended(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
     except ChildProcessError:  # reaped already
         return False
+
+
+def operator() -> str:
+    """Returns the operating system's user and host, `ada@box`: the actor of what a command does."""
+    uid = os.geteuid()
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:  # in a container an id may have no name
+        user = str(uid)
+    return f"{user}@{socket.gethostname()}"

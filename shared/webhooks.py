@@ -15,7 +15,7 @@ from shared import sending
 from shared.database import allow, reading, transaction
 from shared.errors import Conflict, Invalid, Refused, Unavailable, cursor_ahead, invalid_field, webhook_not_found
 from shared.instants import format_instant
-from shared.queries import webhooks
+from shared.queries import actions, webhooks
 from shared.queries.events import is_ahead
 from shared.queries.letters import DeadLetter, LetterKey, read_dead_letters
 from shared.queries.server import read_clock
@@ -48,7 +48,7 @@ class Registered(NamedTuple):
     replayed: bool
 
 
-def register(new: NewWebhook, key: str | None = None) -> Registered:
+def register(new: NewWebhook, key: str | None = None, actor: str = actions.SERVICE) -> Registered:
     """Add a webhook, or find the one that was added with this Idempotency-Key (in the form that is stored).
 
     Raises Invalid where the url can be told to lead where it may not, Conflict (key_reused) where the key stands for a
@@ -60,6 +60,9 @@ def register(new: NewWebhook, key: str | None = None) -> Registered:
     secret = _new_secret()
     with transaction() as connection:
         webhook = webhooks.insert_webhook(connection, new, secret, key, LANES)
+        if webhook:
+            host = read_url(new.url).header  # a path may hold a secret
+            actions.record(connection, actor, "webhook.create", webhook.id, host=host, events=list(new.events))
     if webhook:
         return Registered(webhook, secret, replayed=False)
     if key is not None and (known := _find_registered(new, key)):  # the same request, sent twice at once
@@ -93,14 +96,15 @@ def get(webhook_id: int) -> Webhook:
     return webhook
 
 
-def delete(webhook_id: int) -> None:
+def delete(webhook_id: int, actor: str = actions.SERVICE) -> None:
     """Raises NotFound."""
     get(webhook_id)
     with transaction() as connection:
-        webhooks.delete_webhook(connection, webhook_id)
+        if webhooks.delete_webhook(connection, webhook_id):
+            actions.record(connection, actor, "webhook.delete", webhook_id)
 
 
-def rotate_secret(webhook_id: int) -> str:
+def rotate_secret(webhook_id: int, actor: str = actions.SERVICE) -> str:
     """Set a new secret. Each older one stays valid for a day from its own rotation.
 
     Raises NotFound, and Refused (too_many_secrets) rather than end an older secret before its day is over.
@@ -117,10 +121,11 @@ def rotate_secret(webhook_id: int) -> str:
                 f"{MAX_OLDER_SECRETS} older secrets are still valid, each for a day from its rotation.",
                 retry_seconds=math.ceil(older.seconds),
             )
+        actions.record(connection, actor, "webhook.rotate_secret", webhook_id)
     return secret
 
 
-def replay(webhook_id: int, through: Sequence[int]) -> None:
+def replay(webhook_id: int, through: Sequence[int], actor: str = actions.SERVICE) -> None:
     """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
 
     Raises NotFound, and Conflict where they lie ahead.
@@ -132,6 +137,7 @@ def replay(webhook_id: int, through: Sequence[int]) -> None:
         allow(connection, REPLAY_SECONDS)
         webhooks.rewind_webhook(connection, webhook_id, through)
         webhooks.enable_webhook(connection, webhook_id)
+        actions.record(connection, actor, "webhook.replay", webhook_id, after=list(through))
 
 
 def get_dead_letters(webhook_id: int, after: LetterKey | None, limit: int) -> LetterPage:

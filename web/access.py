@@ -50,6 +50,11 @@ def admit(http: Request) -> ValidKey | None:
     return key
 
 
+def read_actor(http: Request, key: ValidKey | None) -> str:
+    """Returns the caller as operator actions name it: the key, or the address where no key is needed."""
+    return f"key {key.id} {key.name}" if key else f"no key, {http.remote_addr}"
+
+
 def _find_key(http: Request, needed: Scope) -> ValidKey:
     scheme, _, shown = http.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":

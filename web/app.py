@@ -71,7 +71,7 @@ def _begin() -> None:
     bind_contextvars(request_id=request_id)
     http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
     gate.enter(http)
-    key = access.admit(http)
+    g.key = key = access.admit(http)
     g.key_id = key.id if key else NO_OWNER
     if key:
         bind_contextvars(key=key.id)

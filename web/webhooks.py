@@ -3,7 +3,7 @@
 import threading
 from typing import Any, Final
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from shared import webhooks
 from shared.errors import Unavailable, invalid_field, webhook_not_found
@@ -11,6 +11,7 @@ from shared.instants import format_instant
 from shared.money import format_amount
 from shared.queries.letters import DeadLetter, LetterKey
 from shared.queries.webhooks import NewWebhook, Webhook
+from web.access import read_actor
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.requests import read_id, read_idempotency_key, read_limit
@@ -29,7 +30,7 @@ def post_webhook() -> Response:
     key = read_idempotency_key(request)
     content = read_json(request, NewWebhookIn)
     new = NewWebhook(content.url, content.events, content.threshold)
-    webhook, secret, replayed = webhooks.register(new, key and key.stored)
+    webhook, secret, replayed = webhooks.register(new, key and key.stored, read_actor(request, g.key))
     response = JsonAnswer({**_content(webhook), "secret": secret}, 201)
     response.headers["Location"] = f"/api/webhook/{webhook.id}/"
     if replayed:
@@ -49,7 +50,7 @@ def get_webhook(webhook_id: str) -> Response:
 
 @blueprint.delete("/<webhook_id>/")
 def delete_webhook(webhook_id: str) -> Response:
-    webhooks.delete(read_id(webhook_id, webhook_not_found))
+    webhooks.delete(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
     return Response(status=204)
 
 
@@ -66,13 +67,14 @@ def try_webhook(webhook_id: str) -> Response:
 
 @blueprint.post("/<webhook_id>/rotate-secret")
 def rotate_secret(webhook_id: str) -> Response:
-    return JsonAnswer({"secret": webhooks.rotate_secret(read_id(webhook_id, webhook_not_found))})
+    secret = webhooks.rotate_secret(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
+    return JsonAnswer({"secret": secret})
 
 
 @blueprint.post("/<webhook_id>/replay")
 def replay_webhook(webhook_id: str) -> Response:
     known = read_id(webhook_id, webhook_not_found)
-    webhooks.replay(known, read_json(request, ReplayIn).after)
+    webhooks.replay(known, read_json(request, ReplayIn).after, read_actor(request, g.key))
     return JsonAnswer(_show(webhooks.get(known)))
 
 

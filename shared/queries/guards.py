@@ -10,6 +10,8 @@ from shared.webhook_models import metadata
 TRIGGERS: Final = {
     "ledger_append_only": "ledger",
     "ledger_past_not_negative": "ledger",
+    "operator_actions_append_only": "operator_actions",
+    "operator_actions_kept": "operator_actions",
     "transactions_born_pending": "transactions",
     "transactions_content": "transactions",
     "transactions_final": "transactions",

@@ -37,6 +37,24 @@ def release(connection: Connection, user_id: int, through: int, limit: int) -> i
     return connection.execute(_RELEASE, parameters).rowcount
 
 
+_RELEASE_USERS = text("""
+    UPDATE transactions SET parked_at = NULL
+    WHERE status = 'PENDING' AND uid IN (
+        SELECT uid FROM transactions
+        WHERE user_id = ANY(CAST(:user_ids AS bigint[])) AND status = 'PENDING' AND parked_at <= :before
+        ORDER BY user_id, accept_order LIMIT :limit)
+""")
+
+
+def release_users(connection: Connection, user_ids: Iterable[int], before: datetime, limit: int) -> int:
+    """Unpark the first rows of these users, at most `limit`; the number of rows.
+
+    A row that was parked again after `before` stays: so a caller that repeats this comes to an end.
+    """
+    parameters = {"user_ids": array(user_ids), "before": before, "limit": limit}
+    return connection.execute(_RELEASE_USERS, parameters).rowcount
+
+
 class ParkedRow(NamedTuple):
     """A parked transaction. `attempts` is how often settling it has failed: 0 for one that waits behind."""
 
@@ -57,6 +75,20 @@ _PARKED = """
 """
 _LIST_PARKED = text(f"{_PARKED} ORDER BY user_id, accept_order LIMIT :limit")
 _FIND_PARKED = text(f"{_PARKED} AND uid = CAST(:uid AS uuid)")
+_FIND_USERS = text("""
+    SELECT user_id FROM (
+        SELECT DISTINCT ON (user_id) user_id, last_error FROM transactions
+        WHERE status = 'PENDING' AND parked_at <= :before AND user_id > :after AND lane = :lane
+        ORDER BY user_id, accept_order
+    ) AS head
+    WHERE position(lower(:error) IN lower(coalesce(last_error, ''))) > 0
+    ORDER BY user_id LIMIT :limit
+""")
+_COUNT_ERRORS = text("""
+    SELECT left(coalesce(last_error, ''), 200) AS error, count(*) AS rows, count(DISTINCT user_id) AS users
+    FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL
+    GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
+""")
 # A row of this user that was released and is still to be settled. Compared as rows: only one index has this order.
 _RELEASED: Final = """
     SELECT FROM transactions t
@@ -90,6 +122,32 @@ def list_parked(connection: Connection, limit: int) -> list[ParkedRow]:
 def find_parked(connection: Connection, uid: UUID) -> ParkedRow | None:
     row = connection.execute(_FIND_PARKED, {"uid": str(uid)}).one_or_none()
     return ParkedRow(*row) if row else None
+
+
+class ParkedUsers(NamedTuple):
+    """Which users to find: of this lane, whose first parked row has this text in its error, parked until an instant."""
+
+    lane: int
+    error: str  # "" for any
+    before: datetime
+
+
+def find_users(connection: Connection, wanted: ParkedUsers, after: int, limit: int) -> list[int]:
+    """Returns the ids of such users beyond `after`, in their order."""
+    return list(connection.scalars(_FIND_USERS, {**wanted._asdict(), "after": after, "limit": limit}))
+
+
+class ErrorCount(NamedTuple):
+    """How many parked rows, of how many users, have an error (its first 200 characters)."""
+
+    error: str
+    rows: int
+    users: int
+
+
+def count_errors(connection: Connection, limit: int) -> list[ErrorCount]:
+    """Returns the errors of what is parked, the most frequent first."""
+    return [ErrorCount(*row) for row in connection.execute(_COUNT_ERRORS, {"limit": limit})]
 
 
 def find_due_heads(connection: Connection, after: int, users: int) -> tuple[list[ParkedRow], int]:

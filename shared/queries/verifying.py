@@ -140,7 +140,7 @@ _TRANSACTIONS: Final = f"""(
 ) AS o ON true"""
 
 
-def _branches(checks: Checks, applies: str = "true") -> str:
+def branches(checks: Checks, applies: str = "true") -> str:
     return " UNION ALL ".join(
         f"SELECT '{what}', CAST({expected} AS text), CAST({found} AS text) "
         f"WHERE {applies} AND ({expected}) IS DISTINCT FROM ({found})"
@@ -148,7 +148,7 @@ def _branches(checks: Checks, applies: str = "true") -> str:
     )
 
 
-def _differences(source: str, user_id: str, row: str, branches: str) -> TextClause:
+def differences(source: str, user_id: str, row: str, branches: str) -> TextClause:
     """The first differences of a source; each row tells how many there are in all."""
     return text(f"""
         SELECT *, count(*) OVER () AS in_all FROM (
@@ -159,14 +159,14 @@ def _differences(source: str, user_id: str, row: str, branches: str) -> TextClau
 
 
 _STATEMENTS: Final = (
-    _differences(_USERS, "user_id", "'user'", _branches(USER_CHECKS)),
-    _differences(_ENTRIES, "user_id", "format('seq %s uid %s', seq, uid)", _branches(ENTRY_CHECKS)),
-    _differences(_INSTANTS, "user_id", _INSTANT_ROW, _branches(INSTANT_CHECKS)),
-    _differences(
+    differences(_USERS, "user_id", "'user'", branches(USER_CHECKS)),
+    differences(_ENTRIES, "user_id", "format('seq %s uid %s', seq, uid)", branches(ENTRY_CHECKS)),
+    differences(_INSTANTS, "user_id", _INSTANT_ROW, branches(INSTANT_CHECKS)),
+    differences(
         _TRANSACTIONS,
         "coalesce(e.user_id, t.user_id)",
         "format('uid %s', uid)",
-        f"{_branches(TRANSACTION_CHECKS, 't.uid IS NOT NULL')} UNION ALL {_branches(PAIR_CHECKS, 'e.uid IS NOT NULL')}",
+        f"{branches(TRANSACTION_CHECKS, 't.uid IS NOT NULL')} UNION ALL {branches(PAIR_CHECKS, 'e.uid IS NOT NULL')}",
     ),
 )
 _COUNT = text(f"""
@@ -213,8 +213,15 @@ def count_rows(connection: Connection, users: Range) -> Counts:
 
 def find_differences(connection: Connection, users: Range, limit: int) -> tuple[int, list[Difference]]:
     """How many differences there are in a range, and the first of them by each kind of check."""
+    return run_checks(connection, _STATEMENTS, users, limit)
+
+
+def run_checks(
+    connection: Connection, statements: Sequence[TextClause], users: Range, limit: int
+) -> tuple[int, list[Difference]]:
+    """Returns the same of these statements."""
     in_all, first = 0, []
-    for statement in _STATEMENTS:
+    for statement in statements:
         rows = connection.execute(statement, {**users._asdict(), "limit": limit}).all()
         in_all += rows[0].in_all if rows else 0
         first += [Difference(*row[:-1]) for row in rows]

@@ -15,7 +15,7 @@ class Verification(NamedTuple):
 
 
 _INSERT_VERIFICATION = text("""
-    INSERT INTO verifications (users, entries, differences) VALUES (:users, :entries, :differences)
+    INSERT INTO verifications (users, entries, differences, whole) VALUES (:users, :entries, :differences, :whole)
 """)
 _FIND_VERIFICATION = text("""
     SELECT extract(epoch FROM clock_timestamp() - finished_at) AS age_seconds, differences
@@ -34,8 +34,9 @@ _OLDEST_SNAPSHOT = text("""
 """)
 
 
-def insert_verification(connection: Connection, counts: Counts, differences: int) -> None:
-    values = {"users": counts.users, "entries": counts.entries, "differences": differences}
+def insert_verification(connection: Connection, counts: Counts, differences: int, whole: bool) -> None:
+    """Store a result; `whole`: everything was checked, not only what was new."""
+    values = {"users": counts.users, "entries": counts.entries, "differences": differences, "whole": whole}
     connection.execute(_INSERT_VERIFICATION, values)
 
 

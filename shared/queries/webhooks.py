@@ -174,10 +174,11 @@ def delete_expired_secrets(connection: Connection, limit: int) -> int:
     return connection.execute(_DELETE_EXPIRED, {"limit": limit}).rowcount
 
 
-def delete_webhook(connection: Connection, webhook_id: int) -> None:
-    """Delete a webhook and its secrets. Its other rows are taken away later, some at a time."""
-    connection.execute(_DELETE, {"webhook_id": webhook_id})
+def delete_webhook(connection: Connection, webhook_id: int) -> bool:
+    """Delete a webhook and its secrets; whether there was one. Its other rows are taken away later, some at a time."""
+    found = connection.execute(_DELETE, {"webhook_id": webhook_id}).rowcount == 1
     connection.execute(_DELETE_SECRETS, {"webhook_id": webhook_id})
+    return found
 
 
 def disable_webhook(connection: Connection, webhook_id: int, reason: str) -> bool:

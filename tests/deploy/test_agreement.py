@@ -52,7 +52,7 @@ def test_compose_verifies_once_a_day_and_an_hour_after_a_failure(tmp_path: Path)
     command = our_services()["verify"]["command"]
     ran = subprocess.run(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, timeout=60)
     assert ran.returncode == -signal.SIGTERM
-    verified = "-m local verify --record"
+    verified = "-m local verify --record --since"
     expected = [verified, "sleep 86400", verified, "sleep 3600", verified, "sleep 86400"]
     assert calls.read_text(encoding="utf-8").splitlines() == expected
 

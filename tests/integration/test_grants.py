@@ -29,6 +29,8 @@ FORBIDDEN = [
     "TRUNCATE events",
     "INSERT INTO api_keys (name, scope, secret_hash) VALUES ('me', 'admin', sha256('x'))",
     "UPDATE api_keys SET scope = 'admin'",
+    "UPDATE operator_actions SET actor = actor",
+    "DELETE FROM operator_actions",
     "UPDATE alembic_version SET version_num = '0000'",
     "CREATE TABLE mine (id int)",
     "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
@@ -48,6 +50,7 @@ ALLOWED = [
     "DELETE FROM events WHERE id = 0",
     "SELECT last_value FROM events_id_seq",
     "DELETE FROM deliveries WHERE webhook_id = 0",
+    "INSERT INTO operator_actions (actor, action, target) VALUES ('a test', 'test', 'nothing')",
 ]
 
 

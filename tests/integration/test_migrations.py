@@ -1,6 +1,9 @@
 """The migrations make what the models say, and can be run again at any time."""
 
+import json
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +13,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
+from local.postgres import APP
 from migrations.__main__ import configuration
 from shared import models
 from shared.errors import NotReady
 from shared.history import check_server
+from shared.processes import operator
 from shared.webhook_models import metadata
-from tests.integration.conftest import empty_database, migrate
+from tests.integration.conftest import ROOT, empty_database, migrate
 
 pytestmark = pytest.mark.integration
 
@@ -121,6 +126,53 @@ def test_what_fails_is_said_in_a_line_and_by_the_exit_code(another_database: str
     assert 'relation \\"events\\" already exists' in raised.value.stdout
     with connect(another_database).connect() as connection:
         assert connection.scalar(text("SELECT to_regclass('users')")) is None, "rolled back whole"
+
+
+def set_revision(url: str, revision: str) -> None:
+    """As a later release leaves the database: with a table that this code does not know."""
+    with connect(url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        connection.execute(text("CREATE TABLE of_a_later_release (id bigint PRIMARY KEY)"))
+
+
+def test_a_database_of_a_later_release_is_left_and_granted(
+    another_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(another_database)
+    set_revision(another_database, "9999")
+    with connect(another_database).begin() as connection:
+        connection.execute(text(f"GRANT SELECT, TRUNCATE ON events TO {APP}"))  # what the later one granted
+    monkeypatch.setenv("PAYMENTS_APP_ROLE", APP)
+    run = migrate(another_database)
+    said = json.loads(run.stdout.splitlines()[-1])
+    assert (said["level"], said["database"], said["release"]) == ("warning", "9999", models.MIGRATION)
+    assert "newer than this release" in said["event"]
+    with connect(another_database).connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+        for table, privilege in (("events", "TRUNCATE"), ("events", "DELETE"), ("ledger", "INSERT")):
+            granted = text(f"SELECT has_table_privilege('{APP}', '{table}', '{privilege}')")
+            assert connection.scalar(granted), (table, privilege)
+    waited = [sys.executable, "-m", "migrations", "--wait"]
+    environment = {**os.environ, "DATABASE_URL": another_database}
+    assert subprocess.run(waited, cwd=ROOT, env=environment, check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("revision", ["garbage", "0000", "9999x"])
+def test_an_unknown_revision_that_is_not_newer_is_an_error(another_database: str, revision: str) -> None:
+    migrate(another_database)
+    set_revision(another_database, revision)
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        migrate(another_database)
+    assert f"Can't locate revision identified by '{revision}'" in raised.value.stdout
+
+
+def test_applied_migrations_are_recorded_once(another_database: str) -> None:
+    for _ in range(2):
+        migrate(another_database)
+    with connect(another_database).connect() as connection:
+        rows = connection.execute(text("SELECT actor, action, target FROM operator_actions ORDER BY id")).all()
+    known = [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
+    assert rows == [(operator(), "migration.apply", revision) for revision in reversed(known)]
 
 
 def test_a_database_without_the_needed_migration_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:

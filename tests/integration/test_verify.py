@@ -69,7 +69,13 @@ def good_books(server_url: str, database_url: str) -> Iterator[str]:
 @pytest.fixture
 def books(good_books: str) -> Iterator[None]:
     """A copy of the good books, which the code under test then works on."""
-    good = make_url(good_books)
+    with using_copy_of(good_books):
+        yield
+
+
+@contextmanager
+def using_copy_of(url: str) -> Iterator[None]:
+    good = make_url(url)
     copy = good.set(database=f"{good.database}_copy")
     maintenance = plain_engine("postgres")
     with maintenance.connect() as connection:

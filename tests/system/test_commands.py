@@ -1,7 +1,10 @@
 """demo, verify, tx and parked, run as an operator runs them against a running service."""
 
 import json
+import os
+import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
@@ -13,12 +16,21 @@ from running_service import Service, wait_until
 from running_service import payments as run
 
 from client import Payment, Payments, Transaction
+from shared.processes import operator
 
 pytestmark = pytest.mark.system
 
 UNKNOWN = "01a217ba-1bdd-7b8b-8eb6-0ec9a24e7416"  # fixed: two processes that collect tests must name them alike
 
-COMMANDS = [["demo"], ["verify"], ["tx", UNKNOWN], ["parked", "list"], ["parked", "release", UNKNOWN]]
+COMMANDS = [
+    ["demo"],
+    ["verify"],
+    ["tx", UNKNOWN],
+    ["parked", "list"],
+    ["parked", "release", UNKNOWN],
+    ["parked", "release", "--all"],
+    ["audit", "log"],
+]
 
 
 @pytest.fixture(scope="module")
@@ -167,11 +179,78 @@ def test_what_is_parked_is_listed_told_of_and_released_in_order(service: Service
         (["parked", "release", str(uuid4())], "no parked transaction"),
         (["parked", "release"], "UID"),
         (["parked", "list", str(uuid4())], "UID"),
+        (["parked", "release", UNKNOWN, "--all"], "one of"),
+        (["parked", "release", "--all", "--error", "x"], "one of"),
+        (["parked", "list", "--all"], "none"),
+        (["parked", "release", "--error", ""], "--all"),
         (["parked"], "action"),
+        (["audit", "log", "--limit", "0"], "--limit"),
+        (["audit", "sbom", "--limit", "5"], "--limit"),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_line(service: Service, arguments: list[str], word: str) -> None:
     refused(run(*arguments, "--data", service.data), word)
+
+
+def test_all_parked_are_released_by_one_command(service: Service, client: Payments) -> None:
+    users = [client.add_user("Ada").id for _ in range(2)]
+    heads = [Payment("DEPOSIT", user_id, "5") for user_id in users]
+    for head in heads:
+        park(service, client, head)
+    listed = told(service, "parked", "list").splitlines()
+    assert [line.split() for line in listed if "  ValueError" in line][-1] == ["2", "2", "ValueError(one", "two)"]
+    assert told(service, "parked", "release", "--error", "another").startswith("released 0 transactions")
+    assert told(service, "parked", "release", "--error", "valueerror").startswith("released 2 transactions")
+    assert [client.wait_until_final(head.uid).status for head in heads] == ["COMPLETED"] * 2
+    assert told(service, "parked", "release", "--all").startswith("released 0 transactions")
+
+
+def test_the_audit_log_shows_who_did_what_newest_first(service: Service, client: Payments) -> None:
+    head = Payment("DEPOSIT", client.add_user("Ada").id, "5")
+    park(service, client, head)
+    told(service, "parked", "release", str(head.uid))
+    key = told(service, "key", "create", "--name", "audited", "--scope", "read").split()[-1]
+    header, _, first, second, *_ = told(service, "audit", "log").splitlines()
+    assert header.split() == ["id", "at", "actor", "action", "target", "details"]
+    assert first.split()[2:5] == [operator(), "key.create", key.split("_")[1]]
+    assert second.split()[2:5] == [operator(), "parked.release", str(head.uid)]
+    newest = json.loads(told(service, "audit", "log", "--limit", "1", "--json"))
+    assert [(row["actor"], row["details"]) for row in newest] == [(operator(), {"name": "audited", "scope": "read"})]
+    everything = told(service, "audit", "log", "--limit", "100000")
+    assert f"{operator()}  migration.apply" in everything
+    assert key not in everything
+
+
+def test_verify_since_checks_what_is_new_after_a_recorded_proof(service: Service, client: Payments) -> None:
+    told(service, "verify", "--record")
+    client.deposit(client.add_user("Ada").id, "1", wait=10)
+    found = json.loads(told(service, "verify", "--since", "--json", "--record"))
+    assert (found["whole"], found["differences"], found["entries"]) == (False, 0, 1)
+    assert "what is new since the last proof" in told(service, "verify", "--since")
+    assert query(service.database_url, "SELECT whole FROM verifications ORDER BY id DESC LIMIT 2") == [
+        (False,),
+        (True,),
+    ]
+
+
+ON_A_DOWN_DATABASE = [["verify"], ["psql", "-c", "SELECT 1"], ["migrate"], ["audit", "log"], *COMMANDS[2:]]
+
+
+def test_commands_say_that_postgres_is_down_while_up_runs(start_service: Callable[..., Service]) -> None:
+    service = start_service()
+    folder = service.data / "postgres"
+    hidden = folder.rename(folder.with_name("hidden"))  # so that it does not come back
+    os.kill(service.pid_of("postgres"), signal.SIGKILL)
+    try:
+        wait_until(lambda: run("psql", "-c", "SELECT 1", "--data", service.data).returncode, "it is down")
+        for command in ON_A_DOWN_DATABASE:
+            done = run(*command, "--data", service.data)
+            refused(done)
+            assert "postgres is down or still starting" in done.stderr or "does not serve" in done.stderr, done
+            assert "no service runs" not in done.stderr
+    finally:
+        hidden.rename(folder)
+    wait_until(lambda: run("verify", "--data", service.data).returncode == 0, "it is back", 30)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -179,7 +258,7 @@ def test_without_a_running_service_a_command_says_so(tmp_path: Path, command: li
     refused(run(*command, "--data", tmp_path), "no service runs", str(tmp_path))
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:], ids=" ".join)
+@pytest.mark.parametrize("command", [*COMMANDS[1:], ["psql"], ["migrate"]], ids=" ".join)
 def test_a_database_that_is_away_is_one_clear_line(tmp_path: Path, command: list[str]) -> None:
     nowhere = {"DATABASE_URL": "postgresql://payments:secret@127.0.0.1:1/payments"}
     done = run(*command, "--data", tmp_path, **nowhere)

@@ -26,6 +26,8 @@ from running_service import (
     wait_until,
 )
 
+from client import Payments
+
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
@@ -116,6 +118,21 @@ def test_a_second_up_on_the_same_data_is_refused(service: Service) -> None:
     done = payments("up", "--port", "0", "--flower-port", "0", "--data", service.data)
     refused(done, "already running", str(service.pid))
     assert service.answers()
+
+
+def test_an_older_release_starts_and_pays_on_a_newer_database(start_service: Start) -> None:
+    service = start_service()
+    with closing(psycopg2.connect(service.database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE alembic_version SET version_num = '9999'")
+        cursor.execute("CREATE TABLE of_a_later_release (id bigint PRIMARY KEY)")
+        connection.commit()
+    service.stop()
+    older = start_service()
+    said = [line for line in older.log_lines() if line["process"] == "migrations" and line["level"] == "warning"]
+    assert [line["database"] for line in said] == ["9999"]
+    client = Payments(older.url)
+    assert client.deposit(client.add_user("Ada").id, "1", wait=10).status == "COMPLETED"
+    assert payments("verify", "--data", older.data).returncode == 0
 
 
 @pytest.mark.parametrize("option", ["--port", "--flower-port"])
