@@ -148,7 +148,10 @@ def find_overdue_lanes(connection: Connection, lanes: int, seconds: float) -> li
 
 
 class Backlog(NamedTuple):
-    """Unparked PENDING rows, the oldest one's age in seconds, parked rows; the unparked ones of each lane."""
+    """Unparked PENDING rows, the oldest one's age in seconds, parked rows; the unparked ones of each lane.
+
+    Of the parked rows MAX_PARKED_COUNTED are counted at most.
+    """
 
     pending: int
     oldest_seconds: float
@@ -156,13 +159,16 @@ class Backlog(NamedTuple):
     of_lanes: Sequence[int] = ()
 
 
+MAX_PARKED_COUNTED: Final = 100_000
 _BACKLOG = text(f"""
     SELECT
         array_agg((
             SELECT count(*) FROM transactions t WHERE t.lane = CAST(first.lane AS smallint) AND {_WAITS}
         ) ORDER BY first.lane) AS of_lanes,
         coalesce(extract(epoch FROM clock_timestamp() - min(least(single_at, bulk_at))), 0) AS oldest_seconds,
-        (SELECT count(*) FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL) AS parked
+        (SELECT count(*) FROM (
+            SELECT FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL
+            ORDER BY user_id LIMIT {MAX_PARKED_COUNTED}) AS parked) AS parked
     FROM ({_FIRSTS}) AS first
 """)
 

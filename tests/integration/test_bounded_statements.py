@@ -209,7 +209,12 @@ NOT_REPEATED = {
     "keys._LIST": BY_HAND,
     "keys._REVOKE": BY_HAND,
     "ledger._SCAN_PAST": "reads a user's entries from an instant on, within a time-out and a limit of its own",
+    "actions._INSERT": BY_HAND,
+    "actions._NEWEST": BY_HAND,
+    "parked._COUNT_ERRORS": BY_HAND,
     "parked._FIND_PARKED": BY_HAND,
+    "parked._FIND_USERS": BY_HAND,
+    "parked._RELEASE_USERS": BY_HAND,
     "parked._LIST_PARKED": BY_HAND,
     "server._STATE_WITHOUT": "before the first migration",
     "story._STORY": BY_HAND,
@@ -305,7 +310,9 @@ def test_a_statement_reads_a_bounded_number_of_pages(statistics: str, name: str)
         assert pages <= case.pages, plan
 
 
-@pytest.mark.xfail(strict=True, reason="reads all rows of a user, of a lane or of the backlog")
+@pytest.mark.xfail(
+    strict=True, reason="what waits is counted, up to PAYMENTS_BACKLOG_LIMIT; web/backlog says how often"
+)
 @pytest.mark.parametrize("name", UNBOUNDED)
 def test_what_is_not_bounded_yet(statistics: str, name: str) -> None:
     test_a_statement_reads_a_bounded_number_of_pages(statistics, name)
@@ -319,7 +326,7 @@ def test_each_statement_is_in_this_list_or_in_the_one_of_those_that_are_not_repe
             connection.rollback()
         sent |= {sql for sql, _ in statements}
     measured = {name for name, sql in all_statements().items() if sql in sent}
-    rest = {name for name in all_statements() if not name.startswith("verifying.")} - measured
+    rest = {name for name in all_statements() if not name.startswith(("verifying.", "verifying_since."))} - measured
     assert rest == set(NOT_REPEATED)
 
 

@@ -97,7 +97,8 @@ def test_a_run_waits_for_another_one(another_database: str) -> None:
         run = threads.submit(migrate, another_database)
         tries = text("""
             SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND query LIKE '%pg_try_advisory_xact_lock%' AND pid <> pg_backend_pid()
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+              AND (query LIKE '%pg_try_advisory_xact_lock%' OR query = 'ROLLBACK') -- it tries, and rests
         """)
         deadline = time.monotonic() + 30
         with connect(another_database).connect() as watch:

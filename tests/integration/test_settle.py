@@ -1,14 +1,13 @@
 """Settling: in order, exactly once, never below zero, by one worker at a time per lane."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import Row, text
+from sqlalchemy import text
 
 from shared import doorbell, settling
 from shared.accepting import accept
@@ -210,9 +209,10 @@ def test_events_of_a_lane_commit_in_the_order_of_their_ids() -> None:
         newer = text("SELECT id, uid FROM events WHERE lane = 8 AND id > :last ORDER BY id LIMIT 7")
         last = reader.scalar(text("SELECT coalesce(max(id), 0) FROM events WHERE lane = 8"))
         seen: list[object] = []
-        page: Sequence[Row[Any]] = []
         tasks = [threads.submit(pay, row) for row in rows]
-        while not all(task.done() for task in tasks) or settle_lanes([lane]).settled or page:
+        is_over, page = False, None
+        while not is_over or page:
+            is_over = all(task.done() for task in tasks) and not settle_lanes([lane]).settled
             page = reader.execute(newer, {"last": last}).all()
             seen += [event.uid for event in page]
             last = page[-1].id if page else last
