@@ -12,6 +12,7 @@ settings.load_profile("payments")
 PASSED_AROUND = ("system", "faults")  # folders
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         around = item.path.parent.name in PASSED_AROUND

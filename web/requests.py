@@ -22,7 +22,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 # Instants up to the year 5138, and any acceptance number.
 CURSOR_PATTERN: Final = "^([0-9]{1,17}-[0-9]{1,18})?$"
 MAX_KEY_CHARACTERS: Final = 200
-KEY_PATTERN: Final = "^[ -~]*$"
+KEY_PATTERN: Final = "^[!-~]([ -~]*[!-~])?$"
 # A comma within quotes separates nothing.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _WAIT = re.compile(
@@ -55,8 +55,9 @@ def _of_one_line(text: str) -> str:
     pieces = text.split(",")
     parts = [piece.strip() for piece in pieces]
     for length in range(1, len(parts) // 2 + 1):
-        if len(parts) % length == 0 and parts == parts[:length] * (len(parts) // length):
-            return ",".join(pieces[:length]).strip()
+        line = ",".join(pieces[:length]).strip()
+        if line and len(parts) % length == 0 and parts == parts[:length] * (len(parts) // length):
+            return line
     return text
 
 
