@@ -1,6 +1,6 @@
 """`test` and `check`: pytest in the environment of `./payments`, so that tests see the very packages that run.
 
-Without arguments, all of it, on two processes: most tests wait for processes of their own. `test faults` is no
+Without arguments, all of it, on three processes: most tests wait for processes of their own. `test faults` is no
 pytest: it breaks a service of its own on purpose, for as long as it is told.
 """
 
@@ -11,7 +11,7 @@ from argparse import Namespace
 
 from local.command import ROOT, Command
 
-ALL = ("--numprocesses=2", "--dist=loadgroup")
+ALL = ("--numprocesses=3", "--dist=loadfile")
 
 
 def _test(args: Namespace) -> int:
