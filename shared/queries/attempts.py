@@ -61,15 +61,17 @@ _FIND_DUE = text(f"""
 """)
 # The webhook's row is the lock under which its claims are counted; held for a moment, never while something is sent.
 _LOCK_WEBHOOK = text(f"SELECT {_FAILS} FROM webhooks WHERE id = :webhook_id AND {ON} FOR NO KEY UPDATE")
+# MATERIALIZED: a sub-select that locks may be run again by a join, and then it finds the next row, and claims that one, too.
 _CLAIM = text(f"""
-    UPDATE deliveries SET claimed_until = statement_timestamp() + make_interval(secs => :seconds),
-        next_attempt_at = statement_timestamp() + make_interval(secs => :seconds)
-    FROM (
+    WITH due AS MATERIALIZED (
         SELECT webhook_id, event_id, position FROM deliveries
         WHERE (webhook_id, next_attempt_at) <= (:webhook_id, statement_timestamp()) AND webhook_id >= :webhook_id
           AND next_attempt_at IS NOT NULL AND (SELECT {_ALLOWED} FROM webhooks WHERE id = :webhook_id) > 0
         ORDER BY webhook_id, next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
-    ) AS due JOIN webhooks ON webhooks.id = due.webhook_id
+    )
+    UPDATE deliveries SET claimed_until = statement_timestamp() + make_interval(secs => :seconds),
+        next_attempt_at = statement_timestamp() + make_interval(secs => :seconds)
+    FROM due JOIN webhooks ON webhooks.id = due.webhook_id
     WHERE deliveries.webhook_id = due.webhook_id AND deliveries.event_id = due.event_id
       AND deliveries.position = due.position
     RETURNING deliveries.webhook_id, deliveries.event_id, deliveries.position, deliveries.type, deliveries.user_id,
