@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.settings import settings
+from shared.settings import Settings, settings
 from shared.status import LANES
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
 from web.gate import threads
@@ -218,6 +218,10 @@ def scalers(objects: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
     return [*of_kind(objects, "HorizontalPodAutoscaler").values(), *of_kind(objects, "ScaledObject").values()]
 
 
+# Not of settings(): other tests of the process may have changed it.
+DEFAULT_CONNECTIONS = Settings.model_fields["web_connections"].default
+
+
 def connections(objects: tuple[dict[str, Any], ...]) -> int:
     """The most that a rollout of everything at its largest can hold: pods x processes x pool."""
     scaled = scalers(objects)
@@ -231,7 +235,7 @@ def connections(objects: tuple[dict[str, Any], ...]) -> int:
         if container.process in deployments and not container.is_init and "DATABASE_URL" in container.environment:
             replicas = most.get(container.process) or deployments[container.process]["spec"]["replicas"]
             processes = int(container.environment.get("PAYMENTS_WORKERS", 1))
-            pool = int(container.environment.get("PAYMENTS_WEB_CONNECTIONS", settings().web_connections))
+            pool = int(container.environment.get("PAYMENTS_WEB_CONNECTIONS", DEFAULT_CONNECTIONS))
             total += (replicas + RECREATED_AT_ONCE) * processes * pool
     return total
 
