@@ -9,6 +9,7 @@ and invites others to help. No one lane is held for long, so single requests wai
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ FIND_SECONDS: Final = 60
 EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number and user id
 
 log = get_logger("parking")
+_drains = threading.Lock()  # held by the thread of this process that drains
 _resume_after: dict[int, int] = {}  # of this process: the user at whom settling a lane in parts ended early
 
 
@@ -71,11 +73,20 @@ def work_lanes(lanes: Sequence[int]) -> Slice:
     """
     failures: dict[int, Exception] = {}
     done = _settle(lanes, settle_lanes, failures)
-    if done.lists_wait:
-        _drain(done, failures)
+    # One drain is enough for a process: two threads would only take the interpreter from each other.
+    if done.lists_wait and _drains.acquire(blocking=False):
+        try:
+            _drain(done, failures)
+        finally:
+            _drains.release()
     if failures:
         raise next(iter(failures.values()))
     return done
+
+
+def is_draining() -> bool:
+    """Returns whether a thread of this process looks at all lanes just now."""
+    return _drains.locked()
 
 
 def _settle(lanes: Sequence[int], settle: Callable[[Sequence[int]], Slice], failures: dict[int, Exception]) -> Slice:

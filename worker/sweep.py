@@ -13,7 +13,7 @@ from typing import Final
 from shared import doorbell, metrics
 from shared.database import first_line, is_machinery, transaction
 from shared.logs import get_logger
-from shared.parking import Place, retry_due, work_lanes
+from shared.parking import Place, is_draining, retry_due, work_lanes
 from shared.queries.lanes import find_overdue_lanes
 from shared.status import LANES
 from worker.duty import Duty
@@ -48,6 +48,8 @@ class Sweep:
         What one lane raises keeps no other from being settled. Raises what the machinery raised otherwise: the
         caller waits and comes back.
         """
+        if is_draining():  # it sees what is overdue
+            return 0
         with transaction() as connection:
             overdue = find_overdue_lanes(connection, LANES, OVERDUE_SECONDS)
         # in any order, so that several processes spread over the lanes

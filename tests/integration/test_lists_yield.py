@@ -13,10 +13,11 @@ from shared.database import transaction
 from shared.parking import release, work_lanes
 from shared.queries.lanes import find_work
 from shared.queries.transactions import Request
-from shared.settling import BULK_SHARE, settle_batch, settle_lanes
+from shared.settling import BULK_SHARE, Slice, settle_batch, settle_lanes
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import accepted, deposit, new_user, new_users, outsider, run_sql, states
 from tests.integration.test_plans import plans_of
+from worker.sweep import Sweep
 
 pytestmark = pytest.mark.integration
 
@@ -173,6 +174,26 @@ def test_a_drain_whose_time_is_over_invites_another_worker(
     work_lanes([LANE])
     assert 0 < states(*rows).count("PENDING") < 2000
     assert doorbell_calls[-1] == "invite"
+
+
+def test_a_process_drains_in_one_thread_and_does_not_sweep_meanwhile(
+    doorbell_calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed(*(rows := deposits(new_user(LANE), 100)))
+    settle_once = parking._settle_once
+    seen: list[tuple[int, bool]] = []
+
+    def look(lanes: list[int]) -> Slice:
+        seen.append((Sweep().run_once(), work_lanes([LANE]).lists_wait))
+        return settle_once(lanes)
+
+    monkeypatch.setattr(parking, "_settle_once", look)
+    work_lanes([LANE])
+    assert (0, True) in seen, "another thread settles a batch, and leaves the drain to this one"
+    assert {swept for swept, _ in seen} == {0}
+    assert doorbell_calls.count("invite") == 1
+    assert states(*rows) == ["COMPLETED"] * 100
+    assert not parking.is_draining()
 
 
 def test_a_drain_goes_round_a_lane_that_is_busy_elsewhere(doorbell_calls: list[str]) -> None:
