@@ -57,7 +57,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "skew",
-        "30 webhooks, 3 million events nearly all of one user, 20,000 more of them: from PUT until all receivers have it",
+        "30 webhooks, 3 million events nearly all of one user, then 20,000 more: from PUT until all receivers have it",
         skew.measure,
         once=True,
         asked_for=True,
