@@ -1,4 +1,4 @@
-"""`python -m web`: the HTTP front, one process. granian reads and writes HTTP, Flask answers in its threads."""
+"""`python -m web`: the HTTP front, one process. granian reads and writes HTTP, Flask answers on its event loop."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from shared import logs
 from shared.processes import die_with_parent
 from shared.settings import settings
 from web import gate, stopping
+from web.adapter import Adapter
 from web.app import create_app
 
 LOGGING: dict[str, Any] = {
@@ -20,16 +21,22 @@ LOGGING: dict[str, Any] = {
 
 
 def application() -> Any:
-    """What granian calls in the process that serves."""
+    """The service's own application."""
     die_with_parent()
     logs.configure(in_batches=True)
-    stopping.listen_for_the_end()
     return create_app()
 
 
+def load(factory: str) -> Adapter:
+    """What granian calls in the process that serves."""
+    from granian._internal import load_target
+
+    return Adapter(load_target(factory, factory=True))
+
+
 def serve(factory: str, host: str, port: int) -> None:
-    """Serve an application until a signal says to stop. `factory` is module:function, called in the process that serves."""
-    from granian.constants import HTTPModes, Interfaces
+    """Serve a WSGI application until a signal says to stop. `factory` is module:function, called in the process that serves."""
+    from granian.constants import HTTPModes, Interfaces, Loops
     from granian.server.mp import MPServer
 
     gate.raise_descriptors()
@@ -42,18 +49,17 @@ def serve(factory: str, host: str, port: int) -> None:
 
     Server(
         factory,
-        factory=True,
         address=host,
         port=port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
+        loop=Loops.asyncio,
         http=HTTPModes.http1,
-        blocking_threads=gate.threads(),
         backpressure=gate.connections(),
         websockets=False,
         log_dictconfig=LOGGING,
         respawn_failed_workers=True,
         workers_kill_timeout=25,
-    ).serve()
+    ).serve(target_loader=load)
 
 
 def main() -> None:

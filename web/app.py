@@ -27,6 +27,7 @@ from web import (
     users,
     webhooks,
 )
+from web.loop import place
 from web.requests import check_names
 
 # What may stand in a log line and a header without harm.
@@ -60,6 +61,8 @@ def create_app() -> Flask:
     for module in (users, transactions, bulk, events, webhooks, health, openapi, docs):
         app.register_blueprint(module.blueprint)
     problems.register(app)
+    for endpoint, view in app.view_functions.items():
+        app.view_functions[endpoint] = place(view)
     return app
 
 

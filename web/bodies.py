@@ -15,9 +15,9 @@ from flask import Request as HttpRequest
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import FieldError, Invalid, Unavailable
-from web.gate import BODY_THREADS
 
 MOST_BYTES: Final = 64 * 1024
+MAX_BODIES: Final = 1024  # that are being read at once
 # A body that is refused unread is read away up to this much: who is still sending when the connection is closed
 # gets a reset instead of the answer.
 MOST_WASTED_BYTES: Final = 16 * 1024 * 1024
@@ -28,8 +28,8 @@ _READ_WHOLE: Final = "payments.body_read"  # in the request's environ
 Model = TypeVar("Model", bound=BaseModel)
 
 
-# So many threads may wait for bodies, and no more: clients that send none cannot stop the others.
-_readers: Final = threading.BoundedSemaphore(BODY_THREADS)
+# So much memory they may take, and no more: clients that send them slowly cannot stop the others.
+_readers: Final = threading.BoundedSemaphore(MAX_BODIES)
 # Whoever was refused, without a key perhaps, must not take the places of those whose bodies are wanted.
 _drains: Final = threading.BoundedSemaphore(128)
 

@@ -1,8 +1,4 @@
-"""How many requests are at work at once: all threads of the server but a few, which are left to those who look after it.
-
-Without this, a database that hangs would take every thread, and the process would be ended for not saying that it
-lives.
-"""
+"""How many requests are at work at once. Each takes memory, and a connection: a few are left to those who look after it."""
 
 import resource
 import threading
@@ -13,36 +9,32 @@ from typing import Final
 from flask import Request, g
 
 from shared.errors import Unavailable
-from shared.settings import settings
 
-# A client that sends no body holds a thread, and granian knows no time-out for bodies. A thread costs 50 kB.
-BODY_THREADS: Final = 1024
-SPARE_THREADS: Final = 32
+MAX_CONNECTIONS: Final = 8192
+MAX_INSIDE: Final = 5000  # requests: each takes some 40 kB while it waits
+SPARE_CONNECTIONS: Final = 32
+OTHER_DESCRIPTORS: Final = 384  # of the process: the database, logs, metrics, pipes of statements
 DESCRIPTORS: Final = 16_384
 
 _lock = threading.Lock()
 _inside = 0
 
 
-def threads() -> int:
-    """Of the server: they start when they are needed."""
-    return settings().web_threads + BODY_THREADS + SPARE_THREADS
-
-
 def connections() -> int:
     """Idle ones too: granian closes none. Bounded by the descriptors that the process may have."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 4 * threads()
-    return most if descriptors == resource.RLIM_INFINITY else max(256, min(most, descriptors - 128))
+    if descriptors == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(256, min(MAX_CONNECTIONS, descriptors - OTHER_DESCRIPTORS))
 
 
 @cache  # each request asks
 def most_inside() -> int:
-    return min(threads(), connections()) - SPARE_THREADS
+    return min(MAX_INSIDE, connections() - SPARE_CONNECTIONS)
 
 
 def raise_descriptors() -> None:
-    """A thousand, the usual limit, are fewer than there are threads; what the system allows is asked for."""
+    """A thousand, the usual limit, are fewer than the connections; what the system allows is asked for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -19,6 +19,7 @@ from shared.logs import get_logger
 from shared.queries.transactions import Request
 from shared.status import Status
 from web.backlog import reader
+from web.loop import Wakeup, wake
 
 MOST_ROWS: Final = 1000  # in one commit
 MOST_WAITING: Final = 5000  # requests
@@ -30,26 +31,24 @@ log = get_logger("intake")
 
 
 class _Waiting:
-    """Requests of one client that waits. A bare lock: a Future costs several times as much, at every payment."""
+    """Requests of one client that waits."""
 
-    __slots__ = ("_answered", "_error", "_replies", "given_up", "requests")
+    __slots__ = ("_error", "_replies", "answered", "given_up", "requests")
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self.requests = requests
         self.given_up = False
         self._replies: list[Reply] = []
         self._error: Exception | None = None
-        self._answered = threading.Lock()
-        self._answered.acquire()
+        self.answered = Wakeup()
 
     def answer(self, replies: list[Reply], error: Exception | None = None) -> None:
-        """To be called once."""
+        """To be called once, before it is woken."""
         self._replies, self._error = replies, error
-        self._answered.release()
 
     def wait(self) -> list[Reply]:
         """Raises Unavailable where there is no answer in time, and the error that was the answer."""
-        if not self._answered.acquire(timeout=PATIENCE_SECONDS):
+        if not self.answered.wait(PATIENCE_SECONDS):
             self.given_up = True
             raise Unavailable(
                 "database_unavailable",
@@ -122,11 +121,13 @@ class Intake:
                 return
             for waiting in batch:
                 waiting.answer([], error)
+            wake(waiting.answered for waiting in batch)
             return
         start = 0
         for waiting in batch:
             waiting.answer(replies[start : start + len(waiting.requests)])
             start += len(waiting.requests)
+        wake(waiting.answered for waiting in batch)
         self.ring(requests, replies)
 
     def ring(self, requests: Sequence[Request], replies: Sequence[Reply]) -> None:

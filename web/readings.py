@@ -12,6 +12,7 @@ from shared import metrics
 from shared.database import is_machinery
 from shared.errors import Unavailable
 from shared.logs import get_logger
+from web.loop import Wakeup, wake
 
 PATIENCE_SECONDS: Final = 2.0
 REST_SECONDS: Final = 0.1  # between the beginnings of two readings, whoever asks and however often
@@ -33,7 +34,8 @@ class Reading(Generic[Value]):
         self._what, self._duty = what, duty
         self._read = read
         self._fresh_seconds = fresh_seconds
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._askers: list[Wakeup] = []
         self._value: Value | None = None
         self._read_at = self._tried_at = float("-inf")  # when it was begun
         self._pause_seconds = REST_SECONDS
@@ -41,7 +43,7 @@ class Reading(Generic[Value]):
 
     def latest(self) -> tuple[Value | None, float]:
         """The last value, None where there is none yet, and its age in seconds. Waits for nothing."""
-        with self._changed:
+        with self._lock:
             age = time.monotonic() - self._read_at
             if age > self._fresh_seconds:
                 self._begin()
@@ -49,23 +51,30 @@ class Reading(Generic[Value]):
 
     def get(self, most_seconds: float, timeout_seconds: float = PATIENCE_SECONDS) -> Value:
         """A value no older than so many seconds; it is read for this, if need be. Raises Unavailable."""
-        asked_at = time.monotonic()
-
-        def is_there() -> bool:
-            if self._read_at >= asked_at - most_seconds:
-                return True
-            if self._tried_at < asked_at:
-                self._begin()
-            return not self._reading
-
         value, age = self.latest()
         if value is not None and age <= most_seconds:
             return value
-        with self._changed:
-            self._changed.wait_for(is_there, timeout_seconds)
+        asked_at = time.monotonic()
+        while (ended := self._await_end(asked_at - most_seconds, asked_at)) and (
+            left := asked_at + timeout_seconds - time.monotonic()
+        ) > 0:
+            ended.wait(left)
+        with self._lock:
             if self._value is None or self._read_at < asked_at - most_seconds:
                 raise Unavailable("database_unavailable", f"The database did not say {self._what}.")
             return self._value
+
+    def _await_end(self, begun_since: float, asked_at: float) -> Wakeup | None:
+        """What wakes at the end of the reading under way; None where it need not, or would not, help to wait for it."""
+        with self._lock:
+            if self._read_at >= begun_since:
+                return None
+            if self._tried_at < asked_at:
+                self._begin()
+            if not self._reading:
+                return None
+            self._askers.append(ended := Wakeup())
+            return ended
 
     def _begin(self) -> None:
         if self._reading:
@@ -90,7 +99,7 @@ class Reading(Generic[Value]):
             else:
                 log.exception("reading the state failed", of=self._what)
         finally:
-            with self._changed:
+            with self._lock:
                 self._tried_at = began
                 self._pause_seconds = REST_SECONDS
                 if value is not None:
@@ -99,4 +108,5 @@ class Reading(Generic[Value]):
                     took = time.monotonic() - began
                     self._pause_seconds += took + min(took, MAX_PAUSE_SECONDS)
                 self._reading = False
-                self._changed.notify_all()
+                askers, self._askers = self._askers, []
+            wake(askers)

@@ -6,6 +6,7 @@ door is shut: the kernel refuses new connections, and granian still accepts thos
 would be reset together with the listening socket. Only then granian closes it, ends what is idle and lets the rest finish.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -33,26 +34,22 @@ def has_begun() -> bool:
     return _begun.is_set()
 
 
-def listen_for_the_end() -> None:
+def listen_for_the_end(loop: asyncio.AbstractEventLoop) -> None:
     """In the process that serves, in its main thread: begin to stop when a signal says so.
 
-    The handlers of SIGTERM and SIGINT are granian's; Python writes the number of each signal to the wake-up descriptor
-    besides. A request with `Prefer: wait=30` would otherwise hold up the end for that long.
+    The loop has handlers of SIGTERM and SIGINT already, granian's. It learns of a signal by a descriptor that Python
+    writes to whatever the handler here is: so both are called. A request with `Prefer: wait=30` would otherwise hold up
+    the end for that long.
     """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(DRAIN, lambda *_: None)
+    for number in STOPS:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(_begin, loop))
 
-    def watch() -> None:
-        while os.read(reader, 1)[0] not in STOPS:
-            pass
+
+def _begin(loop: asyncio.AbstractEventLoop) -> None:
+    if not has_begun():
         _begun.set()
         room.close()
-        time.sleep(DRAIN_SECONDS)
-        _shut_the_door()
-
-    threading.Thread(target=watch, name="signals", daemon=True).start()
+        loop.call_later(DRAIN_SECONDS, _shut_the_door)
 
 
 def drain(pid: int) -> None:

@@ -13,6 +13,7 @@ from shared.status import Status
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.intake import intake
+from web.loop import in_thread, on_loop
 from web.problems import problem
 from web.requests import preferred_wait
 from web.schemas import NewTransaction, parse_uid
@@ -24,6 +25,7 @@ RETRY_SECONDS: Final = 1
 
 
 @blueprint.put("/api/transaction/")
+@on_loop
 def put_transaction() -> Response:
     asked = read_json(request, NewTransaction)
     (reply,) = intake.submit(
@@ -40,9 +42,10 @@ def put_transaction() -> Response:
 
 
 @blueprint.route("/api/transaction/<uid>", methods=["GET", "POST"])
+@on_loop
 def look_up(uid: str) -> Response:
     seconds = preferred_wait(request)
-    transaction, waited = wait_if_preferred(get_transaction(_uid_of_path(uid)), seconds)
+    transaction, waited = wait_if_preferred(in_thread(get_transaction, _uid_of_path(uid)), seconds)
     tag = f"{transaction.uid}:{transaction.status.lower()}"  # nothing else of it ever changes
     if request.method != "POST" and request.if_none_match.contains_weak(tag):
         response = Response(status=304)

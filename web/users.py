@@ -14,6 +14,7 @@ from shared.showing import show_transaction
 from shared.status import Status, Type
 from web.answers import JsonAnswer
 from web.bodies import read_json
+from web.loop import in_thread, on_loop
 from web.requests import read_cursor, read_id, read_idempotency_key, read_instant, read_limit, read_word, write_cursor
 from web.schemas import NewUser, show_user
 from web.statement_csv import csv_page, csv_stream
@@ -25,9 +26,10 @@ LONGEST_PAGE: Final = 1000
 
 
 @blueprint.post("/")
+@on_loop
 def post_user() -> Response:
     key = read_idempotency_key(request)
-    user, replayed = register(read_json(request, NewUser).name, key)
+    user, replayed = in_thread(register, read_json(request, NewUser).name, key)
     response = JsonAnswer(show_user(user), 201)
     response.headers["Location"] = f"/api/user/{user.id}/"
     if replayed:

@@ -11,10 +11,10 @@ from uuid import UUID
 from shared.database import is_machinery, reading
 from shared.logs import get_logger
 from shared.queries.transactions import Transaction, find_final
-from shared.settings import settings
+from web.loop import Wakeup, wake
 
 MOST_SECONDS: Final = 30
-LEAST_PLACES: Final = 64  # as the contract has it
+MAX_WAITERS: Final = 4000  # of the requests that the process takes (web/gate); the contract has 64
 SHORTEST_POLL_SECONDS: Final = 0.001
 LONGEST_POLL_SECONDS: Final = 0.25
 LONGEST_REST_SECONDS: Final = 0.015
@@ -24,29 +24,13 @@ log = get_logger("waiting")
 
 
 class _Waiter:
-    """As in web.intake, a bare lock: an Event costs several times as much."""
-
-    __slots__ = ("_called", "since", "transaction", "uid")
+    __slots__ = ("called", "since", "transaction", "uid")
 
     def __init__(self, uid: UUID) -> None:
         self.uid = uid
         self.since = time.monotonic()
         self.transaction: Transaction | None = None
-        self._called = threading.Lock()
-        self._called.acquire()
-
-    def wait(self, seconds: float) -> None:
-        self._called.acquire(timeout=seconds)
-
-    def call(self, transaction: Transaction | None) -> None:
-        """To be called once, by who has taken the waiter from the room."""
-        self.transaction = transaction
-        self._called.release()
-
-
-def most_waiters() -> int:
-    """So that waiting cannot use up the threads that answer: an eighth may be for lists."""
-    return max(LEAST_PLACES, settings().web_threads // 4)
+        self.called = Wakeup()
 
 
 class WaitingRoom:
@@ -62,21 +46,22 @@ class WaitingRoom:
         """The process ends: answer all who wait, and keep nobody from now on."""
         with self._lock:
             self._closed = True
-            while self._waiters:
-                self._waiters.pop().call(None)
+            waiters = list(self._waiters)
+            self._waiters.clear()
+        wake(waiter.called for waiter in waiters)
 
     def wait(self, uid: UUID, seconds: float) -> tuple[bool, Transaction | None]:
         """Wait for a transaction to become final. Whether it was waited for, and the transaction if it did."""
         waiter = _Waiter(uid)
         with self._lock:
-            if self._closed or len(self._waiters) >= most_waiters():
+            if self._closed or len(self._waiters) >= MAX_WAITERS:
                 return False, None
             self._waiters.add(waiter)
             if not self._polling:
                 self._polling = True
                 threading.Thread(target=self._poll, name="waiting", daemon=True).start()
         try:
-            waiter.wait(seconds)
+            waiter.called.wait(seconds)
         finally:
             with self._lock:
                 self._waiters.discard(waiter)
@@ -109,15 +94,12 @@ class WaitingRoom:
                 log.exception("waiting failed")
             time.sleep(LONGEST_POLL_SECONDS)
             return
-        for waiter in waiters:
-            if waiter.uid in final and self._take_out(waiter):
-                waiter.call(final[waiter.uid])
-
-    def _take_out(self, waiter: _Waiter) -> bool:
         with self._lock:
-            taken = waiter in self._waiters
-            self._waiters.discard(waiter)
-            return taken
+            released = [waiter for waiter in waiters if waiter.uid in final and waiter in self._waiters]
+            self._waiters.difference_update(released)
+        for waiter in released:
+            waiter.transaction = final[waiter.uid]
+        wake(waiter.called for waiter in released)
 
 
 room = WaitingRoom()

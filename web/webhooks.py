@@ -14,6 +14,7 @@ from shared.queries.webhooks import NewWebhook, Webhook
 from web.access import read_actor
 from web.answers import JsonAnswer
 from web.bodies import read_json
+from web.loop import in_thread, on_loop
 from web.requests import read_id, read_idempotency_key, read_limit
 from web.users import DEFAULT_PAGE, LONGEST_PAGE
 from web.webhook_schemas import NewWebhookIn, ReplayIn, read_letter_key
@@ -26,11 +27,12 @@ _trials = threading.BoundedSemaphore(MOST_TRIALS)  # each may hold its thread fo
 
 
 @blueprint.post("/")
+@on_loop
 def post_webhook() -> Response:
     key = read_idempotency_key(request)
     content = read_json(request, NewWebhookIn)
     new = NewWebhook(content.url, content.events, content.threshold)
-    webhook, secret, replayed = webhooks.register(new, key and key.stored, read_actor(request, g.key))
+    webhook, secret, replayed = in_thread(webhooks.register, new, key and key.stored, read_actor(request, g.key))
     response = JsonAnswer({**_content(webhook), "secret": secret}, 201)
     response.headers["Location"] = f"/api/webhook/{webhook.id}/"
     if replayed:
@@ -72,10 +74,11 @@ def rotate_secret(webhook_id: str) -> Response:
 
 
 @blueprint.post("/<webhook_id>/replay")
+@on_loop
 def replay_webhook(webhook_id: str) -> Response:
     known = read_id(webhook_id, webhook_not_found)
-    webhooks.replay(known, read_json(request, ReplayIn).after, read_actor(request, g.key))
-    return JsonAnswer(_show(webhooks.get(known)))
+    in_thread(webhooks.replay, known, read_json(request, ReplayIn).after, read_actor(request, g.key))
+    return JsonAnswer(_show(in_thread(webhooks.get, known)))
 
 
 @blueprint.get("/<webhook_id>/dead-letters")

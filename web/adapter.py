@@ -1,0 +1,134 @@
+"""Runs a WSGI application (Flask) on granian's event loop, by its interface RSGI: the request in, the answer out.
+
+The environment is what granian's own WSGI makes, except that it does not hold the process's environment variables.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from typing import Any, Final
+
+from web import stopping
+from web.loop import is_on_loop, run, switch
+from web.pipes import send_stream
+
+WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_SAME_FOR_ALL: Final[dict[str, Any]] = {
+    "GATEWAY_INTERFACE": "CGI/1.1",
+    "SCRIPT_NAME": "",
+    "SERVER_SOFTWARE": "Granian",
+    "HTTP_HOST": "",
+    "wsgi.errors": sys.stderr,
+    "wsgi.input_terminated": True,
+    "wsgi.multiprocess": False,
+    "wsgi.multithread": True,
+    "wsgi.run_once": False,
+    "wsgi.version": (1, 0),
+}
+
+
+class Body:
+    """The request's body, `wsgi.input`: its pieces as they come. Read on the loop, or in a thread."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._loop = asyncio.get_running_loop()
+        self._rest = b""
+        self._begun = self._ended = False
+
+    def read(self, size: int) -> bytes:
+        """Returns so many bytes at most, as soon as there are any; none at the end, also where the client has gone."""
+        if not self._rest and not self._ended:
+            if is_on_loop():
+                self._rest = switch(self._next_piece())
+            else:
+                self._rest = asyncio.run_coroutine_threadsafe(self._next_piece(), self._loop).result()
+            self._ended = not self._rest
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    async def _next_piece(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            self._protocol.__aiter__()
+        try:
+            return bytes(await self._protocol.__anext__())
+        except StopAsyncIteration:
+            return b""
+
+
+def make_environ(scope: Any, body: Body) -> dict[str, Any]:
+    """Returns the WSGI environment of a request."""
+    server_name, _, server_port = scope.server.rpartition(":")
+    environ = {
+        **_SAME_FOR_ALL,
+        "SERVER_NAME": server_name.strip("[]"),
+        "SERVER_PORT": server_port,
+        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
+        "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
+        "REQUEST_METHOD": scope.method,
+        "PATH_INFO": scope.path.encode().decode("latin-1"),
+        "QUERY_STRING": scope.query_string,
+        "wsgi.url_scheme": scope.scheme,
+        "wsgi.input": body,
+    }
+    _add_headers(environ, scope.headers)
+    return environ
+
+
+def _add_headers(environ: dict[str, Any], headers: Any) -> None:
+    """A header of several lines is joined by commas, cookies by semicolons; the first Content-Type counts."""
+    values: dict[str, str] = {}
+    for name, value in headers.items():
+        if name not in values:
+            values[name] = value
+        elif name != "content-type":
+            values[name] += f"{';' if name == 'cookie' else ','}{value}"
+    for name in headers.keys():  # noqa: SIM118 - it is no mapping
+        environ[_variable(name)] = values.get(name, "")  # what is not ASCII is not among the items
+
+
+@lru_cache(1024)
+def _variable(name: str) -> str:
+    variable = name.upper().replace("-", "_")
+    return variable if name in ("content-type", "content-length") else f"HTTP_{variable}"
+
+
+class Adapter:
+    """What granian calls: once for its loop, and for each request."""
+
+    def __init__(self, application: WsgiApplication) -> None:
+        self._application = application
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        stopping.listen_for_the_end(loop)
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        environ = make_environ(scope, Body(protocol))
+        await run(partial(self._answer, environ, protocol))
+
+    def _answer(self, environ: dict[str, Any], protocol: Any) -> None:
+        head: list[Any] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], _error: Any = None) -> None:
+            head[:] = int(status[:3]), headers
+
+        pieces = self._application(environ, start_response)
+        status, headers = head
+        try:
+            if _is_stream(environ, status, headers):
+                send_stream(protocol, status, headers, pieces)
+            else:
+                protocol.response_bytes(status, headers, b"".join(pieces))
+        finally:
+            if close := getattr(pieces, "close", None):
+                close()
+
+
+def _is_stream(environ: dict[str, Any], status: int, headers: list[tuple[str, str]]) -> bool:
+    """What has no length, but has a body."""
+    if environ["REQUEST_METHOD"] == "HEAD" or status in (204, 304):
+        return False
+    return all(name.lower() != "content-length" for name, _ in headers)
