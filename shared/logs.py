@@ -40,11 +40,19 @@ def _add_process(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
+# One encoder for all lines: `json.dumps` with options makes a new one for each.
+_encode: Final = json.JSONEncoder(ensure_ascii=True, default=repr).encode
+
+
+def _write_json(event: MutableMapping[str, Any], **_: Any) -> str:
+    return _encode(event)
+
+
 _RENDERED: list[Any] = [
     # never the locals: they hold names, amounts and passwords
     structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
     _add_process,
-    structlog.processors.JSONRenderer(ensure_ascii=True),
+    structlog.processors.JSONRenderer(_write_json),
 ]
 
 

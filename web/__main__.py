@@ -52,7 +52,7 @@ def serve(factory: str, host: str, port: int) -> None:
         address=host,
         port=port,
         interface=Interfaces.RSGI,
-        loop=Loops.asyncio,
+        loop=Loops.uvloop,
         http=HTTPModes.http1,
         backpressure=gate.connections(),
         websockets=False,

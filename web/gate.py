@@ -4,7 +4,7 @@ import resource
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from flask import Request, g
 
@@ -45,22 +45,22 @@ def raise_descriptors() -> None:
 LOOKED_AT: Final = ("/livez", "/readyz", "/metrics")
 
 
-def enter(http: Request) -> None:
-    """Raises Unavailable."""
+def enter(http: Request, state: Any) -> None:
+    """`state` is Flask's `g` of the request, itself. Raises Unavailable."""
     global _inside
     if http.method in ("GET", "HEAD") and http.path.rstrip("/") in LOOKED_AT:
         return
     with _lock:
         if _inside >= most_inside():
-            g.turned_away = True
+            state.turned_away = True
             raise Unavailable("overloaded", "Too many requests are at work. Nothing was accepted.")
         _inside += 1
-    g.inside = True
+    state.inside = True
 
 
-def turned_away() -> bool:
+def turned_away(state: Any) -> bool:
     """Whether there was no room for this request: then its body is not waited for either."""
-    return bool(g.get("turned_away"))
+    return bool(state.get("turned_away"))
 
 
 def stay_until_closed() -> Callable[[], None]:
@@ -75,6 +75,6 @@ def _give_back() -> None:
         _inside -= 1
 
 
-def leave(_error: BaseException | None = None) -> None:
-    if g.pop("inside", False):
+def leave(state: Any) -> None:
+    if state.pop("inside", False):
         _give_back()

@@ -4,6 +4,7 @@ import uuid
 from typing import Final
 
 from flask import Blueprint, Response, g, request
+from flask import Request as HttpRequest
 
 from shared.errors import PaymentsError, transaction_not_found
 from shared.history import get_transaction
@@ -27,13 +28,14 @@ RETRY_SECONDS: Final = 1
 @blueprint.put("/api/transaction/")
 @on_loop
 def put_transaction() -> Response:
-    asked = read_json(request, NewTransaction)
+    http: HttpRequest = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
+    asked = read_json(http, NewTransaction)
     (reply,) = intake.submit(
         [Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, g.arrived)]
     )
     if isinstance(reply, PaymentsError):
         raise reply
-    seconds = preferred_wait(request)
+    seconds = preferred_wait(http)
     transaction, waited = wait_if_preferred(reply.transaction, seconds)
     response = _answer_by_state(transaction)
     if reply.replayed:
@@ -65,10 +67,10 @@ def _answer_by_state(transaction: Transaction) -> Response:
             transaction=shown,
         )
     response = JsonAnswer(shown)
-    response.headers["Location"] = f"/api/transaction/{transaction.uid}"
+    response.headers.add("Location", f"/api/transaction/{transaction.uid}")
     if transaction.status == Status.PENDING:
         response.status_code = 202
-        response.headers["Retry-After"] = str(RETRY_SECONDS)
+        response.headers.add("Retry-After", str(RETRY_SECONDS))
     return response
 
 

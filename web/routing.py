@@ -1,0 +1,39 @@
+"""Finds the view of a request as werkzeug does, and keeps what is the same for many of them."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from werkzeug.routing import Map, MapAdapter, Rule
+
+# Of routes without a variable part: as many as there are, each with and without its trailing slash.
+_known: Final[dict[tuple[Map, str, str], Rule]] = {}
+
+
+class _Adapter(MapAdapter):
+    """Remembers the rules of paths that have no variable part."""
+
+    def match(self, *arguments: Any, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+        place = (self.map, self.default_method, self.path_info)
+        if rule := _known.get(place):
+            return rule, {}
+        rule, values = super().match(*arguments, **options)
+        if not values and self.path_info.rstrip("/") == rule.rule.rstrip("/"):
+            _known[place] = rule
+        return rule, values
+
+
+def adapt(url_map: Map, host: str, environ: Mapping[str, Any]) -> MapAdapter:
+    """Returns the adapter that a request is matched by. Raises what werkzeug raises for a bad host."""
+    base = _of_host(url_map, host, environ["wsgi.url_scheme"])
+    path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+    method, query = environ["REQUEST_METHOD"], environ["QUERY_STRING"]
+    return _Adapter(
+        url_map, base.server_name, base.script_name, base.subdomain, base.url_scheme, path, method, query
+    )
+
+
+@lru_cache(256)
+def _of_host(url_map: Map, host: str, scheme: str) -> MapAdapter:
+    environ = {"HTTP_HOST": host, "wsgi.url_scheme": scheme, "REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+    return url_map.bind_to_environ(environ, subdomain=url_map.default_subdomain or "")
