@@ -1,6 +1,7 @@
 """API.md, the statement: pages, filters and CSV against the running service."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -229,10 +230,11 @@ def unread(service: Service, path: str) -> Iterator[socket.socket]:
 
 
 def rest_of(connection: socket.socket) -> bytes:
+    """What is left of the answer, without the sizes of its chunks but that of the last one."""
     received = b""
     while piece := connection.recv(1 << 20):
         received += piece
-    return received
+    return re.sub(rb"\r\n[0-9A-Fa-f]+\r\n(?!\r\n)", b"", received)
 
 
 def sessions_at_work(service: Service) -> list[tuple[Any, ...]]:
