@@ -77,7 +77,7 @@ class _App(Flask):
         return _finish(response)
 
     def do_teardown_request(self, exc: BaseException | None = None) -> None:  # noqa: ARG002
-        gate.leave(g._get_current_object())  # type: ignore[attr-defined]
+        gate.leave(g._get_current_object())
 
     def make_default_options_response(self) -> Response:
         response = Response()
@@ -102,7 +102,7 @@ def create_app() -> Flask:
 
 def _begin() -> None:
     http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
-    state: Any = g._get_current_object()  # type: ignore[attr-defined]
+    state: Any = g._get_current_object()
     given = http.environ.get("HTTP_X_REQUEST_ID", "")
     request_id = given if SANE_REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"  # no secret
     state.arrived, state.request_id = time.monotonic(), request_id
@@ -120,7 +120,7 @@ def _begin() -> None:
 
 def _finish(response: Response) -> Response:
     http: Request = request._get_current_object()  # type: ignore[attr-defined]
-    state: Any = g._get_current_object()  # type: ignore[attr-defined]
+    state: Any = g._get_current_object()
     seconds = time.monotonic() - state.arrived
     route = http.url_rule.rule if http.url_rule else "unknown"
     status, turned_away = response.status_code, gate.turned_away(state)

@@ -5,8 +5,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import history, metrics
 from web.answers import JsonAnswer
-from web.loop import for_probes, on_loop
 from web.gauges import BacklogCollector, ProcessCollector, QueuesCollector, WatchedCollector
+from web.loop import for_probes, on_loop
 
 blueprint = Blueprint("health", __name__)
 

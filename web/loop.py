@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-class _RequestGreenlet(greenlet):
+class _RequestGreenlet(greenlet):  # type: ignore[misc] # it is untyped
     """Code that runs on the loop and may give it away. Each has its own context variables."""
 
 

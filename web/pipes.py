@@ -78,8 +78,13 @@ async def _write(writer: int, piece: bytes) -> None:
 async def _await_room(writer: int) -> None:
     loop = asyncio.get_running_loop()
     room: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(writer, lambda: room.done() or room.set_result(None))
+    loop.add_writer(writer, _note, room)
     try:
         await room
     finally:
         loop.remove_writer(writer)
+
+
+def _note(room: "asyncio.Future[None]") -> None:
+    if not room.done():
+        room.set_result(None)

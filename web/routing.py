@@ -28,9 +28,7 @@ def adapt(url_map: Map, host: str, environ: Mapping[str, Any]) -> MapAdapter:
     base = _of_host(url_map, host, environ["wsgi.url_scheme"])
     path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
     method, query = environ["REQUEST_METHOD"], environ["QUERY_STRING"]
-    return _Adapter(
-        url_map, base.server_name, base.script_name, base.subdomain, base.url_scheme, path, method, query
-    )
+    return _Adapter(url_map, base.server_name, base.script_name, base.subdomain, base.url_scheme, path, method, query)
 
 
 @lru_cache(256)

@@ -40,9 +40,7 @@ def serving(command: Callable[[int], list[str]], folder: Path) -> Iterator[int]:
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}"}
     with open(folder / f"{port}.log", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command(port)], cwd=HERE, env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([sys.executable, *command(port)], cwd=HERE, env=environment, stdout=log, stderr=log)
     try:
         wait_until(lambda: get(port, "/count") is not None, "it answers", 60)
         yield port

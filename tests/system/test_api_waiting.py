@@ -169,5 +169,7 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 def pending_of(service: Service, user_id: int) -> int:
-    rows = query(service.database_url, "SELECT count(*) FROM transactions WHERE user_id = %s AND settled_at IS NULL", user_id)
+    rows = query(
+        service.database_url, "SELECT count(*) FROM transactions WHERE user_id = %s AND settled_at IS NULL", user_id
+    )
     return int(rows[0][0])
