@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from shared.errors import FieldError, Invalid, Unavailable
 
 MOST_BYTES: Final = 64 * 1024
-MAX_BODIES: Final = 1024  # that are being read at once
+MAX_ARRIVING_BYTES: Final = 1024 * MOST_BYTES  # of all bodies that are being read, a list counted as one of these
 # A body that is refused unread is read away up to this much: who is still sending when the connection is closed
 # gets a reset instead of the answer.
 MOST_WASTED_BYTES: Final = 16 * 1024 * 1024
@@ -28,8 +28,25 @@ _READ_WHOLE: Final = "payments.body_read"  # in the request's environ
 Model = TypeVar("Model", bound=BaseModel)
 
 
-# So much memory they may take, and no more: clients that send them slowly cannot stop the others.
-_readers: Final = threading.BoundedSemaphore(MAX_BODIES)
+class _Room:
+    """So much memory the bodies may take that are on their way. Clients that send slowly take what they will send."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        with self._lock:
+            fits = size <= self._free
+            self._free -= size if fits else 0
+            return fits
+
+    def give_back(self, size: int) -> None:
+        with self._lock:
+            self._free += size
+
+
+_room: Final = _Room(MAX_ARRIVING_BYTES)
 # Whoever was refused, without a key perhaps, must not take the places of those whose bodies are wanted.
 _drains: Final = threading.BoundedSemaphore(128)
 
@@ -43,14 +60,16 @@ def read_body(http: HttpRequest, most_bytes: int = MOST_BYTES) -> bytes:
 @contextmanager
 def arriving(http: HttpRequest, most_bytes: int) -> Iterator[Iterator[bytes]]:
     """The body's pieces as they come. Raises Invalid: it is longer, or ends before its Content-Length; Unavailable."""
-    if (http.content_length or 0) > most_bytes:
+    length = http.content_length
+    if (length or 0) > most_bytes:
         raise _too_large(most_bytes)
-    if not _readers.acquire(blocking=False):
+    size = min(MOST_BYTES if length is None else length, MOST_BYTES)
+    if not _room.take(size):
         raise Unavailable("overloaded", "Too many requests whose body has not come. Nothing was accepted.")
     try:
         yield _pieces(http, most_bytes)
     finally:
-        _readers.release()
+        _room.give_back(size)
 
 
 def _pieces(http: HttpRequest, most_bytes: int) -> Iterator[bytes]:

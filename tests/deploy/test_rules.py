@@ -10,7 +10,8 @@ import yaml
 from shared.settings import Settings, settings
 from shared.status import LANES
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
-from web.gate import threads
+from web.bodies import MAX_ARRIVING_BYTES
+from web.gate import MAX_INSIDE
 
 pytestmark = pytest.mark.house
 
@@ -251,11 +252,14 @@ def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_web_has_the_memory_that_its_threads_may_take(name: str) -> None:
-    """The sum of docs/scaling.md, in MiB: at rest, threads with a body each, lists."""
-    needed = 127 + threads() * 0.23 + 68
+def test_web_has_the_memory_that_its_requests_may_take(name: str) -> None:
+    """The sum of docs/scaling.md, in MiB: at rest, requests that wait, bodies on their way, threads, lists."""
+    bodies, threads = MAX_ARRIVING_BYTES // 2**20, settings().web_threads
+    needed = 127 + MAX_INSIDE * 0.04 + bodies * 1.6 + threads * 0.065 + 68
     scaling = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    assert f"| {threads():,} threads x 0.23 |" in scaling
+    assert f"| {MAX_INSIDE:,} requests x 0.04 |" in scaling
+    assert f"| {bodies} MiB of bodies x 1.6 |" in scaling
+    assert f"| {threads} threads x 0.065 |" in scaling
     assert f"| **together** | **{needed:.0f}** |" in scaling
     web = next(c for c in containers(overlay(name)) if c.process == "web" and not c.is_init)
     limits = (
