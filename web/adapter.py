@@ -118,17 +118,12 @@ class Adapter:
         pieces = self._application(environ, start_response)
         status, headers = head
         try:
-            if _is_stream(environ, status, headers):
-                send_stream(protocol, status, headers, pieces)
-            else:
+            if any(name.lower() == "content-length" for name, _ in headers):
                 protocol.response_bytes(status, headers, b"".join(pieces))
+            elif environ["REQUEST_METHOD"] == "HEAD" or status in (204, 304):
+                protocol.response_stream(status, headers)  # without a body, and without a length of 0
+            else:
+                send_stream(protocol, status, headers, pieces)
         finally:
             if close := getattr(pieces, "close", None):
                 close()
-
-
-def _is_stream(environ: dict[str, Any], status: int, headers: list[tuple[str, str]]) -> bool:
-    """What has no length, but has a body."""
-    if environ["REQUEST_METHOD"] == "HEAD" or status in (204, 304):
-        return False
-    return all(name.lower() != "content-length" for name, _ in headers)

@@ -13,11 +13,15 @@ _known: Final[dict[tuple[Map, str, str], Rule]] = {}
 class _Adapter(MapAdapter):
     """Remembers the rules of paths that have no variable part."""
 
-    def match(self, *arguments: Any, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+    def match(
+        self, path_info: str | None = None, method: str | None = None, *arguments: Any, **options: Any
+    ) -> tuple[Any, Mapping[str, Any]]:
+        if path_info is not None or method is not None:  # another question than which view is to answer
+            return super().match(path_info, method, *arguments, **options)
         place = (self.map, self.default_method, self.path_info)
         if rule := _known.get(place):
             return rule, {}
-        rule, values = super().match(*arguments, **options)
+        rule, values = super().match(path_info, method, *arguments, **options)
         if not values and self.path_info.rstrip("/") == rule.rule.rstrip("/"):
             _known[place] = rule
         return rule, values

@@ -90,6 +90,23 @@ def test_an_application_sees_what_it_sees_on_granians_own_wsgi(probe: int, grani
     assert seen(probe, REQUESTS[name]) == seen(granian, REQUESTS[name])
 
 
+def head_of_answer(port: int, method: str, path: str) -> tuple[int, set[str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path)
+    response = connection.getresponse()
+    names = {name.lower() for name in response.headers}
+    connection.close()
+    return response.status, names
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
+@pytest.mark.parametrize("path", ["/count", "/stream", "/empty"])
+def test_an_answer_has_the_headers_that_it_has_on_granians_own_wsgi(
+    probe: int, granian: int, method: str, path: str
+) -> None:
+    assert head_of_answer(probe, method, path) == head_of_answer(granian, method, path)
+
+
 def ask(port: int, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", path)

@@ -67,6 +67,9 @@ VIEWS = {"/wait": wait, "/wake": wake_all, "/fail": fail, "/stream": stream, "/c
 
 def application() -> Any:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/empty":
+            start_response("204 No Content", [("Content-Type", "text/plain")])
+            return ()
         answer = VIEWS.get(environ["PATH_INFO"], tell)(environ)
         length = [("Content-Length", str(len(answer[0])))] if isinstance(answer, list) else []
         start_response("200 OK", [("Content-Type", "text/plain"), *length])

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.unit
 
 def request(length: int | None) -> Request:
     environ = EnvironBuilder(method="PUT").get_environ()
-    environ["CONTENT_LENGTH"] = "" if length is None else str(length)
+    if length is None:
+        environ.update(HTTP_TRANSFER_ENCODING="chunked")
+    else:
+        environ.update(CONTENT_LENGTH=str(length))
     return Request(environ)
 
 
