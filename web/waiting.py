@@ -8,7 +8,7 @@ import time
 from typing import Final
 from uuid import UUID
 
-from shared.database import is_machinery, reading
+from shared.database import autocommit, is_machinery
 from shared.logs import get_logger
 from shared.queries.transactions import Transaction, find_final
 from shared.settings import settings
@@ -102,7 +102,7 @@ class WaitingRoom:
 
     def _release(self, waiters: list[_Waiter]) -> None:
         try:
-            with reading() as connection:
+            with autocommit() as connection:
                 final = find_final(connection, {waiter.uid for waiter in waiters})
         except Exception as error:
             if not is_machinery(error):
