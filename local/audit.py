@@ -180,6 +180,7 @@ def _vulnerabilities(_args: Namespace) -> int:
 
 
 def _log(args: Namespace) -> int:
+    from shared.database import autocommit
     from shared.queries.actions import read_newest
 
     with books(args.data), autocommit() as connection:

@@ -64,6 +64,11 @@ class Batch:
     def rejected(self) -> int:
         return sum(outcome.status == Status.REJECTED for outcome in self.outcomes)
 
+    @property
+    def settled_lanes(self) -> set[int]:
+        """Those in which rows became final."""
+        return {lane_of(outcome.pending.user_id) for outcome in self.outcomes}
+
 
 @dataclass
 class Slice:
@@ -106,10 +111,11 @@ def settle_lanes(lanes: Sequence[int]) -> Slice:
             return done
         done.add(batch)
         if batch.lists_wait:
+            doorbell.tell_settled(batch.settled_lanes)
             done.lists_wait = True
             return done
         # Looked at after the commit, which let go of the locks: a worker that came before that has left again.
-        left = sorted(batch.more | doorbell.rung(batch.lanes))
+        left = sorted(batch.more | doorbell.rung(batch.lanes, batch.settled_lanes))
         if not left:
             return done
         if time.monotonic() > ends:

@@ -7,19 +7,13 @@ import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from redis import Redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
-from local import broker
-from local.addresses import free_port
 from shared import doorbell, metrics
 from shared.errors import Unavailable
-from shared.settings import settings
-from tests.integration.conftest import _start
+from tests.integration.bells import forget
 from worker.messages import accept
 
 pytestmark = pytest.mark.integration
@@ -31,13 +25,6 @@ def own_bell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     forget()
-
-
-def forget() -> None:
-    settings.cache_clear()
-    doorbell._redis.cache_clear()
-    doorbell._sender.cache_clear()
-    doorbell._rests_until = 0.0
 
 
 def broker_that_says(answer: bytes | None) -> Iterator[int]:
@@ -84,22 +71,6 @@ def test_whatever_the_broker_answers_the_bell_raises_nothing_and_rests(
             doorbell.hush([7])
             assert not doorbell.rung([7])
         assert doorbell._rests_until == rests_until, "none of these has asked the broker and failed again"
-
-
-@pytest.fixture
-def broker_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A real broker of the test's own."""
-    program = broker.server(tmp_path, free_port(), {})
-    process = _start(program)
-    try:
-        monkeypatch.setenv("BROKER_URL", str(program.url))
-        forget()
-        with Redis.from_url(str(program.url), retry=Retry(ConstantBackoff(0.05), 100)) as redis:
-            redis.ping()
-        yield str(program.url)
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def messages(broker_url: str) -> list[list[int]]:
