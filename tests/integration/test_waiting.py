@@ -55,7 +55,8 @@ def waits(room: WaitingRoom, transaction: Transaction) -> Iterator[Future[tuple[
         room.close()
 
 
-def test_the_hint_of_a_worker_wakes_who_waits(only_hints: None) -> None:
+@pytest.mark.usefixtures("only_hints")
+def test_the_hint_of_a_worker_wakes_who_waits() -> None:
     room, transaction = WaitingRoom(), pending()
     with waits(room, transaction) as future:
         wait_until(lambda: room._hears, "hints are heard")
@@ -66,7 +67,8 @@ def test_the_hint_of_a_worker_wakes_who_waits(only_hints: None) -> None:
     assert (final.uid, final.status, final.balance_after) == (transaction.uid, "COMPLETED", 1)
 
 
-def test_the_hint_of_another_lane_asks_nothing_and_a_false_one_asks_once(only_hints: None) -> None:
+@pytest.mark.usefixtures("only_hints")
+def test_the_hint_of_another_lane_asks_nothing_and_a_false_one_asks_once() -> None:
     room, transaction = WaitingRoom(), pending()
     with waits(room, transaction) as future, heard() as sent:
         wait_until(lambda: room._hears, "hints are heard")
@@ -130,7 +132,8 @@ def test_each_way_of_settling_gives_the_hint(
     else:
         accepted(deposit(user, 1))
     work_lanes([5])
-    wait_until(lambda: {5} in hints, "the hint has come")
+    commits = 2 if how == "drain" else 1  # the first finds that a list waits
+    wait_until(lambda: hints.count({5}) >= commits, "the hint of each commit has come")
 
 
 def test_junk_in_the_channel_is_no_hint() -> None:
