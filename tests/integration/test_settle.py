@@ -313,7 +313,7 @@ def test_rows_that_are_accepted_while_a_lane_is_settled_are_settled_too(monkeypa
     user = new_user()
     late: list[Request] = []
 
-    def rung(lanes: list[int]) -> set[int]:
+    def rung(lanes: list[int], _settled: object) -> set[int]:
         if late:
             return set()
         late.append(deposit(user, 7))
