@@ -20,6 +20,7 @@ from shared import metrics
 from shared.errors import Unavailable
 from shared.logs import get_logger
 from shared.settings import settings
+from shared.transport import Transport
 
 QUEUE: Final = "settle"
 TASK: Final = "settle"
@@ -56,6 +57,7 @@ def _sender() -> Celery:
     """A Celery that only sends, with time-outs that a worker's connection could not live with."""
     sender = Celery("payments-doorbell", broker=settings().broker_url, set_as_current=False)
     sender.conf.update(
+        broker_transport=Transport,
         broker_connection_timeout=TIMEOUT_SECONDS,
         broker_connection_retry=False,
         broker_transport_options={

@@ -7,7 +7,9 @@ import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
+import kombu.transport.redis
 import pytest
 from redis import Redis
 
@@ -103,6 +105,26 @@ def test_a_ring_is_a_message_that_the_worker_takes(broker_url: str) -> None:
             found = redis.lrange(queue, 0, -1)
             assert len(found) == count
             assert all(accept(queue, text) for text in found)
+
+
+def test_all_rings_are_sent_by_one_client(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the broker was away: then by a new one."""
+    make, made = kombu.transport.redis.Channel._create_client, []
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        made.append(make(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(kombu.transport.redis.Channel, "_create_client", count)
+    for lane in range(4):
+        assert doorbell.ring({lane: doorbell.Bell("uid")})
+    assert len(made) == 1
+    with Redis.from_url(broker_url) as redis:
+        redis.client_kill_filter(_type="normal", skipme=True)
+        doorbell.ring({4: doorbell.Bell("uid")})
+        monkeypatch.setattr(doorbell, "_rests_until", 0.0)
+        assert doorbell.ring({5: doorbell.Bell("uid")})
+        assert redis.llen(doorbell.QUEUE) >= 5
 
 
 def test_rings_that_nobody_takes_are_bounded_and_counted(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
