@@ -31,7 +31,7 @@ class Server:
         self.open = self.most_open = 0
         self.heard: list[bytes] = []
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.address: Address = self._listener.getsockname()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -158,8 +158,8 @@ def test_percentiles_are_of_one_status_where_one_is_given(serve: Callable[[Answe
 
 
 def test_clients_that_wait_do_not_keep_others_from_being_served(serve: Callable[[Answer], Server]) -> None:
-    """More of them than select() has descriptors for; each is answered after the others' load, and none is lost."""
-    clients, released = 1_100, threading.Event()
+    """More descriptors than select() takes; each client is answered after the others' load, and none is lost."""
+    clients, released = 550, threading.Event()
     raise_descriptors(2 * clients + 200)  # both ends of each connection are in this process
 
     def answer(number: int) -> Sequence[bytes]:
@@ -175,4 +175,4 @@ def test_clients_that_wait_do_not_keep_others_from_being_served(serve: Callable[
         released.set()
         statuses = read_each(crowd)
     assert sample.statuses == {200: 20}
-    assert statuses == {200: 1_000, 202: 100}
+    assert statuses == {200: 500, 202: 50}
