@@ -85,7 +85,7 @@ STEPS: tuple[Step, ...] = (
         ("pgbench_spread", "sql_loop_1"),
         workers=1,
     ),
-    Step("list_alone", "settling lists, 200,000 rows", lists.alone),
+    Step("list_alone", "settling lists, 100,000 rows", lists.alone),
     Step(
         "beside_list",
         "the same while others pay 100 times a second: until their payments are final",

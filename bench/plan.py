@@ -18,7 +18,7 @@ class Plan:
     seconds: float = 8.0
     users: int = 1_000
     backlog: int = 200_000
-    list_rows: int = 200_000
+    list_rows: int = 100_000
     entries: tuple[int, int] = (10_000, 10_000_000)
     stored: tuple[int, ...] = (20_000, 200_000, 2_000_000)
     user_counts: tuple[int, ...] = (1_000, 10_000, 100_000)
