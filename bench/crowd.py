@@ -40,7 +40,7 @@ def measure(run: Run) -> Values:
         with _lane_held(url, lane):
             began = time.perf_counter()
             send_each(pool, crowd)
-            wait_until(lambda: _pending(url, lane) == len(crowd), "the crowd is accepted", ACCEPT_SECONDS)
+            wait_until(lambda: _pending(url, lane) == len(crowd), "the whole crowd waits", ACCEPT_SECONDS)
             accepted = time.perf_counter() - began
             seconds = min(run.plan.seconds, MAX_LOAD_SECONDS)
             sample = open_loop_on(others_pool, payments(others, "Prefer: wait=10"), RATE, seconds)
