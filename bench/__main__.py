@@ -67,7 +67,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--runs", type=_at_least_one, help="of everything; medians are told (default: 5)")
-    parser.add_argument("--seconds", type=_positive, help="of each load (default: 10)")
+    parser.add_argument("--seconds", type=_positive, help="of each load (default: 8)")
     parser.add_argument(
         "--only", type=_names, default=[], metavar="NAMES", help="these, and what they are compared with"
     )
