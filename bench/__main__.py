@@ -67,13 +67,14 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--runs", type=_at_least_one, help="of everything; medians are told (default: 5)")
-    parser.add_argument("--seconds", type=_positive, help="of each load (default: 10)")
+    parser.add_argument("--seconds", type=_positive, help="of each load (default: 8)")
     parser.add_argument(
         "--only", type=_names, default=[], metavar="NAMES", help="these, and what they are compared with"
     )
     parser.add_argument("--list", action="store_true", help="say what there is to measure, and end")
     parser.add_argument("--quick", action="store_true", help="small numbers, one run: whether it works, not how fast")
     parser.add_argument("--entries", type=_at_least_one, metavar="N", help="of the long history (default: 10,000,000)")
+    parser.add_argument("--list-rows", type=_at_least_one, metavar="N", help="of the long list (default: 100,000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the ratios there, as SVG")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs and the data")
@@ -108,6 +109,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     given = {name: value for name in ("runs", "seconds") if (value := getattr(options, name)) is not None}
     if options.entries:
         given["entries"] = (plan.entries[0], options.entries)
+    if options.list_rows:
+        given["list_rows"] = options.list_rows
     return replace(plan, **given)
 
 

@@ -7,7 +7,7 @@ says something of the code.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import backlog, balances, growth, lists, loads, processes, skew, telling
+from bench import backlog, balances, crowd, growth, lists, loads, processes, skew, telling, waiting
 from bench.floors import empty_route, fastapi_service, fronts, one_message, pgbench, sql_loop
 from bench.plan import Step, Values
 
@@ -46,6 +46,11 @@ STEPS: tuple[Step, ...] = (
         ("spread",),
     ),
     Step(
+        "waiting",
+        "1 to 64 clients that each wait until a payment is final, beside FastAPI with as many, by turns",
+        waiting.measure,
+    ),
+    Step(
         "telling",
         "single PUTs settled without a webhook, with one that is told, with one that hangs, by turns",
         telling.settling,
@@ -62,8 +67,14 @@ STEPS: tuple[Step, ...] = (
         once=True,
         asked_for=True,
     ),
-    Step("fronts", "the accept path alone, on granian and on gunicorn's threads", fronts.measure),
+    Step(
+        "fronts",
+        "the accept path alone, on granian and on gunicorn's threads",
+        fronts.measure,
+        asked_for=True,
+    ),
     Step("memory", "memory of each process after the load", processes.memory, ("spread",)),
+    Step("crowd", "1,000 clients wait for a held lane, while other users pay 50 times a second", crowd.measure),
     Step("sql_loop_2", "floor: a bare set-based SQL settle loop, two processes", sql_loop.with_two),
     Step("drain_2", "settling a backlog with two processes", backlog.drain_with_two, ("pgbench_spread", "sql_loop_2")),
     Step("sql_loop_1", "floor: a bare set-based SQL settle loop, one process", sql_loop.with_one, workers=1),
@@ -74,7 +85,7 @@ STEPS: tuple[Step, ...] = (
         ("pgbench_spread", "sql_loop_1"),
         workers=1,
     ),
-    Step("list_alone", "settling a list of a million rows", lists.alone),
+    Step("list_alone", "settling lists, 100,000 rows", lists.alone),
     Step(
         "beside_list",
         "the same while others pay 100 times a second: until their payments are final",
@@ -120,9 +131,23 @@ class Ratio:
 
 
 _PGBENCH = {"pgbench_spread_per_s": 1.0}
+_WAITING_BARS: dict[int, tuple[float, float | None]] = {
+    1: (0.6, 1),
+    4: (0.8, 1),
+    8: (1, None),
+    16: (1.5, None),
+    64: (4, 6),
+}
+
+
+def _waiting(clients: int) -> Ratio:
+    name = "one client that waits" if clients == 1 else f"{clients} clients that wait"
+    floor = {f"waiting_{clients}_fastapi_per_s": 1.0}
+    return Ratio(name, f"waiting_{clients}_per_s", floor, "FastAPI", *_WAITING_BARS[clients])
+
 
 RATIOS: tuple[Ratio, ...] = (
-    Ratio("end to end, spread", "spread_settled_per_s", _PGBENCH, "pgbench, spread", 0.2, 0.4),
+    Ratio("end to end, spread", "spread_settled_per_s", _PGBENCH, "pgbench, spread", 0.33, 0.45),
     Ratio(
         "end to end, spread",
         "spread_settled_per_s",
@@ -131,15 +156,15 @@ RATIOS: tuple[Ratio, ...] = (
         3,
         5,
     ),
-    Ratio("end to end, one user", "one_user_settled_per_s", {"pgbench_one_user_per_s": 1}, "pgbench, one user", 1, 2),
-    Ratio("end to end, spread", "spread_settled_per_s", {"fastapi_spread_settled_per_s": 1}, "FastAPI, spread", 6, 10),
+    Ratio("end to end, one user", "one_user_settled_per_s", {"pgbench_one_user_per_s": 1}, "pgbench, one user", 1.6, 2),
+    Ratio("end to end, spread", "spread_settled_per_s", {"fastapi_spread_settled_per_s": 1}, "FastAPI, spread", 8, 10),
     Ratio(
         "end to end, one user",
         "one_user_settled_per_s",
         {"fastapi_one_user_settled_per_s": 1},
         "FastAPI, one user",
-        9,
-        15,
+        13,
+        16,
     ),
     Ratio(
         "end to end, one user",
@@ -149,9 +174,9 @@ RATIOS: tuple[Ratio, ...] = (
         0.9,
         1,
     ),
-    Ratio("bulk, settled", "bulk_settled_per_s", _PGBENCH, "pgbench, spread", 1.2, 2),
-    Ratio("drain, one process", "drain_1_per_s", _PGBENCH, "pgbench, spread", 1.3, 2.5),
-    Ratio("drain, two processes", "drain_2_per_s", _PGBENCH, "pgbench, spread", 2.7, 4.5),
+    Ratio("bulk, settled", "bulk_settled_per_s", _PGBENCH, "pgbench, spread", 2, 3),
+    Ratio("drain, one process", "drain_1_per_s", _PGBENCH, "pgbench, spread", 2.5, 3),
+    Ratio("drain, two processes", "drain_2_per_s", _PGBENCH, "pgbench, spread", 4, 5),
     Ratio(
         "lone PUT until final, p50",
         "lone_put_p50_ms",
@@ -161,7 +186,16 @@ RATIOS: tuple[Ratio, ...] = (
         8,
         most=True,
     ),
-    Ratio("until final at 50 % load, p99, in ms", "final_at_50_p99_ms", {}, "", 100, 30, most=True),
+    Ratio("lone PUT until final, p50, in ms", "lone_put_p50_ms", {}, "", 5, 3.5, most=True),
+    Ratio("until final at 50 % load, p99, in ms", "final_at_50_p99_ms", {}, "", 60, 30, most=True),
+    Ratio("until final at 80 % load, p99, in ms", "final_at_80_p99_ms", {}, "", 150, 80, most=True),
+    *(_waiting(clients) for clients in waiting.CLIENTS),
+    Ratio("others beside a waiting crowd until final, p99, in ms", "crowd_others_p99_ms", {}, "", 100, 50, most=True),
+    Ratio("share of the crowd that may wait, in %", "crowd_waited_percent", {}, ""),
+    Ratio("CPU of a payment, spread, in ms", "spread_cpu_total_ms", {}, "", 0.4, 0.32, most=True),
+    Ratio("CPU of a lone payment, in ms", "lone_put_cpu_total_ms", {}, "", 6, 4, most=True),
+    Ratio("context switches of web per request, spread", "spread_web_switches_per_request", {}, ""),
+    Ratio("memory without Postgres, PSS, in MB", "memory_total_pss_mb", {}, "", 400, 300, most=True),
     Ratio("balance at a date, long", "balance_at_large_ms", {"balance_at_small_ms": 1}, "short", 1.5, 1.1, most=True),
     Ratio("settled, a receiver hangs", "told_hanging_per_s", {"told_none_per_s": 1}, "without webhooks", 0.9, 1),
     Ratio("settled, a receiver hangs", "told_hanging_per_s", {"told_well_per_s": 1}, "a receiver is well"),

@@ -7,10 +7,11 @@ read as far as their status and length.
 import select
 import socket
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Self
 
 READ_BYTES = 1 << 16
 STUCK_SECONDS = 30.0  # without any answer
@@ -82,7 +83,7 @@ def _length_of(head: bytes) -> int:
 def closed_loop(address: Address, requests: Iterator[bytes], connections: int, seconds: float) -> Sample:
     """Each connection sends the next request as soon as it has its answer, for `seconds` or to the last request."""
     sample = Sample()
-    with _Pool(address, connections) as pool:
+    with Pool(address, connections) as pool:
         began = time.perf_counter()
         ends = began + seconds
         for connection in pool.all:
@@ -106,39 +107,61 @@ def open_loop(
     address: Address, requests: Iterator[bytes], rate: float, seconds: float, connections: int = 256
 ) -> Sample:
     """A request every 1/rate seconds whatever the answers do; latency counts from the instant it was due."""
+    with Pool(address, connections) as pool:
+        return open_loop_on(pool, requests, rate, seconds)
+
+
+def open_loop_on(pool: "Pool", requests: Iterator[bytes], rate: float, seconds: float) -> Sample:
+    """The same on connections that are open already."""
     sample = Sample()
-    with _Pool(address, connections) as pool:
-        free = deque(pool.all)
-        began = time.perf_counter()
-        sent, last = 0, int(rate * seconds)
-        while sent < last or pool.busy:
-            now = time.perf_counter()
-            while sent < last and free and (due := began + sent / rate) <= now:
-                connection = free.popleft()
-                connection.send(next(requests), due)
-                pool.busy += 1
-                sent += 1
-            patience = began + sent / rate - time.perf_counter() if sent < last and free else STUCK_SECONDS
-            for connection, status in pool.answers(max(0.0, patience)):
-                sample.by_status[status].append(time.perf_counter() - connection.began)
-                pool.busy -= 1
-                free.append(connection)
-        sample.seconds = time.perf_counter() - began
+    free = deque(pool.all)
+    began = time.perf_counter()
+    sent, last = 0, int(rate * seconds)
+    while sent < last or pool.busy:
+        now = time.perf_counter()
+        while sent < last and free and (due := began + sent / rate) <= now:
+            connection = free.popleft()
+            connection.send(next(requests), due)
+            pool.busy += 1
+            sent += 1
+        patience = began + sent / rate - time.perf_counter() if sent < last and free else STUCK_SECONDS
+        for connection, status in pool.answers(max(0.0, patience)):
+            sample.by_status[status].append(time.perf_counter() - connection.began)
+            pool.busy -= 1
+            free.append(connection)
+    sample.seconds = time.perf_counter() - began
     return sample
 
 
-class _Pool:
-    """Connections and what watches them."""
+def send_each(pool: "Pool", requests: Sequence[bytes]) -> None:
+    """One request on each connection, all at once; `read_each` reads the answers, however much later."""
+    for connection, request in zip(pool.all, requests, strict=True):
+        connection.send(request, time.perf_counter())
+        pool.busy += 1
+
+
+def read_each(pool: "Pool") -> Counter[int]:
+    """How many answers had which status. When they came is not known: they may have waited for us."""
+    statuses: Counter[int] = Counter()
+    while pool.busy:
+        for _, status in pool.answers(STUCK_SECONDS):
+            statuses[status] += 1
+            pool.busy -= 1
+    return statuses
+
+
+class Pool:
+    """Connections and what watches them. Of several, the one that is waited for to the microsecond is made first."""
 
     def __init__(self, address: Address, connections: int) -> None:
+        self._watch = select.epoll()  # before the connections: select() takes no descriptor above 1,023
         self.all = [_Connection(address) for _ in range(connections)]
         self.busy = 0
         self._by_descriptor = {connection.socket.fileno(): connection for connection in self.all}
-        self._watch = select.epoll()
         for descriptor in self._by_descriptor:
             self._watch.register(descriptor, select.EPOLLIN)
 
-    def __enter__(self) -> "_Pool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from bench.generator import Address, Sample, closed_loop, open_loop
 from bench.plan import Run, Skipped, Values
-from bench.processes import cpu_seconds
+from bench.processes import SwitchCounter, cpu_per_payment, cpu_seconds
 from bench.stack import BenchError, add_users, query, sql, wait_until
 
 CONNECTIONS = 64
@@ -66,7 +66,7 @@ def open_accounts(address: Address, url: str, count: int) -> range:
         for user in users
     )
     sample = closed_loop(address, openings, CONNECTIONS, 600)
-    _expect(sample, {200, 202})
+    expect(sample, {200, 202})
     await_settled(url)
     return users
 
@@ -94,18 +94,25 @@ def end_to_end(address: Address, url: str, requests: Iterator[bytes], seconds: f
 def single_puts(run: Run, name: str, address: Address, url: str, count: int) -> Values:
     """Accepted and settled per second, over `count` users; for the service and for what it is compared with."""
     users = open_accounts(address, url, count)
+    values, _ = _measure_single_puts(run, name, address, url, users)
+    return values
+
+
+def _measure_single_puts(run: Run, name: str, address: Address, url: str, users: Sequence[int]) -> tuple[Values, int]:
+    """The rates, and the number of payments."""
     sample, seconds = end_to_end(address, url, payments(users), run.plan.seconds)
     rejected = query(url, "SELECT count(*) FROM transactions WHERE status = 'REJECTED'")[0][0]
-    _expect(sample, {200, 202})
+    expect(sample, {200, 202})
     if rejected:
         raise BenchError(f"{rejected} were rejected: that is not what is to be measured")
     number = sum(sample.statuses.values())
-    return {
+    values = {
         f"{name}_accepted_per_s": sample.rate,
         f"{name}_settled_per_s": number / seconds,
         f"{name}_accept_p50_ms": sample.percentile(50) * 1000,
         f"{name}_accept_p99_ms": sample.percentile(99) * 1000,
     }
+    return values, number
 
 
 def spread(run: Run) -> Values:
@@ -117,14 +124,14 @@ def one_user(run: Run) -> Values:
 
 
 def _of_the_service(run: Run, name: str, users: int) -> Values:
-    """Besides, who used the processors: that is where to look first."""
+    """Besides, who used the processors, and how often web's threads changed places: that is where to look first."""
+    web, url = run.stack.web, run.stack.database_url
+    accounts = open_accounts(web, url, users)
     before = cpu_seconds(run.stack)
-    values = single_puts(run, name, run.stack.web, run.stack.database_url, users)
-    after = cpu_seconds(run.stack)
-    spent = {role: round(after[role] - before[role], 2) for role in after}
-    run.notes[f"cpu seconds of {name}"] = spent
-    run.say(f"{name}, seconds of CPU: {', '.join(f'{role} {seconds}' for role, seconds in spent.items())}")
-    return values
+    with SwitchCounter(run.stack.pids_of("web")) as switches:
+        values, number = _measure_single_puts(run, name, web, url, accounts)
+    values |= cpu_per_payment(name, before, cpu_seconds(run.stack), number)
+    return values | {f"{name}_web_switches_per_request": switches.count / number}
 
 
 def bulk(run: Run) -> Values:
@@ -141,7 +148,7 @@ def bulk(run: Run) -> Values:
     sample = closed_loop(run.stack.web, iter(ready), BULK_CONNECTIONS, run.plan.seconds)
     await_settled(url)
     seconds = time.perf_counter() - began
-    _expect(sample, {202})
+    expect(sample, {202})
     rows = query(url, "SELECT count(*) FROM transactions")[0][0] - before
     run.notes["bulk"] = {"statuses": sample.statuses, "rows": rows}
     return {"bulk_accepted_per_s": rows / sample.seconds, "bulk_settled_per_s": rows / seconds}
@@ -156,11 +163,14 @@ def latency(run: Run) -> Values:
     values: Values = {}
     for level in LEVELS:
         rate = capacity * level / 100
-        for what, headers, status in (("accept", (), 202), ("final", ("Prefer: wait=10",), 200)):
-            sample = open_loop(run.stack.web, payments(users, *headers), rate, run.plan.seconds)
+        for what, headers, status, seconds in (
+            ("accept", (), 202, run.plan.side_seconds),
+            ("final", ("Prefer: wait=10",), 200, run.plan.seconds),
+        ):
+            sample = open_loop(run.stack.web, payments(users, *headers), rate, seconds)
             await_settled(run.stack.database_url)
             run.notes[f"{what}_at_{level}"] = {"per_s": rate, "statuses": sample.statuses}
-            _expect(sample, {200, 202})
+            expect(sample, {200, 202})
             for percent, word in ((50, "p50"), (99, "p99"), (99.9, "p999")):
                 values[f"{what}_at_{level}_{word}_ms"] = sample.percentile(percent, status) * 1000
             # accepted at once because too many waited already: no latencies of a final state
@@ -171,18 +181,20 @@ def latency(run: Run) -> Values:
 
 
 def lone_put(run: Run) -> Values:
-    """One connection, one PUT after the other, each answered when final."""
+    """One connection, one PUT after the other, each answered when final; and the CPU that one costs."""
     users = open_accounts(run.stack.web, run.stack.database_url, 100)
     requests = itertools.islice(payments(users, "Prefer: wait=10"), LONE_REQUESTS)
+    before = cpu_seconds(run.stack)
     sample = closed_loop(run.stack.web, requests, 1, 60)
-    _expect(sample, {200})
-    return {
+    after = cpu_seconds(run.stack)
+    expect(sample, {200})
+    return cpu_per_payment("lone_put", before, after, sample.statuses[200]) | {
         "lone_put_p50_ms": sample.percentile(50, 200) * 1000,
         "lone_put_p99_ms": sample.percentile(99, 200) * 1000,
     }
 
 
-def _expect(sample: Sample, statuses: set[int]) -> None:
+def expect(sample: Sample, statuses: set[int]) -> None:
     """A load that was refused, were it in part, is no measurement."""
     if not set(sample.statuses) <= statuses:
         raise BenchError(f"answered with {sample.statuses}; {statuses} were to be measured")

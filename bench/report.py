@@ -1,5 +1,6 @@
 """What comes of the runs: the medians, the table of ratios, the JSON."""
 
+import math
 import os
 import platform
 import re
@@ -13,8 +14,11 @@ from typing import Any
 from bench.figures import RATIOS, Ratio
 from bench.plan import Plan, Values
 from bench.stack import ROOT, query
+from bench.waiting import CLIENTS
 from local.tables import table
 
+_WAITING = ("per_s", "p50_ms", "p99_ms")
+_ROLES = {"up": "up: supervisor and log relay", "generator": "(load generator, not in the total)"}
 SETTINGS = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size")
 
 
@@ -78,11 +82,48 @@ def as_text(results: Results) -> str:
         header = ("figure", "value", "to", "floor", "ratio", "range", "bar", "stretch", "")
         rows = [_row(line) for line in lines]
         parts.append(table(header, rows, right=("value", "floor", "ratio", "bar", "stretch")))
-    parts += _not_waited(results.medians())
+    parts += [*_waiting_table(results), *_cpu_table(results), *_not_waited(results.medians())]
     medians = sorted(results.medians().items())
     parts.append(table(("measured", "median"), [(key, _number(value)) for key, value in medians], right=("median",)))
     parts += [f"not measured: {name}: {why}" for name, why in results.not_done.items()]
     return "\n\n".join(parts)
+
+
+def _waiting_table(results: Results) -> list[str]:
+    """Clients that wait, beside FastAPI with as many; nothing where that was not measured."""
+    medians, lines = results.medians(), {line.ratio.value: line for line in lines_of(results)}
+    rows = []
+    for clients in CLIENTS:
+        name = f"waiting_{clients}"
+        if line := lines.get(f"{name}_per_s"):
+            measured = [medians.get(f"{one}_{key}", math.nan) for one in (name, f"{name}_fastapi") for key in _WAITING]
+            rows.append((str(clients), *map(_number, measured), *_judged(line)))
+    header = ("clients that wait", "ours/s", "p50 ms", "p99 ms", "FastAPI/s", "its p50", "its p99", "ratio", "bar", "")
+    return [table(header, rows, right=header[:-1])] if rows else []
+
+
+def _cpu_table(results: Results) -> list[str]:
+    """Milliseconds of CPU that a payment costs, by process; the load generator's are not in the total."""
+    medians, lines = results.medians(), {line.ratio.value: line for line in lines_of(results)}
+    parts = []
+    for name, title in (("spread", "64 connections"), ("one_user", "64 connections, one user"), ("lone_put", "alone")):
+        keys = [key for key in medians if re.fullmatch(rf"{name}_cpu_\w+_ms", key)]
+        if not keys:
+            continue
+        rows = []
+        for key in sorted(keys, key=lambda key: ("_generator_" in key, "_total_" in key, -medians[key])):
+            bar = _judged(lines[key])[1:] if key in lines else ("", "")
+            role = key.removeprefix(f"{name}_cpu_").removesuffix("_ms")
+            rows.append((_ROLES.get(role, role), f"{medians[key]:.3f}", *bar))
+        header = (f"CPU per payment, {title}", "ms", "bar", "")
+        parts.append(table(header, rows, right=("ms", "bar")))
+    return parts
+
+
+def _judged(line: Line) -> tuple[str, str, str]:
+    """The ratio, its bar, and whether that is reached."""
+    sign = "<=" if line.ratio.most else ">="
+    return f"{line.median:.2f}", "" if line.ratio.bar is None else f"{sign} {line.ratio.bar:g}", line.verdict
 
 
 def _not_waited(medians: Values) -> list[str]:
@@ -97,16 +138,17 @@ def _not_waited(medians: Values) -> list[str]:
 
 def _row(line: Line) -> tuple[str, ...]:
     ratio, sign = line.ratio, "<=" if line.ratio.most else ">="
+    median, bar, verdict = _judged(line)
     return (
         ratio.name,
         _number(line.value),
         ratio.floor_name,
         _number(line.floor) if ratio.floor else "",
-        f"{line.median:.2f}",
+        median,
         f"{min(line.of_runs):.2f}-{max(line.of_runs):.2f}",
-        "" if ratio.bar is None else f"{sign} {ratio.bar:g}",
+        bar,
         "" if ratio.stretch is None else f"{sign} {ratio.stretch:g}",
-        line.verdict,
+        verdict,
     )
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from shared.processes import die_with_parent
 ROOT = Path(__file__).resolve().parent.parent
 READY_SECONDS = 90
 STOP_SECONDS = 60
+UP = "up"  # the role of the supervisor, which also relays the logs
 NOT_INHERITED = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_", "PROMETHEUS_", "PG")
 
 
@@ -96,12 +97,12 @@ class Stack:
         return str(next(process["url"] for process in self.processes if process["role"] == role))
 
     def pids_of(self, role: str) -> list[int]:
-        """The role's main process and its descendants."""
-        return descendants(next(int(process["pid"]) for process in self.processes if process["role"] == role))
+        return self.pids_by_role()[role]
 
-    @property
-    def roles(self) -> list[str]:
-        return [str(process["role"]) for process in self.processes]
+    def pids_by_role(self) -> dict[str, list[int]]:
+        """Every process of the service, see `group_by_role`."""
+        mains = [(str(process["role"]), int(process["pid"])) for process in self.processes]
+        return group_by_role(mains, _read_parents())
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -121,18 +122,38 @@ def _list_processes(data: Path) -> list[dict[str, Any]]:
     return processes
 
 
-def descendants(pid: int) -> list[int]:
-    """A process and all that come from it, the oldest first."""
+def group_by_role(mains: Sequence[tuple[str, int]], parents: Mapping[int, int]) -> dict[str, list[int]]:
+    """The pids of each role: its main processes and their descendants.
+
+    `up` is the parent of all the others: it gets itself and whatever belongs to no other role, so nothing is left out.
+    """
+    groups: dict[str, list[int]] = {}
+    for role, pid in mains:
+        groups.setdefault(role, []).extend(descendants(pid, parents))
+    others = {pid for role, pids in groups.items() if role != UP for pid in pids}
+    if UP in groups:
+        groups[UP] = [pid for pid in groups[UP] if pid not in others]
+    return groups
+
+
+def descendants(pid: int, parents: Mapping[int, int] | None = None) -> list[int]:
+    """A process and all that come from it, the oldest first. `parents` is read from /proc if it is not given."""
+    parents = _read_parents() if parents is None else parents
+    members = [pid]
+    for member in members:  # it grows meanwhile
+        members += sorted(child for child, parent in parents.items() if parent == member)
+    return members
+
+
+def _read_parents() -> dict[int, int]:
+    """The parent of each process of the machine."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
         except OSError:
             continue  # it has ended
-    members = [pid]
-    for member in members:  # it grows meanwhile
-        members += sorted(child for child, parent in parents.items() if parent == member)
-    return members
+    return parents
 
 
 @contextmanager

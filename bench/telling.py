@@ -28,7 +28,7 @@ def settling(run: Run) -> Values:
     with server("bench.receiver", run.log("receiver")) as receiver:
         for kind in [*rates] * ROUNDS:
             with webhooks(run.stack.web, receiver, *([kind] if kind else [])):
-                sample, seconds = end_to_end(run.stack.web, url, payments(users), run.plan.seconds)
+                sample, seconds = end_to_end(run.stack.web, url, payments(users), run.plan.seconds / ROUNDS)
             if set(sample.statuses) - {200, 202}:
                 raise BenchError(f"answered with {sample.statuses}")
             rates[kind].append(sum(sample.statuses.values()) / seconds)

@@ -180,10 +180,10 @@ def _vulnerabilities(_args: Namespace) -> int:
 
 
 def _log(args: Namespace) -> int:
-    from shared.database import reading
+    from shared.database import autocommit
     from shared.queries.actions import read_newest
 
-    with books(args.data), reading() as connection:
+    with books(args.data), autocommit() as connection:
         actions = read_newest(connection, args.limit or DEFAULT_LOG_LINES)
     if args.json:
         print(json.dumps([{**action._asdict(), "at": format_instant(action.at)} for action in actions]))

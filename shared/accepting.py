@@ -4,14 +4,13 @@ What this returns as new or known may be answered with a 2xx: the rows are commi
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from shared import metrics
-from shared.database import transaction
+from shared.database import autocommit
 from shared.errors import PaymentsError, Unavailable, invalid_field, uid_reused, user_not_found
 from shared.queries import transactions
 from shared.queries.transactions import Request, Transaction
@@ -35,25 +34,23 @@ def accept(requests: Sequence[Request], *, bulk: bool = False) -> list[Reply]:
     Raises what SQLAlchemy raises where the database does not answer: then it is not known what was accepted,
     and sending the same list again is right.
     """
-    with transaction() as connection:
-        new = transactions.insert_pending(connection, requests, bulk=bulk)
-        missing = [request for request in requests if request.uid not in new]
+    with autocommit() as connection:
+        new, ahead = transactions.insert_pending(connection, requests, bulk=bulk)
         # A statement of its own, with a snapshot of its own: the first one cannot see a repeat that was
         # uncommitted when it began.
-        known = {**new, **_find(connection, missing)}
-        ahead = _find_ahead(connection, [request for request in requests if _is_refused(request, known, new)])
+        known = {**new, **_find(connection, [request for request in requests if request.uid not in new])}
     metrics.ACCEPTED.inc(len(new))
     fresh = set(new)
-    return [_reply(request, known, fresh, ahead) for request in requests]
+    return [_reply(request, known, fresh, is_ahead=n in ahead) for n, request in enumerate(requests)]
 
 
 def recognise(requests: Sequence[Request], retry_seconds: int = 1) -> list[Reply]:
     """As `accept` while nothing new is taken in: known ones are judged, any other is told when to come back."""
-    with transaction() as connection:
+    with autocommit() as connection:
         known = _find(connection, requests)
     told = "Too many transactions wait to be settled. Send it again later."
     busy = Unavailable("backlog_full", told, retry_seconds=retry_seconds)
-    return [_reply(r, known, set(), set()) if r.uid in known else busy for r in requests]
+    return [_reply(r, known, set()) if r.uid in known else busy for r in requests]
 
 
 def _find(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Transaction]:
@@ -70,20 +67,14 @@ def _is_refused(request: Request, known: Mapping[UUID, Transaction], fresh: Coll
     return stored is None or (request.uid in fresh and bool(differing_fields(request, stored)))
 
 
-def _find_ahead(connection: Connection, requests: Sequence[Request]) -> set[datetime]:
-    """The instants of these requests that lie too far ahead."""
-    instants = [request.requested_at for request in requests if request.requested_at is not None]
-    return {instants[position] for position in transactions.find_ahead(connection, instants)} if instants else set()
-
-
-def _reply(request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], ahead: set[datetime]) -> Reply:
+def _reply(request: Request, known: Mapping[UUID, Transaction], fresh: set[UUID], *, is_ahead: bool = False) -> Reply:
     """The order is part of the contract: a known uid is judged before the user is.
 
     To be called in the order of the list: `fresh` are the uids whose own request is still to come.
     """
     stored = known.get(request.uid)
     if stored is None or _is_refused(request, known, fresh):
-        if request.requested_at in ahead:
+        if is_ahead:
             return invalid_field("timestamp", "must not be more than 60 seconds ahead")
         return user_not_found(request.user_id)
     differing = differing_fields(request, stored)

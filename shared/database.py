@@ -190,8 +190,8 @@ def leave_unflushed(connection: Connection) -> None:
 
 
 @contextmanager
-def reading() -> Iterator[Connection]:
-    """For a lone SELECT: without a transaction around it it is one round trip, not three."""
+def autocommit() -> Iterator[Connection]:
+    """Each statement is a transaction of its own: one round trip, not three."""
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         yield connection
 

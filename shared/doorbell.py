@@ -7,7 +7,7 @@ payment its time-out. Where nobody takes messages their number stays bounded.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,7 @@ from shared import metrics
 from shared.errors import Unavailable
 from shared.logs import get_logger
 from shared.settings import settings
+from shared.transport import Transport
 
 QUEUE: Final = "settle"
 TASK: Final = "settle"
@@ -31,6 +32,8 @@ REST_SECONDS: Final = 1.0
 REST_FACTOR: Final = 5  # looking a name up has no time-out: what was slow to fail is left alone for longer
 HELD_SECONDS: Final = 2
 INVITED_SECONDS: Final = 10
+SETTLED_CHANNEL: Final = "payments:settled"
+HEALTH_CHECK_SECONDS: Final = 5
 TIMEOUT_SECONDS: Final = 0.5
 NO_EXPIRY: Final = -1  # as TTL answers
 MAX_QUEUE_MESSAGES: Final = 1000  # workers that take messages never leave more than some tens
@@ -54,6 +57,7 @@ def _sender() -> Celery:
     """A Celery that only sends, with time-outs that a worker's connection could not live with."""
     sender = Celery("payments-doorbell", broker=settings().broker_url, set_as_current=False)
     sender.conf.update(
+        broker_transport=Transport,
         broker_connection_timeout=TIMEOUT_SECONDS,
         broker_connection_retry=False,
         broker_transport_options={
@@ -133,10 +137,59 @@ def hush(lanes: Iterable[int]) -> None:
     _with_bell(lambda redis: redis.delete(*map(_key, lanes)))
 
 
-def rung(lanes: Sequence[int]) -> set[int]:
-    """The lanes that somebody rang for since they were hushed."""
-    found = _with_bell(lambda redis: redis.mget(list(map(_key, lanes))))
+def rung(lanes: Sequence[int], settled: Collection[int] = ()) -> set[int]:
+    """Returns the lanes that somebody rang for since they were hushed.
+
+    Tells those who wait for a transaction, by the same message, that rows of the settled lanes have become final.
+    """
+
+    def act(redis: Redis) -> list[bytes | None]:
+        with redis.pipeline(transaction=False) as pipeline:
+            if settled:
+                pipeline.publish(SETTLED_CHANNEL, _write_lanes(settled))
+            pipeline.mget(list(map(_key, lanes)))
+            # A broker may refuse the first alone (its access list names channels): then web asks Postgres without hints.
+            *_, found = pipeline.execute(raise_on_error=False)
+        if isinstance(found, Exception):
+            raise found
+        return list(found)
+
+    found = _with_bell(act)
     return {lane for lane, uid in zip(lanes, found or (), strict=False) if uid}
+
+
+def tell_settled(lanes: Collection[int]) -> None:
+    """Tells those who wait for a transaction that rows of these lanes have become final. The hint may be lost."""
+    _with_bell(lambda redis: redis.publish(SETTLED_CHANNEL, _write_lanes(lanes)))
+
+
+def hear_settled() -> Iterator[set[int]]:
+    """Yields the lanes of each such hint as it comes; no lanes, first, once it listens. Raises what the broker fails with."""
+    with (
+        Redis.from_url(
+            settings().broker_url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            health_check_interval=HEALTH_CHECK_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        ) as redis,
+        redis.pubsub() as channel,
+    ):
+        channel.subscribe(SETTLED_CHANNEL)
+        while True:
+            message = channel.get_message(
+                timeout=HEALTH_CHECK_SECONDS
+            )  # asks now and then whether the line still works
+            if message and message["type"] in ("subscribe", "message"):
+                yield _read_lanes(message["data"]) if message["type"] == "message" else set()
+
+
+def _write_lanes(lanes: Collection[int]) -> str:
+    return " ".join(map(str, sorted(lanes)))
+
+
+def _read_lanes(text: bytes) -> set[int]:
+    return {int(word) for word in text.split() if word.isdigit() and len(word) <= 2}
 
 
 def hold(lanes: Iterable[int]) -> None:

@@ -7,7 +7,7 @@ lane's lock is held until after the commit; one id for all lanes would pass over
 import re
 from typing import Final, NamedTuple
 
-from shared.database import reading
+from shared.database import autocommit
 from shared.errors import cursor_ahead, user_not_found
 from shared.queries import events, users
 from shared.queries.events import Event
@@ -45,7 +45,7 @@ class Page(NamedTuple):
 
 def get_events(after: Cursor, limit: int) -> Page:
     """The next events of all users, the oldest first: so no lane, however busy, keeps another waiting. Raises Conflict."""
-    with reading() as connection:
+    with autocommit() as connection:
         if events.is_ahead(connection, after.lanes):
             raise cursor_ahead()
         items = events.read_events(connection, after.lanes, limit)
@@ -59,7 +59,7 @@ def get_events(after: Cursor, limit: int) -> Page:
 
 def get_events_of(user_id: int, after: Cursor, limit: int) -> Page:
     """The next events of one user. Raises NotFound, and Conflict."""
-    with reading() as connection:
+    with autocommit() as connection:
         last = users.find_last_event_seq(connection, user_id)
         if last is None:
             raise user_not_found(user_id)

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from shared.database import reading, transaction
+from shared.database import autocommit, transaction
 from shared.errors import NotReady, transaction_not_found, user_not_found
 from shared.models import MIGRATION
 from shared.queries import lanes, ledger, server, transactions, users
@@ -34,7 +34,7 @@ class Page(NamedTuple):
 
 def get_user(user_id: int) -> User:
     """Raises NotFound, also for what can be no user's id."""
-    with reading() as connection:
+    with autocommit() as connection:
         user = users.find_user(connection, user_id) if 0 < user_id <= MOST_USER_ID else None
     if user is None:
         raise user_not_found(user_id)
@@ -43,7 +43,7 @@ def get_user(user_id: int) -> User:
 
 def get_transaction(uid: UUID) -> Transaction:
     """Raises NotFound."""
-    with reading() as connection:
+    with autocommit() as connection:
         found = transactions.find_transactions(connection, [uid])
     if uid not in found:
         raise transaction_not_found(uid)
@@ -52,7 +52,7 @@ def get_transaction(uid: UUID) -> Transaction:
 
 def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
     """The user's balance at an instant; now where there is none, or it lies in the future. Raises NotFound."""
-    with reading() as connection:
+    with autocommit() as connection:
         user = users.find_user(connection, user_id) if 0 < user_id <= MOST_USER_ID else None
         if user is None:
             raise user_not_found(user_id)
@@ -77,7 +77,7 @@ def get_statement(user_id: int, wanted: Filter, after: Key | None, limit: int) -
 
 def get_backlog() -> Backlog:
     """How much waits to be settled."""
-    with reading() as connection:
+    with autocommit() as connection:
         return lanes.read_backlog(connection, LANES)
 
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, NamedTuple
 
-from shared.database import reading, transaction
+from shared.database import autocommit, transaction
 from shared.queries import actions, keys
 from shared.queries.keys import Key, ValidKey
 from shared.scopes import Scope
@@ -40,7 +40,7 @@ def create(name: str, scope: Scope, actor: str = actions.SERVICE) -> tuple[int, 
 
 def list_all() -> list[Key]:
     """Those that were revoked, too."""
-    with reading() as connection:
+    with autocommit() as connection:
         return keys.list_keys(connection)
 
 
@@ -55,7 +55,7 @@ def revoke(key_id: int, actor: str = actions.SERVICE) -> bool:
 
 def read_valid() -> dict[int, ValidKey]:
     """The keys that are valid now, by their ids."""
-    with reading() as connection:
+    with autocommit() as connection:
         return {key.id: key for key in keys.read_valid(connection)}
 
 

@@ -26,7 +26,7 @@ from shared.database import is_too_much, transaction
 from shared.ledger import Account, Outcome, Pending, fold, instants_to_scan
 from shared.logs import get_logger
 from shared.queries import lanes as lane_queries
-from shared.queries import ledger, parked, server, transactions, users
+from shared.queries import ledger, parked, users
 from shared.queries.lanes import PendingRow
 from shared.status import Reason, Status, lane_of
 
@@ -63,6 +63,11 @@ class Batch:
     @property
     def rejected(self) -> int:
         return sum(outcome.status == Status.REJECTED for outcome in self.outcomes)
+
+    @property
+    def settled_lanes(self) -> set[int]:
+        """Those in which rows became final."""
+        return {lane_of(outcome.pending.user_id) for outcome in self.outcomes}
 
 
 @dataclass
@@ -106,10 +111,11 @@ def settle_lanes(lanes: Sequence[int]) -> Slice:
             return done
         done.add(batch)
         if batch.lists_wait:
+            doorbell.tell_settled(batch.settled_lanes)
             done.lists_wait = True
             return done
         # Looked at after the commit, which let go of the locks: a worker that came before that has left again.
-        left = sorted(batch.more | doorbell.rung(batch.lanes))
+        left = sorted(batch.more | doorbell.rung(batch.lanes, batch.settled_lanes))
         if not left:
             return done
         if time.monotonic() > ends:
@@ -202,21 +208,19 @@ def _read_user(connection: Connection, batch: Batch, user_id: int, limit: int) -
 
 def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) -> None:
     """Lock, fold, write, and put into the batch what became of the rows."""
-    accounts = users.lock_accounts(connection, {row.user_id for row in pending})
+    accounts, moment = users.lock_accounts(connection, {row.user_id for row in pending})
     pending, scans, cut = _cut_to_scannable(pending, accounts, at_least_one=len(batch.lanes) == 1)
     batch.more |= cut
     if not pending:
         return
     with _time_to_scan(connection, scans):
         pasts = {user_id: ledger.scan_past(connection, accounts[user_id], scans[user_id]) for user_id in scans}
-        moment = server.read_clock(connection)
         outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
-        ledger.insert_entries(connection, outcomes, moment)  # the trigger reads the same past once more
-    written = users.write_accounts(connection, after.values())
-    final = transactions.make_final(connection, outcomes, moment)
-    ledger.insert_events(connection, outcomes, moment)
-    if (written, final) != (len(after), len(pending)):
-        raise BooksDisagree(f"{final} of {len(pending)} rows, {written} of {len(after)} accounts were written")
+        written = ledger.write(
+            connection, outcomes, after.values(), moment
+        )  # its trigger reads the same past once more
+    if written != (len(pending), len(after)):
+        raise BooksDisagree(f"of {len(pending)} rows and {len(after)} accounts were written: {written}")
     batch.outcomes, batch.moment = outcomes, moment
 
 

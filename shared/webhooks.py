@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from shared import sending
-from shared.database import allow, reading, transaction
+from shared.database import allow, autocommit, transaction
 from shared.errors import Conflict, Invalid, Refused, Unavailable, cursor_ahead, invalid_field, webhook_not_found
 from shared.instants import format_instant
 from shared.queries import actions, webhooks
@@ -72,7 +72,7 @@ def register(new: NewWebhook, key: str | None = None, actor: str = actions.SERVI
 
 def _find_registered(new: NewWebhook, key: str) -> Registered | None:
     """Raises Conflict (key_reused)."""
-    with reading() as connection:
+    with autocommit() as connection:
         found = webhooks.find_by_key(connection, key)
     if found is None:
         return None
@@ -83,13 +83,13 @@ def _find_registered(new: NewWebhook, key: str) -> Registered | None:
 
 
 def list_all() -> list[Webhook]:
-    with reading() as connection:
+    with autocommit() as connection:
         return webhooks.list_webhooks(connection)
 
 
 def get(webhook_id: int) -> Webhook:
     """Raises NotFound, also for what can be no id."""
-    with reading() as connection:
+    with autocommit() as connection:
         webhook = webhooks.find_webhook(connection, webhook_id) if 0 < webhook_id < 2**63 else None
     if webhook is None:
         raise webhook_not_found(webhook_id)
@@ -143,7 +143,7 @@ def replay(webhook_id: int, through: Sequence[int], actor: str = actions.SERVICE
 def get_dead_letters(webhook_id: int, after: LetterKey | None, limit: int) -> LetterPage:
     """What was given up, in the order of the events. Raises NotFound."""
     get(webhook_id)
-    with reading() as connection:
+    with autocommit() as connection:
         found = read_dead_letters(connection, webhook_id, after, limit + 1)
     items = found[:limit]
     return LetterPage(items, items[-1].key if len(found) > limit else None)

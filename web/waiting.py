@@ -1,14 +1,15 @@
 """Prefer: wait. One poller per process asks Postgres for all waited-for transactions in one query.
 
-Polling, not NOTIFY: a NOTIFY's commit lock is global to the database and would stand in every payment's way.
+It asks when a worker has told by the broker that rows became final; that hint may be lost, like a ring, so it asks now
+and then in any case. Not by NOTIFY: its commit lock is global to the database and would stand in every payment's way.
 """
 
 import threading
 import time
 from typing import Final
-from uuid import UUID
 
-from shared.database import is_machinery, reading
+from shared import doorbell
+from shared.database import autocommit, is_machinery
 from shared.logs import get_logger
 from shared.queries.transactions import Transaction, find_final
 from web.loop import Wakeup, wake
@@ -17,29 +18,35 @@ MOST_SECONDS: Final = 30
 MAX_WAITERS: Final = 4000  # of the requests that the process takes (web/gate); the contract has 64
 SHORTEST_POLL_SECONDS: Final = 0.001
 LONGEST_POLL_SECONDS: Final = 0.25
+HINTED_POLL_SECONDS: Final = 0.02  # while hints come: what was settled before its waiter came is not hinted again
 LONGEST_REST_SECONDS: Final = 0.015
 CROWD: Final = 16  # so many rest for as long as the question took
+DEAF_SECONDS: Final = 1.0  # until it tries again to hear hints
 
 log = get_logger("waiting")
 
 
 class _Waiter:
-    __slots__ = ("called", "since", "transaction", "uid")
+    __slots__ = ("called", "lane", "since", "transaction", "uid")
 
-    def __init__(self, uid: UUID) -> None:
-        self.uid = uid
+    def __init__(self, pending: Transaction) -> None:
+        self.uid = pending.uid
+        self.lane = pending.lane
         self.since = time.monotonic()
         self.transaction: Transaction | None = None
         self.called = Wakeup()
 
 
 class WaitingRoom:
-    """One per process; its thread starts with the first waiter and ends with the last."""
+    """One per process; its threads start with the first waiter: after the server has forked."""
 
     def __init__(self) -> None:
         self._waiters: set[_Waiter] = set()
         self._lock = threading.Lock()
-        self._polling = False
+        self._news = threading.Condition(self._lock)  # a waiter where there was none, or a hint
+        self._hinted: set[int] = set()  # lanes of waiters in which rows have become final since the last question
+        self._hears = False
+        self._started = False
         self._closed = False
 
     def close(self) -> None:
@@ -50,16 +57,19 @@ class WaitingRoom:
             self._waiters.clear()
         wake(waiter.called for waiter in waiters)
 
-    def wait(self, uid: UUID, seconds: float) -> tuple[bool, Transaction | None]:
+    def wait(self, pending: Transaction, seconds: float) -> tuple[bool, Transaction | None]:
         """Wait for a transaction to become final. Whether it was waited for, and the transaction if it did."""
-        waiter = _Waiter(uid)
+        waiter = _Waiter(pending)
         with self._lock:
             if self._closed or len(self._waiters) >= MAX_WAITERS:
                 return False, None
             self._waiters.add(waiter)
-            if not self._polling:
-                self._polling = True
+            if not self._started:
+                self._started = True
                 threading.Thread(target=self._poll, name="waiting", daemon=True).start()
+                threading.Thread(target=self._hear, name="hints", daemon=True).start()
+            if len(self._waiters) == 1:
+                self._news.notify()
         try:
             waiter.called.wait(seconds)
         finally:
@@ -67,27 +77,49 @@ class WaitingRoom:
                 self._waiters.discard(waiter)
         return waiter.transaction is not None or not self._closed, waiter.transaction
 
+    def _hear(self) -> None:
+        """Passes hints on to the poller, for ever. Without a broker it polls more often."""
+        while True:
+            try:
+                for lanes in doorbell.hear_settled():
+                    with self._lock:
+                        self._hears = True
+                        self._hinted |= {waiter.lane for waiter in self._waiters if waiter.lane in lanes}
+                        if self._hinted:
+                            self._news.notify()
+            except Exception as error:  # whatever a broker answers: hints are only hints
+                if self._hears:
+                    log.warning("no hints from workers; asking Postgres more often", error=repr(error))
+                self._hears = False
+                time.sleep(DEAF_SECONDS)
+
     def _poll(self) -> None:
         asked_seconds = 0.0
         while True:
             with self._lock:
-                waiters = list(self._waiters)
-                if not waiters:
-                    self._polling = False
-                    return
-            # Soon for who has just come, ever more rarely for who has waited long; and the more wait, the longer the
-            # rest after a question: asking must not take the interpreter from those who answer.
-            youngest = time.monotonic() - max(waiter.since for waiter in waiters)
-            rest = min(LONGEST_REST_SECONDS, asked_seconds * len(waiters) / CROWD)
-            pause = max(SHORTEST_POLL_SECONDS, youngest / 8, rest)
-            time.sleep(min(LONGEST_POLL_SECONDS, pause))
+                while not self._waiters:
+                    self._news.wait()
+                if not self._hinted:
+                    self._news.wait(self._pause())
+                hinted, self._hinted = self._hinted, set()
+                waiters = [waiter for waiter in self._waiters if not hinted or waiter.lane in hinted]
+            if not waiters:
+                continue
             began = time.monotonic()
             self._release(waiters)
             asked_seconds = time.monotonic() - began
+            # The more wait, the longer the rest: asking must not take the interpreter from those who answer.
+            time.sleep(min(LONGEST_REST_SECONDS, asked_seconds * len(waiters) / CROWD))
+
+    def _pause(self) -> float:
+        """Soon for who has just come, ever more rarely for who has waited long."""
+        youngest = time.monotonic() - max(waiter.since for waiter in self._waiters)
+        shortest = HINTED_POLL_SECONDS if self._hears else SHORTEST_POLL_SECONDS
+        return min(LONGEST_POLL_SECONDS, max(shortest, youngest / 8))
 
     def _release(self, waiters: list[_Waiter]) -> None:
         try:
-            with reading() as connection:
+            with autocommit() as connection:
                 final = find_final(connection, {waiter.uid for waiter in waiters})
         except Exception as error:
             if not is_machinery(error):
@@ -111,5 +143,5 @@ def wait_if_preferred(current: Transaction, seconds: int | None) -> tuple[Transa
         return current, False
     if current.settled_at is not None or seconds == 0:
         return current, True
-    waited, final = room.wait(current.uid, seconds)
+    waited, final = room.wait(current, seconds)
     return final or current, waited

@@ -10,6 +10,7 @@ from typing import Any, Final
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis import Redis
 
+from shared import transport
 from shared.settings import settings
 from worker import messages
 
@@ -17,12 +18,12 @@ REPAIR_TIMEOUT_SECONDS: Final = 2.0
 BINDINGS: Final = "_kombu.binding.*"
 
 
-class Channel(redis.Channel):
+class Channel(transport.Channel):
     # kombu would put unacknowledged rings back by a connection that is gone, and end the worker by it.
     do_restore = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:
-        client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+        client = super()._create_client(asynchronous)
         client.set_response_callback("BRPOP", _drop_junk)
         return client
 

@@ -28,7 +28,7 @@ def measure(run: Run) -> Values:
     """The same requests, so the same bytes to read."""
     with server("bench.floors.empty_route", run.log("empty_route")) as address:
         closed_loop(address, payments([1]), CONNECTIONS, run.plan.seconds / 5)  # its threads start
-        loaded = closed_loop(address, payments([1]), CONNECTIONS, run.plan.seconds)
+        loaded = closed_loop(address, payments([1]), CONNECTIONS, run.plan.side_seconds)
         alone = closed_loop(address, itertools.islice(payments([1]), LONE_REQUESTS), 1, 60)
     return {"empty_route_per_s": loaded.rate, "empty_route_lone_p50_ms": alone.percentile(50) * 1000}
 

@@ -4,6 +4,7 @@ It writes the same rows under the same guards, in one transaction with the user'
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from bench.floors import books
 from bench.floors.serving import port_of_command_line
+from bench.generator import Address
 from bench.loads import single_puts
 from bench.plan import Run, Values
 from bench.stack import server
@@ -116,12 +118,18 @@ def one_user(run: Run) -> Values:
 
 
 def _measure(run: Run, name: str, users: int) -> Values:
+    with running(run, name) as (address, url):
+        return single_puts(run, name, address, url, users)
+
+
+@contextmanager
+def running(run: Run, name: str) -> Iterator[tuple[Address, str]]:
+    """The service's address and its database, while the block runs. What it wrote is checked afterwards."""
     url = books.make(run, "fastapi")
     log, driver = run.log("fastapi"), url.replace("postgresql://", "postgresql+psycopg2://")
     with server("bench.floors.fastapi_service", log, DATABASE_URL=driver) as address:
-        values = single_puts(run, name, address, url, users)
+        yield address, url
     books.check(url, name)
-    return values
 
 
 if __name__ == "__main__":

@@ -43,26 +43,26 @@ FROM account WHERE users.id = account.id;
 
 
 def spread(run: Run) -> Values:
-    rate, _ = _measure(run, run.plan.users, CLIENTS)
+    rate, _ = _measure(run, run.plan.users, CLIENTS, run.plan.seconds)
     return {"pgbench_spread_per_s": rate}
 
 
 def one_user(run: Run) -> Values:
-    rate, _ = _measure(run, 1, CLIENTS)
+    rate, _ = _measure(run, 1, CLIENTS, run.plan.seconds)
     return {"pgbench_one_user_per_s": rate}
 
 
 def lone(run: Run) -> Values:
-    _, milliseconds = _measure(run, run.plan.users, 1)
+    _, milliseconds = _measure(run, run.plan.users, 1, run.plan.side_seconds)
     return {"pgbench_lone_commit_ms": milliseconds}
 
 
-def _measure(run: Run, count: int, clients: int) -> tuple[float, float]:
+def _measure(run: Run, count: int, clients: int, seconds: float) -> tuple[float, float]:
     url = books.make(run, "pgbench")
     users = add_users(url, count)
     script = run.folder / "payment.sql"
     script.write_text(SCRIPT, encoding="utf-8")
-    measured = pgbench(url, script, clients, run.plan.seconds, {"first": users[0], "last": users[-1]})
+    measured = pgbench(url, script, clients, seconds, {"first": users[0], "last": users[-1]})
     books.check(url, "pgbench")
     return measured
 

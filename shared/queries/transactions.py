@@ -1,4 +1,4 @@
-"""Statements on transactions: accept, find, read what is pending, make final, park."""
+"""Statements on transactions: accept, find."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
-from shared.ledger import Outcome
-from shared.status import LANES, Status, Type
+from shared.status import LANES, Status, Type, lane_of
 
 
 class Request(NamedTuple):
@@ -65,47 +64,56 @@ def transaction_of(row: Any) -> Transaction:
 
 # Acceptance numbers are taken in the order sent, rows inserted in uid order: two batches with the same uids in
 # opposite orders would deadlock otherwise. NOT EXISTS spares a repeat the wait for whoever is settling that row.
-# now() is the start of the transaction, before any lock was waited for. It judges timestamps, too: _AHEAD must say
-# the same of them a moment later.
+# now() is the start of the transaction, before any lock was waited for.
 # `bulk`: the row came in a list, or an earlier row of its user waits with the lists (or is parked: nobody knows for how
 # long). So a row that is settled before the lists has no earlier one of its user among them.
 _ACCEPT = text(f"""
     WITH asked AS MATERIALIZED (
-        SELECT uid, user_id, type, amount, requested_at, request_id,
-               now() - make_interval(secs => waited) AS accepted_at, nextval('transactions_accept_order_seq') AS accept_order
+        SELECT uid, user_id, type, amount, requested_at, request_id, position,
+               now() - make_interval(secs => waited) AS accepted_at,
+               requested_at IS NOT NULL AND requested_at > now() + interval '60 seconds' AS is_ahead,
+               nextval('transactions_accept_order_seq') AS accept_order
         FROM unnest(CAST(:uids AS uuid[]), CAST(:user_ids AS bigint[]), CAST(:types AS text[]),
                     CAST(:amounts AS bigint[]), CAST(:requested_ats AS timestamptz[]),
                     CAST(:request_ids AS text[]), CAST(:waited AS double precision[]))
              WITH ORDINALITY AS asked (uid, user_id, type, amount, requested_at, request_id, waited, position)
         ORDER BY position
+    ), new AS (
+        INSERT INTO transactions
+            (uid, user_id, type, amount, requested_at, accept_order, accepted_at, request_id, bulk)
+        SELECT asked.uid, asked.user_id, asked.type, asked.amount, asked.requested_at, asked.accept_order,
+               asked.accepted_at, asked.request_id,
+               CAST(:bulk AS boolean)
+               OR (SELECT true FROM transactions earlier
+                   WHERE earlier.lane = CAST(asked.user_id % {LANES} AS smallint) AND earlier.user_id = asked.user_id
+                     AND earlier.bulk AND earlier.status = 'PENDING' AND earlier.parked_at IS NULL
+                   ORDER BY earlier.accept_order LIMIT 1) IS NOT NULL
+               OR (SELECT true FROM transactions parked
+                   WHERE parked.user_id = asked.user_id AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL
+                   ORDER BY parked.accept_order LIMIT 1) IS NOT NULL
+        FROM asked JOIN users ON users.id = asked.user_id
+        WHERE NOT EXISTS (SELECT FROM transactions known WHERE known.uid = asked.uid) AND NOT asked.is_ahead
+        ORDER BY asked.uid, asked.accept_order
+        ON CONFLICT (uid) DO NOTHING
+        RETURNING accept_order
     )
-    INSERT INTO transactions AS t
-        (uid, user_id, type, amount, requested_at, accept_order, accepted_at, request_id, bulk)
-    SELECT asked.uid, asked.user_id, asked.type, asked.amount, asked.requested_at, asked.accept_order,
-           asked.accepted_at, asked.request_id,
-           CAST(:bulk AS boolean)
-           OR (SELECT true FROM transactions earlier
-               WHERE earlier.lane = CAST(asked.user_id % {LANES} AS smallint) AND earlier.user_id = asked.user_id
-                 AND earlier.bulk AND earlier.status = 'PENDING' AND earlier.parked_at IS NULL
-               ORDER BY earlier.accept_order LIMIT 1) IS NOT NULL
-           OR (SELECT true FROM transactions parked
-               WHERE parked.user_id = asked.user_id AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL
-               ORDER BY parked.accept_order LIMIT 1) IS NOT NULL
-    FROM asked JOIN users ON users.id = asked.user_id
-    WHERE NOT EXISTS (SELECT FROM transactions known WHERE known.uid = asked.uid)
-      AND (asked.requested_at IS NULL OR asked.requested_at <= now() + interval '60 seconds')
-    ORDER BY asked.uid, asked.accept_order
-    ON CONFLICT (uid) DO NOTHING
-    RETURNING {COLUMNS}, NULL, NULL
+    SELECT asked.position - 1 AS position, asked.accept_order, asked.accepted_at, asked.is_ahead,
+           new.accept_order IS NOT NULL AS is_new
+    FROM asked LEFT JOIN new USING (accept_order)
 """)
 
 
-def insert_pending(
-    connection: Connection, requests: Sequence[Request], *, bulk: bool = False
-) -> dict[UUID, Transaction]:
+class Inserted(NamedTuple):
+    """The new transactions by uid, and the positions (from 0) of requests whose timestamp lies more than 60 s ahead."""
+
+    new: dict[UUID, Transaction]
+    ahead: set[int]
+
+
+def insert_pending(connection: Connection, requests: Sequence[Request], *, bulk: bool = False) -> Inserted:
     """Inserts those requests whose uid is new, whose user exists and whose timestamp is not ahead.
 
-    Returns the new transactions by uid. `bulk` rows yield to all others, but for later ones of their own users.
+    `bulk` rows yield to all others, but for later ones of their own users.
     """
     rows = connection.execute(
         _ACCEPT,
@@ -120,7 +128,33 @@ def insert_pending(
             "waited": array(0.0 if r.arrived is None else max(0.0, time.monotonic() - r.arrived) for r in requests),
         },
     )
-    return {row.uid: transaction_of(row) for row in rows}
+    inserted = Inserted({}, set())
+    for position, accept_order, accepted_at, is_ahead, is_new in rows:
+        if is_new:
+            request = requests[position]
+            inserted.new[request.uid] = _pending_transaction(request, accepted_at, accept_order)
+        elif is_ahead:
+            inserted.ahead.add(position)
+    return inserted
+
+
+def _pending_transaction(request: Request, accepted_at: datetime, accept_order: int) -> Transaction:
+    return Transaction(
+        uid=request.uid,
+        user_id=request.user_id,
+        type=request.type,
+        amount=request.amount,
+        requested_at=request.requested_at,
+        status=Status.PENDING,
+        reason=None,
+        accepted_at=accepted_at,
+        settled_at=None,
+        accept_order=accept_order,
+        lane=lane_of(request.user_id),
+        lowest_balance=None,
+        effective_at=None,
+        balance_after=None,
+    )
 
 
 _FIND = text(f"{VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[]))")
@@ -138,43 +172,3 @@ _FIND_FINAL = text(f"{VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[])) AND t.statu
 def find_final(connection: Connection, uids: Iterable[UUID]) -> dict[UUID, Transaction]:
     """Those of the transactions that are final, by uid."""
     return {row.uid: transaction_of(row) for row in connection.execute(_FIND_FINAL, {"uids": array(uids)})}
-
-
-_AHEAD = text("""
-    SELECT asked.position::int FROM unnest(CAST(:requested_ats AS timestamptz[]))
-        WITH ORDINALITY AS asked (requested_at, position)
-    WHERE asked.requested_at > now() + interval '60 seconds'
-""")
-
-
-def find_ahead(connection: Connection, requested_ats: Sequence[datetime | None]) -> set[int]:
-    """The positions (from 0) of the instants that lay more than 60 s ahead when the transaction began."""
-    rows = connection.execute(_AHEAD, {"requested_ats": array(requested_ats)})
-    return {row.position - 1 for row in rows}
-
-
-# The status is compared in a way that no index and no statistics know: they say that next to nothing is PENDING, and
-# the planner would go through all of a backlog for each uid (8 million comparisons a batch at 16,000 rows).
-_MAKE_FINAL = text("""
-    UPDATE transactions t
-    SET status = outcome.status, reason = outcome.reason, lowest_balance = outcome.lowest_balance, settled_at = :moment,
-        last_error = NULL
-    FROM unnest(CAST(:uids AS uuid[]), CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:lowest AS bigint[]))
-        AS outcome (uid, status, reason, lowest_balance)
-    WHERE t.uid = outcome.uid AND t.status || '' = 'PENDING'
-""")
-
-
-def make_final(connection: Connection, outcomes: Sequence[Outcome], moment: datetime) -> int:
-    """Write the outcomes' statuses on the rows that are still PENDING; the number of rows written."""
-    result = connection.execute(
-        _MAKE_FINAL,
-        {
-            "uids": array(o.pending.uid for o in outcomes),
-            "statuses": array(o.status for o in outcomes),
-            "reasons": array(o.reason for o in outcomes),
-            "lowest": array(o.lowest_balance for o in outcomes),
-            "moment": moment,
-        },
-    )
-    return result.rowcount

@@ -31,17 +31,13 @@ _FIND_BY_KEY = text(f"""
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM users WHERE id = :user_id")
 _FIND_LAST_EVENT_SEQ = text("SELECT last_event_seq FROM users WHERE id = :user_id")
+# The clock is read after the last lock: it counts the locked rows first. So whoever had a lock before has an earlier moment.
 _LOCK = text("""
-    SELECT id, balance, last_seq, last_history_at, last_event_seq FROM users
-    WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
-""")
-_WRITE = text("""
-    UPDATE users SET balance = account.balance, last_seq = account.last_seq,
-        last_history_at = account.last_history_at, last_event_seq = account.last_event_seq
-    FROM unnest(CAST(:user_ids AS bigint[]), CAST(:balances AS bigint[]), CAST(:last_seqs AS bigint[]),
-                CAST(:last_history_ats AS timestamptz[]), CAST(:last_event_seqs AS bigint[]))
-        AS account (user_id, balance, last_seq, last_history_at, last_event_seq)
-    WHERE users.id = account.user_id
+    WITH account AS MATERIALIZED (
+        SELECT id, balance, last_seq, last_history_at, last_event_seq FROM users
+        WHERE id = ANY(CAST(:user_ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
+    ), clock AS MATERIALIZED (SELECT count(*), clock_timestamp() AS moment FROM account)
+    SELECT account.*, clock.moment FROM account CROSS JOIN clock
 """)
 
 
@@ -70,23 +66,14 @@ def find_last_event_seq(connection: Connection, user_id: int) -> int | None:
     return found
 
 
-def lock_accounts(connection: Connection, user_ids: Iterable[int]) -> dict[int, Account]:
-    """Lock the users' rows in id order, for settling; the accounts by user id."""
-    rows = connection.execute(_LOCK, {"user_ids": array(user_ids)})
-    return {row.id: Account(*row) for row in rows}
+class Locked(NamedTuple):
+    """Accounts by user id, and Postgres's clock when all of them were locked."""
+
+    accounts: dict[int, Account]
+    moment: datetime
 
 
-def write_accounts(connection: Connection, accounts: Iterable[Account]) -> int:
-    """Write balances and counters back; the number of rows."""
-    accounts = list(accounts)
-    result = connection.execute(
-        _WRITE,
-        {
-            "user_ids": array(a.user_id for a in accounts),
-            "balances": array(a.balance for a in accounts),
-            "last_seqs": array(a.last_seq for a in accounts),
-            "last_history_ats": array(a.last_history_at for a in accounts),
-            "last_event_seqs": array(a.last_event_seq for a in accounts),
-        },
-    )
-    return result.rowcount
+def lock_accounts(connection: Connection, user_ids: Iterable[int]) -> Locked:
+    """Locks the rows of users, at least one, in the order of their ids, for settling."""
+    rows = connection.execute(_LOCK, {"user_ids": array(user_ids)}).all()
+    return Locked({row.id: Account(*row[:-1]) for row in rows}, rows[0].moment)

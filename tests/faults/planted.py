@@ -15,7 +15,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from shared import accepting, database, doorbell, parking, settling
-from shared.queries import lanes, server, transactions, users
+from shared.database import array
+from shared.queries import lanes, ledger, transactions, users
 
 LATE_COMMIT_SECONDS: Final = 0.3
 WIDER_SECONDS: Final = 0.02  # what a race's window is widened by
@@ -62,7 +63,7 @@ def answer_before_commit() -> None:
 
         threading.Thread(target=commit, daemon=True).start()
 
-    replace(accepting, "transaction", hasty)
+    replace(accepting, "autocommit", hasty)
 
 
 def no_unique_uid() -> None:
@@ -102,7 +103,7 @@ def lock_and_read_in_one_statement() -> None:
 
 def start_of_transaction_for_the_clock() -> None:
     """now() where the clock is meant."""
-    server._READ_CLOCK = text("SELECT now()")
+    users._LOCK = changed(users._LOCK, "clock_timestamp()", "now()")
 
 
 def park_when_the_line_is_lost() -> None:
@@ -133,14 +134,27 @@ def _when_the_line_is_lost(change: str) -> None:
 
 def two_transactions() -> None:
     """Entries and balances are committed before the statuses."""
-    plain = users.write_accounts
+    plain, condition = ledger.write, "t.status || '' = 'PENDING'"
+    ledger._WRITE = changed(ledger._WRITE, condition, "false")
+    make_final = text("""
+        UPDATE transactions t SET status = outcome.status, reason = outcome.reason, settled_at = :moment
+        FROM unnest(CAST(:uids AS uuid[]), CAST(:statuses AS text[]), CAST(:reasons AS text[]))
+            AS outcome (uid, status, reason)
+        WHERE t.uid = outcome.uid AND t.status || '' = 'PENDING'
+    """)
 
-    def hasty(connection: Connection, accounts: Any) -> int:
-        written = plain(connection, accounts)
+    def hasty(connection: Connection, outcomes: Any, accounts: Any, moment: Any) -> ledger.Written:
+        written = plain(connection, outcomes, accounts, moment)
         connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]
-        return written
+        values = {
+            "uids": array(o.pending.uid for o in outcomes),
+            "statuses": array(o.status for o in outcomes),
+            "reasons": array(o.reason for o in outcomes),
+            "moment": moment,
+        }
+        return written._replace(transactions=connection.execute(make_final, values).rowcount)
 
-    replace(users, "write_accounts", hasty)
+    replace(ledger, "write", hasty)
 
 
 def key_deleted_after_the_read() -> None:
@@ -171,24 +185,18 @@ def nothing() -> None:
 
 def _no_status_guard() -> None:
     _no_count()
-    transactions._MAKE_FINAL = changed(transactions._MAKE_FINAL, "AND t.status || '' = 'PENDING'", "")
+    ledger._WRITE = changed(ledger._WRITE, "AND t.status || '' = 'PENDING'", "")
 
 
 def _no_count() -> None:
     """The number of rows written is believed to be right."""
-    make_final, write_accounts = transactions.make_final, users.write_accounts
+    write = ledger.write
 
-    def make_final_uncounted(connection: Connection, outcomes: Any, moment: Any) -> int:
-        make_final(connection, outcomes, moment)
-        return len(outcomes)
+    def uncounted(connection: Connection, outcomes: Any, accounts: Any, moment: Any) -> ledger.Written:
+        write(connection, outcomes, accounts, moment)
+        return ledger.Written(len(outcomes), len(accounts))
 
-    def write_accounts_uncounted(connection: Connection, accounts: Any) -> int:
-        written = list(accounts)
-        write_accounts(connection, written)
-        return len(written)
-
-    replace(transactions, "make_final", make_final_uncounted)
-    replace(users, "write_accounts", write_accounts_uncounted)
+    replace(ledger, "write", uncounted)
 
 
 def _widen_after_reading() -> None:

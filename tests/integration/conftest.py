@@ -26,6 +26,7 @@ from shared.queries.lanes import find_overdue_lanes
 from shared.settings import settings
 from shared.settling import settle_lanes
 from shared.status import LANES
+from tests.integration.bells import broker_url  # noqa: F401 - a fixture
 from tests.integration.books import assert_books_balance, newest_user
 from tests.integration.bug import bug  # noqa: F401 - a fixture
 from tests.integration.given import run_sql

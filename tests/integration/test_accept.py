@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
 from threading import Barrier
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,7 +15,7 @@ from shared.accepting import Accepted, Reply, accept, recognise
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.history import get_balance, get_transaction
 from shared.queries import transactions
-from shared.queries.transactions import Request
+from shared.queries.transactions import Request, Transaction
 from shared.status import Status
 from tests.integration.given import (
     accepted,
@@ -177,13 +178,13 @@ def test_a_uid_first_used_for_something_refused_is_free_for_a_later_request() ->
 def test_a_timestamp_ahead_is_told_from_an_unknown_user_however_slow_the_look_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    find_ahead = transactions.find_ahead
+    find = transactions.find_transactions
 
-    def late(*args: object) -> set[int]:
+    def late(*args: Any) -> dict[UUID, Transaction]:
         time.sleep(0.4)
-        return find_ahead(*args)  # type: ignore[arg-type]
+        return find(*args)
 
-    monkeypatch.setattr(transactions, "find_ahead", late)
+    monkeypatch.setattr(transactions, "find_transactions", late)
     (answer,) = accept([deposit(new_user(), 1, ago(seconds=-60.2))])
     assert isinstance(answer, Invalid)
 

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from shared import keys, webhooks
-from shared.database import reading
+from shared.database import autocommit
 from shared.delivering import expand, prune, work
 from shared.parking import Released, release, release_matching, work_lanes
 from shared.queries import lanes
@@ -57,7 +57,7 @@ def client() -> FlaskClient:
 
 def newest(limit: int = 1) -> list[Action]:
     """The last actions, the oldest of them first."""
-    with reading() as connection:
+    with autocommit() as connection:
         return read_newest(connection, limit)[::-1]
 
 
@@ -73,7 +73,7 @@ def test_a_key_is_recorded_without_its_secret() -> None:
     assert (created.actor, created.action, created.target) == (ADA, "key.create", str(key_id))
     assert created.details == {"name": "audited", "scope": "read"}
     assert (revoked.actor, revoked.action, revoked.target, revoked.details) == (ADA, "key.revoke", str(key_id), {})
-    with reading() as connection:
+    with autocommit() as connection:
         everything = str(connection.execute(text("SELECT operator_actions::text FROM operator_actions")).all())
     assert key.split("_", 2)[2] not in everything
 

@@ -7,19 +7,15 @@ import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
+from typing import Any
 
+import kombu.transport.redis
 import pytest
 from redis import Redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
-from local import broker
-from local.addresses import free_port
 from shared import doorbell, metrics
 from shared.errors import Unavailable
-from shared.settings import settings
-from tests.integration.conftest import _start
+from tests.integration.bells import forget
 from worker.messages import accept
 
 pytestmark = pytest.mark.integration
@@ -31,13 +27,6 @@ def own_bell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     forget()
-
-
-def forget() -> None:
-    settings.cache_clear()
-    doorbell._redis.cache_clear()
-    doorbell._sender.cache_clear()
-    doorbell._rests_until = 0.0
 
 
 def broker_that_says(answer: bytes | None) -> Iterator[int]:
@@ -86,22 +75,6 @@ def test_whatever_the_broker_answers_the_bell_raises_nothing_and_rests(
         assert doorbell._rests_until == rests_until, "none of these has asked the broker and failed again"
 
 
-@pytest.fixture
-def broker_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A real broker of the test's own."""
-    program = broker.server(tmp_path, free_port(), {})
-    process = _start(program)
-    try:
-        monkeypatch.setenv("BROKER_URL", str(program.url))
-        forget()
-        with Redis.from_url(str(program.url), retry=Retry(ConstantBackoff(0.05), 100)) as redis:
-            redis.ping()
-        yield str(program.url)
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 def messages(broker_url: str) -> list[list[int]]:
     """The lanes of each message in the queue, the oldest first."""
     with Redis.from_url(broker_url) as redis:
@@ -132,6 +105,28 @@ def test_a_ring_is_a_message_that_the_worker_takes(broker_url: str) -> None:
             found = redis.lrange(queue, 0, -1)
             assert len(found) == count
             assert all(accept(queue, text) for text in found)
+
+
+def test_all_rings_are_sent_by_one_client(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the broker was away: then by a new one."""
+    make, made = kombu.transport.redis.Channel._create_client, []
+
+    def count(channel: Any, asynchronous: bool = False) -> Any:
+        client = make(channel, asynchronous)
+        if not asynchronous:
+            made.append(client)
+        return client
+
+    monkeypatch.setattr(kombu.transport.redis.Channel, "_create_client", count)
+    for lane in range(4):
+        assert doorbell.ring({lane: doorbell.Bell("uid")})
+    assert len(made) == 1
+    with Redis.from_url(broker_url) as redis:
+        redis.client_kill_filter(_type="normal", skipme=True)
+        doorbell.ring({4: doorbell.Bell("uid")})
+        monkeypatch.setattr(doorbell, "_rests_until", 0.0)
+        assert doorbell.ring({5: doorbell.Bell("uid")})
+        assert redis.llen(doorbell.QUEUE) >= 5
 
 
 def test_rings_that_nobody_takes_are_bounded_and_counted(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

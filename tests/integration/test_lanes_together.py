@@ -72,7 +72,7 @@ def test_a_lane_that_was_rung_for_meanwhile_is_settled_again_with_the_others_lef
     late = deposit(two, 7)
     asked: list[list[int]] = []
 
-    def is_rung(of: list[int]) -> set[int]:
+    def is_rung(of: list[int], _settled: object) -> set[int]:
         asked.append(of)
         if len(asked) > 1:
             return set()

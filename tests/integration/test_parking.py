@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from uuid import uuid4
 
 import pytest
@@ -15,7 +14,7 @@ from shared.database import is_machinery, transaction
 from shared.errors import NotFound
 from shared.history import get_balance
 from shared.parking import LaneFails, release, retry_due, work_lanes
-from shared.queries import lanes, ledger, parked, server, users
+from shared.queries import lanes, ledger, parked, users
 from shared.queries.transactions import Request
 from shared.status import lane_of
 from tests.integration.bug import UNLUCKY, are_parked
@@ -165,14 +164,14 @@ def test_a_row_that_fails_again_rests_twice_as_long_up_to_an_hour() -> None:
 
 def test_a_connection_lost_once_parks_nothing_and_settles_nothing_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     accepted(row := deposit(new_user(), 1))
-    read_clock = server.read_clock
+    lock_accounts = users.lock_accounts
 
-    def cut(connection: Connection) -> datetime:
+    def cut(connection: Connection, user_ids: set[int]) -> object:
         monkeypatch.undo()
         run_sql("SELECT pg_terminate_backend(:pid, 1000)", pid=connection.scalar(text("SELECT pg_backend_pid()")))
-        return read_clock(connection)
+        return lock_accounts(connection, user_ids)
 
-    monkeypatch.setattr(server, "read_clock", cut)
+    monkeypatch.setattr(users, "lock_accounts", cut)
     with pytest.raises(DBAPIError) as raised:
         work_lanes([lane_of(row.user_id)])
     assert is_machinery(raised.value)

@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from shared import doorbell, settling
 from shared.accepting import accept
+from shared.database import transaction
 from shared.history import get_balance, get_user
 from shared.money import MAX_BALANCE
-from shared.queries import lanes, ledger, server, transactions, users
+from shared.queries import lanes, ledger, users
 from shared.queries.transactions import Request
+from shared.queries.users import Locked
 from shared.settling import BooksDisagree, settle_batch, settle_lanes
 from shared.status import lane_of
 from tests.integration.given import (
@@ -33,6 +36,7 @@ from tests.integration.given import (
     stored,
     withdrawal,
 )
+from tests.system.running_service import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -124,16 +128,37 @@ def test_workers_that_meet_on_a_lane_never_see_a_settled_row_as_pending(monkeypa
         assert states(*rows) == ["COMPLETED"] * 30
 
 
-def test_lock_read_and_clock_are_statements_of_their_own_in_this_order() -> None:
-    """Together they would see a settled row as PENDING, or count time that was spent waiting for a lock."""
+def test_lock_and_read_are_statements_of_their_own_in_this_order() -> None:
+    """Together they would see a settled row as PENDING."""
     accepted(row := deposit(new_user(), 1))
-    steps = [
-        *("pg_try_advisory_xact_lock", "FROM transactions t", "FOR NO KEY UPDATE", "SELECT clock_timestamp()"),
-        *("INSERT INTO ledger", "UPDATE users", "UPDATE transactions", "INSERT INTO events"),
+    statements = [
+        ["pg_try_advisory_xact_lock"],
+        ["FROM transactions t"],
+        ["FOR NO KEY UPDATE", "clock_timestamp()"],
+        ["INSERT INTO ledger", "INSERT INTO events", "UPDATE transactions", "UPDATE users"],
     ]
+    steps = [step for statement in statements for step in statement]
     with heard() as sent:
         settle_batch([lane_of(row.user_id)])
-    assert [[step for step in steps if step in statement] for statement, _ in sent] == [[step] for step in steps]
+    assert [[step for step in steps if step in statement] for statement, _ in sent] == statements
+
+
+def test_the_clock_is_read_when_the_last_account_is_locked() -> None:
+    """Before that it would count time that was spent waiting: the one who had the lock may have written a later moment."""
+    first, last = sorted(new_users(2))
+
+    def lock() -> Locked:
+        with transaction() as connection:
+            return users.lock_accounts(connection, [first, last])
+
+    with ThreadPoolExecutor(1) as pool, outsider() as holder, plain_engine().connect() as watch:
+        holder.execute(text("SELECT FROM users WHERE id = :last FOR UPDATE"), {"last": last})
+        locked = pool.submit(lock)
+        waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        wait_until(lambda: watch.scalar(waits), "the account is waited for")
+        let_go = clock()
+        holder.rollback()
+        assert locked.result().moment > let_go
 
 
 def test_a_busy_lane_is_left_at_once_and_others_are_not_held_up() -> None:
@@ -244,9 +269,14 @@ def test_a_slow_queue_rejects_nothing() -> None:
 
 def test_a_clock_that_has_stepped_back_never_makes_history_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
     user = new_user()
-    read_clock = server.read_clock
+    lock_accounts = users.lock_accounts
+
+    def an_hour_ahead(*args: Any) -> Locked:
+        locked = lock_accounts(*args)
+        return locked._replace(moment=locked.moment + timedelta(hours=1))
+
     with monkeypatch.context() as patch:
-        patch.setattr(server, "read_clock", lambda connection: read_clock(connection) + timedelta(hours=1))
+        patch.setattr(users, "lock_accounts", an_hour_ahead)
         settled(before := deposit(user, 5))
     rows = [withdrawal(user, 3), withdrawal(user, 2, ago(seconds=5))]
     assert settled(*rows) == ["COMPLETED"] * 2
@@ -259,11 +289,7 @@ def test_a_failure_at_any_write_leaves_everything_pending(monkeypatch: pytest.Mo
     user = new_user()
     settled(deposit(user, 5))
     accepted(*(rows := [withdrawal(user, 2), withdrawal(user, 9)]))
-    steps = [
-        *[(users, "lock_accounts"), (server, "read_clock"), (ledger, "insert_entries")],
-        *[(users, "write_accounts"), (transactions, "make_final"), (ledger, "insert_events")],
-    ]
-    for module, name in steps:
+    for module, name in [(users, "lock_accounts"), (ledger, "write")]:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fails_after(getattr(module, name)))
             with pytest.raises(ZeroDivisionError):
@@ -287,7 +313,7 @@ def test_rows_that_are_accepted_while_a_lane_is_settled_are_settled_too(monkeypa
     user = new_user()
     late: list[Request] = []
 
-    def rung(lanes: list[int]) -> set[int]:
+    def rung(lanes: list[int], _settled: object) -> set[int]:
         if late:
             return set()
         late.append(deposit(user, 7))

@@ -1,19 +1,148 @@
-"""Prefer: wait is best effort: where no more may wait, or the process ends, the answer comes at once."""
+"""Who waits for a transaction is woken by the worker's hint, and without it by asking now and then."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from redis import RedisError
 
-from tests.integration.given import deposit, new_user
+from shared import doorbell, settling
+from shared.accepting import accept
+from shared.parking import work_lanes
+from shared.queries.transactions import Transaction
+from shared.settling import settle_lanes
+from shared.status import LANES
+from tests.integration.bells import forget
+from tests.integration.bug import UNLUCKY
+from tests.integration.given import accepted, deposit, heard, new_user, new_users
+from tests.system.running_service import wait_until
 from web import waiting
 from web.app import create_app
-from web.intake import intake
 from web.waiting import WaitingRoom
 
 pytestmark = pytest.mark.integration
+
+LONG_SECONDS = 600.0  # longer than any test
+
+
+@pytest.fixture(autouse=True)
+def own_bell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture
+def only_hints(monkeypatch: pytest.MonkeyPatch, broker_url: str) -> None:
+    """Nobody asks by himself."""
+    for name in ("SHORTEST_POLL_SECONDS", "HINTED_POLL_SECONDS", "LONGEST_POLL_SECONDS"):
+        monkeypatch.setattr(waiting, name, LONG_SECONDS)
+
+
+def pending() -> Transaction:
+    (taken,) = accepted(deposit(new_user(), 1))
+    return taken.transaction
+
+
+@contextmanager
+def waits(room: WaitingRoom, transaction: Transaction) -> Iterator[Future[tuple[bool, Transaction | None]]]:
+    """The outcome of a wait, which has begun and will end when the room is closed."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(room.wait, transaction, LONG_SECONDS)
+        wait_until(lambda: room._waiters, "somebody waits")
+        yield future
+        room.close()
+
+
+@pytest.mark.usefixtures("only_hints")
+def test_the_hint_of_a_worker_wakes_who_waits() -> None:
+    room, transaction = WaitingRoom(), pending()
+    with waits(room, transaction) as future:
+        wait_until(lambda: room._hears, "hints are heard")
+        settle_lanes([transaction.lane])
+        waited, final = future.result(20)
+    assert waited
+    assert final
+    assert (final.uid, final.status, final.balance_after) == (transaction.uid, "COMPLETED", 1)
+
+
+@pytest.mark.usefixtures("only_hints")
+def test_the_hint_of_another_lane_asks_nothing_and_a_false_one_asks_once() -> None:
+    room, transaction = WaitingRoom(), pending()
+    with waits(room, transaction) as future, heard() as sent:
+        wait_until(lambda: room._hears, "hints are heard")
+        doorbell.tell_settled([(transaction.lane + 1) % LANES])
+        doorbell.tell_settled([transaction.lane])
+        wait_until(lambda: sent, "Postgres is asked")
+        assert len(sent) == 1
+        assert not future.done()
+
+
+@pytest.mark.parametrize("name", ["SHORTEST_POLL_SECONDS", "HINTED_POLL_SECONDS"])
+def test_without_a_hint_it_asks_by_itself(name: str, request: pytest.FixtureRequest) -> None:
+    """No broker at all; or it is there, and a hint is lost."""
+    if name == "HINTED_POLL_SECONDS":
+        request.getfixturevalue("broker_url")
+    room, transaction = WaitingRoom(), pending()
+    with waits(room, transaction) as future:
+        if name == "HINTED_POLL_SECONDS":
+            wait_until(lambda: room._hears, "hints are heard")
+        settling.settle_batch([transaction.lane])  # whoever settles so tells nobody
+        waited, final = future.result(20)
+    assert (waited, final and final.status) == (True, "COMPLETED")
+
+
+def test_hints_are_heard_again_when_the_broker_is_back(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "DEAF_SECONDS", 0.01)
+    monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
+    forget()
+    room = WaitingRoom()
+    with waits(room, pending()):
+        monkeypatch.setenv("BROKER_URL", broker_url)
+        forget()
+        wait_until(lambda: room._hears, "hints are heard")
+
+
+@pytest.fixture
+def hints(broker_url: str) -> list[set[int]]:
+    """The lanes of each hint, as it comes."""
+    found: list[set[int]] = []
+
+    def hear() -> None:
+        with suppress(RedisError):  # the broker ends with the test
+            found.extend(doorbell.hear_settled())
+
+    Thread(target=hear, daemon=True).start()
+    wait_until(lambda: found, "hints are heard")
+    return found
+
+
+@pytest.mark.parametrize("how", ["batch", "drain", "parts"])
+def test_each_way_of_settling_gives_the_hint(
+    how: str, hints: list[set[int]], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    (user,) = new_users(1, lane=5)
+    if how == "drain":
+        monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 2))
+        accept([deposit(user, 1) for _ in range(4)], bulk=True)
+    elif how == "parts":
+        request.getfixturevalue("bug")
+        accepted(deposit(user, UNLUCKY), deposit(new_users(1, lane=5)[0], 1))
+    else:
+        accepted(deposit(user, 1))
+    work_lanes([5])
+    commits = 2 if how == "drain" else 1  # the first finds that a list waits
+    wait_until(lambda: hints.count({5}) >= commits, "the hint of each commit has come")
+
+
+def test_junk_in_the_channel_is_no_hint() -> None:
+    read: Callable[[bytes], set[int]] = doorbell._read_lanes
+    assert read(b"3 11") == {3, 11}
+    assert read(b"\xff x -1 99999999999999 1e3") == set()
 
 
 @pytest.fixture
@@ -21,16 +150,15 @@ def client() -> FlaskClient:
     return create_app().test_client()
 
 
-def ask(client: FlaskClient, uid: object) -> Any:
-    return client.get(f"/api/transaction/{uid}", headers={"Prefer": "wait=30"})
+def ask(client: FlaskClient, transaction: Transaction) -> Any:
+    return client.get(f"/api/transaction/{transaction.uid}", headers={"Prefer": "wait=30"})
 
 
 def test_beyond_those_who_may_wait_the_answer_comes_at_once(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "MAX_WAITERS", 0)
-    intake.submit([pending := deposit(new_user(), 1)])
-    answer = ask(client, pending.uid)
+    answer = ask(client, pending())
     assert (answer.status_code, answer.json["status"]) == (200, "PENDING")
     assert "Preference-Applied" not in answer.headers
 
@@ -38,15 +166,11 @@ def test_beyond_those_who_may_wait_the_answer_comes_at_once(
 def test_who_waits_is_answered_when_the_process_ends_and_nobody_waits_from_then_on(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = WaitingRoom()
+    room, transaction = WaitingRoom(), pending()
     monkeypatch.setattr(waiting, "room", room)
-    intake.submit([pending := deposit(new_user(), 1)])
     with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(ask, client, pending.uid)
-        deadline = time.monotonic() + 10
-        while not room._waiters:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        asked = threads.submit(ask, client, transaction)
+        wait_until(lambda: room._waiters, "somebody waits")
         room.close()
         assert "Preference-Applied" not in asked.result(10).headers
-    assert "Preference-Applied" not in ask(client, pending.uid).headers
+    assert "Preference-Applied" not in ask(client, transaction).headers

@@ -15,7 +15,7 @@ def test_a_quick_run_writes_a_table_json_and_a_chart_and_leaves_nothing(tmp_path
     work = tmp_path / "work"
     work.mkdir()
     written, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
-    only = ("--only", "spread,balance,memory")
+    only = ("--only", "spread,lone_put,waiting,crowd,balance,memory")
     done = payments("bench", "--quick", *only, "--json", written, "--chart", drawn, seconds=550, TMPDIR=str(work))
     assert done.returncode == 0, done.stderr
     assert list(work.iterdir()) == []
@@ -25,17 +25,40 @@ def test_a_quick_run_writes_a_table_json_and_a_chart_and_leaves_nothing(tmp_path
     assert said["postgres"]["fsync"] == said["postgres"]["synchronous_commit"] == "on"
     assert said["not_done"] == {}
     assert len(said["runs"]) == said["plan"]["runs"] == 1
-    spread, long_history, *_ = said["figures"]
-    assert spread["name"] == "end to end, spread"
+    figures = {figure["name"]: figure for figure in reversed(said["figures"])}  # the first of each name
+    spread = figures["end to end, spread"]
     assert spread["ratio"] == pytest.approx(spread["value"] / spread["floor"])
     assert spread["value"] == said["medians"]["spread_settled_per_s"] > 0
     assert spread["reached"] in ("stretch", "reached", "missed")
-    assert long_history["name"] == "balance at a date, long"
-    assert said["medians"]["memory_worker_pss_mb"] > 10
+    assert "balance at a date, long" in figures
+    check_medians(said["medians"])
 
     assert "end to end, spread" in done.stdout
+    assert "clients that wait  ours/s" in done.stdout
+    assert "CPU per payment, alone" in done.stdout
     assert "bench: run 1 of 1: spread" in done.stderr
     assert ElementTree.parse(drawn).getroot().tag.endswith("svg")
+
+
+def check_medians(medians: dict[str, float]) -> None:
+    """That a figure is of what its name says, as far as sums and orders show it."""
+    roles = ("web", "worker", "notify", "flower", "broker", "postgres", "up")
+    for load in ("spread", "one_user", "lone_put"):
+        if f"{load}_cpu_total_ms" in medians:
+            by_role = [medians[f"{load}_cpu_{role}_ms"] for role in roles]
+            assert sum(by_role) == pytest.approx(medians[f"{load}_cpu_total_ms"]), load
+            assert min(medians[f"{load}_cpu_{role}_ms"] for role in ("web", "worker", "postgres")) > 0, load
+    assert medians["lone_put_cpu_total_ms"] > medians["spread_cpu_total_ms"]
+    assert medians["spread_web_switches_per_request"] > 0.1
+    memory = [medians[f"memory_{role}_pss_mb"] for role in roles if role != "postgres"]
+    assert sum(memory) == pytest.approx(medians["memory_total_pss_mb"])
+    assert medians["memory_worker_pss_mb"] > 10
+    for clients in (1, 4, 8, 16, 64):
+        for name in (f"waiting_{clients}", f"waiting_{clients}_fastapi"):
+            # with one client after the other a rate is what the latency leaves: nobody was answered before it was final
+            assert medians[f"{name}_per_s"] * medians[f"{name}_p50_ms"] / 1000 < 1.5 * clients, name
+    assert 30 < medians["crowd_waited_percent"] <= 100  # at least 64 of the quick plan's 200
+    assert medians["crowd_others_p50_ms"] > 0
 
 
 def test_a_name_that_is_none_is_refused_at_once() -> None:

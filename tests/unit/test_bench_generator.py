@@ -9,7 +9,9 @@ from contextlib import suppress
 
 import pytest
 
-from bench.generator import Address, closed_loop, open_loop
+from bench.crowd import raise_descriptors
+from bench.generator import Address, Pool, closed_loop, open_loop, open_loop_on, read_each, send_each
+from bench.stack import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +31,7 @@ class Server:
         self.open = self.most_open = 0
         self.heard: list[bytes] = []
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.address: Address = self._listener.getsockname()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -153,3 +155,24 @@ def test_percentiles_are_of_one_status_where_one_is_given(serve: Callable[[Answe
     sample = closed_loop(serve(answer).address, itertools.repeat(REQUEST, 6), 1, seconds=10)
     assert sample.percentile(50, 202) < 0.1 <= sample.percentile(1, 200)
     assert sample.percentile(50, 404) != sample.percentile(50, 404)  # NaN: there is none
+
+
+def test_clients_that_wait_do_not_keep_others_from_being_served(serve: Callable[[Answer], Server]) -> None:
+    """More descriptors than select() takes; each client is answered after the others' load, and none is lost."""
+    clients, released = 1_034, threading.Event()
+    raise_descriptors(2 * clients + 200)  # both ends of each connection are in this process
+
+    def answer(number: int) -> Sequence[bytes]:
+        if number < clients:
+            released.wait(20)
+        return [ACCEPTED if number < clients and number % 11 == 0 else OK]
+
+    server = serve(answer)
+    with Pool(server.address, 4) as others, Pool(server.address, clients) as crowd:
+        send_each(crowd, [REQUEST] * clients)
+        wait_until(lambda: len(server.heard) == clients, "all have asked", 20)
+        sample = open_loop_on(others, itertools.repeat(REQUEST), rate=100, seconds=0.2)
+        released.set()
+        statuses = read_each(crowd)
+    assert sample.statuses == {200: 20}
+    assert statuses == {200: 940, 202: 94}

@@ -1,13 +1,17 @@
 """What the benchmark makes of its numbers: ratios, verdicts, the order of steps, the chart."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
 
 from bench import chart, report
+from bench.crowd import until_final
 from bench.figures import RATIOS, STEPS, Ratio, choose
+from bench.generator import Sample
 from bench.plan import Plan
 from bench.report import Line, Results
+from bench.waiting import CLIENTS
 
 pytestmark = pytest.mark.unit
 
@@ -73,6 +77,44 @@ def test_the_table_says_how_many_waits_were_declined() -> None:
     assert "final_at_10:" not in told
 
 
+def cells(text: str, first: str) -> list[list[str]]:
+    """The rows of tables whose first cell is this one."""
+    return [row for row in (re.split(r"\s{2,}", line.strip()) for line in text.splitlines()) if row[0] == first]
+
+
+def test_waiting_clients_stand_beside_fastapi_with_as_many() -> None:
+    values = {"waiting_4_per_s": 170.0, "waiting_4_p50_ms": 21.0, "waiting_4_p99_ms": 44.0}
+    floor = {"waiting_4_fastapi_per_s": 200.0, "waiting_4_fastapi_p50_ms": 7.0, "waiting_4_fastapi_p99_ms": 9.0}
+    told = report.as_text(results(values | floor))
+    assert ["4", "170.00", "21.00", "44.00", "200.00", "7.00", "9.00", "0.85", ">= 0.8", "reached"] in cells(told, "4")
+    assert not cells(told, "16")
+
+
+def test_cpu_is_told_by_process_and_judged_in_total() -> None:
+    run = {"lone_put_cpu_web_ms": 2.0, "lone_put_cpu_up_ms": 0.5, "lone_put_cpu_total_ms": 6.5}
+    told = report.as_text(results(run | {"lone_put_cpu_generator_ms": 0.25}))
+    assert ["web", "2.000"] in cells(told, "web")
+    assert ["total", "6.500", "<= 6", "missed"] in cells(told, "total")
+    rows = [line.split("  ")[0] for line in told.splitlines()]
+    names = ["web", "up: supervisor and log relay", "total", "(load generator, not in the total)"]
+    assert [row for row in rows if row in names] == names
+    assert "CPU per payment, 64 connections" not in told
+
+
+def test_the_bars_of_waiting_clients_are_those_of_each_number() -> None:
+    bars = {ratio.value: ratio.bar for ratio in RATIOS if ratio.value.startswith("waiting_")}
+    assert bars == {
+        f"waiting_{clients}_per_s": bar for clients, bar in zip(CLIENTS, (0.6, 0.8, 1, 1.5, 4), strict=True)
+    }
+
+
+def test_a_declined_wait_counts_as_the_second_until_its_client_asks_again() -> None:
+    values = until_final(Sample({200: [0.01] * 50, 202: [0.002] * 50}))
+    assert values["crowd_others_p50_ms"] == pytest.approx(1002)
+    assert values["crowd_others_declined_percent"] == 50
+    assert until_final(Sample({200: [0.01] * 50}))["crowd_others_p99_ms"] == pytest.approx(10)
+
+
 def test_a_step_brings_what_it_is_compared_with_in_the_order_of_all() -> None:
     assert [step.name for step in choose(["latency"])] == ["pgbench_spread", "spread", "latency"]
     chosen = [step.name for step in choose(["drain_1", "one_user"])]
@@ -81,7 +123,7 @@ def test_a_step_brings_what_it_is_compared_with_in_the_order_of_all() -> None:
 
 
 def test_the_long_steps_are_measured_only_when_asked_for() -> None:
-    assert [step.name for step in STEPS if step not in choose([])] == ["skew", "growth"]
+    assert [step.name for step in STEPS if step not in choose([])] == ["skew", "fronts", "growth"]
 
 
 def test_every_ratio_with_a_bar_has_a_stretch_beyond_it() -> None:
