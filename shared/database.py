@@ -77,6 +77,7 @@ def engine() -> Engine:
         pool_size=settings().web_connections,
         max_overflow=0,
         pool_timeout=3,
+        pool_use_lifo=True,  # the server's process that was used last has what it needs at hand
         hide_parameters=True,  # errors are logged and stored; amounts and balances are not for there
         connect_args={
             "connection_factory": _Connection,

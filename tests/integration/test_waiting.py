@@ -53,9 +53,11 @@ def waits(room: WaitingRoom, transaction: Transaction) -> Iterator[Future[tuple[
     """The outcome of a wait, which has begun and will end when the room is closed."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(room.wait, transaction, LONG_SECONDS)
-        wait_until(lambda: room._waiters, "somebody waits")
-        yield future
-        room.close()
+        try:
+            wait_until(lambda: room._waiters, "somebody waits")
+            yield future
+        finally:
+            room.close()
 
 
 @pytest.mark.usefixtures("only_hints")
