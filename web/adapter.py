@@ -121,7 +121,7 @@ class Adapter:
             if any(name.lower() == "content-length" for name, _ in headers):
                 protocol.response_bytes(status, headers, b"".join(pieces))
             elif environ["REQUEST_METHOD"] == "HEAD" or status in (204, 304):
-                protocol.response_stream(status, headers)  # without a body, and without a length of 0
+                protocol.response_empty(status, headers)
             else:
                 send_stream(protocol, status, headers, pieces)
         finally:

@@ -28,11 +28,15 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 
 def on_a_loop(main: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, CountingLoop]:
-    loop = CountingLoop()
+    """What the coroutine returns, and the loop. No callback of the loop may fail."""
+    loop, failures = CountingLoop(), list[Any]()
+    loop.set_exception_handler(lambda _, context: failures.append(context))
     try:
-        return loop.run_until_complete(asyncio.wait_for(main(), AT_ONCE_SECONDS)), loop
+        result = loop.run_until_complete(asyncio.wait_for(main(), AT_ONCE_SECONDS))
     finally:
         loop.close()
+    assert failures == []
+    return result, loop
 
 
 async def until(condition: Callable[[], bool]) -> None:
