@@ -16,6 +16,7 @@ from typing import NoReturn
 from local.child import Child, Program
 from local.command import CommandError
 from local.output import Output, as_json, event, text_of
+from shared.processes import describe_exit
 
 RESTART_DELAYS = (0.5, 1.0, 2.0, 4.0, 5.0)
 HEALTHY_SECONDS = 60.0  # a process that lived this long has earned the short delay again
@@ -142,7 +143,7 @@ class Supervisor:
         if child.program.ends:
             child.failures = code
         elif not self._stopping:
-            self._plan_restart(child, _describe(code))
+            self._plan_restart(child, describe_exit(code))
 
     def _plan_restart(self, child: Child, how: str) -> None:
         lived = time.monotonic() - child.started
@@ -167,10 +168,6 @@ class Supervisor:
 
     def _count_signals(self) -> None:
         self._signals += sum(number != signal.SIGCHLD for number in self._sockets[0].recv(4096))
-
-
-def _describe(code: int) -> str:
-    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
 def _last_words(child: Child) -> str:

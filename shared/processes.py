@@ -24,6 +24,11 @@ def has_ended(pid: int) -> bool:
         return False
 
 
+def describe_exit(code: int) -> str:
+    """Returns how a process ended, by its exit code or the signal that killed it (a negative code)."""
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
 def operator() -> str:
     """Returns the operating system's user and host, `ada@box`: the actor of what a command does."""
     uid = os.geteuid()

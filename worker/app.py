@@ -1,34 +1,27 @@
-"""The Celery application of the workers: how messages are taken, and what a pool process does at birth.
+"""The Celery application of the workers: how messages are taken, and what a worker's process tells of itself.
 
 A message is only a doorbell: losing one costs a second and receiving it twice costs nothing. So the settings
 aim at two things, never to go deaf and to show the queue as it is.
 """
 
 import logging
-import os
-import threading
-import time
 import warnings
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from socket import gethostname
+from typing import Any, Final
 
-import billiard.pool
 import celery.apps.worker
 from celery import Celery, bootsteps
 from celery.exceptions import CPendingDeprecationWarning
-from celery.signals import celeryd_after_setup, setup_logging, worker_init, worker_process_init, worker_ready
-from celery.worker import state
+from celery.signals import celeryd_after_setup, setup_logging
 
-from shared import database, doorbell, logs
-from shared.processes import die_with_parent, has_ended
+from shared import doorbell, logs
 from shared.settings import settings
-from worker import broker, stacks
-from worker.exporter import Exporter
+from worker import broker
+from worker.pulse import Pulse
 
-HEARTBEAT_SECONDS = 5.0
-UNMENDED_SECONDS = 4.0
-STOP_SECONDS = 20.0  # a slice is 2 s, and what a longer batch has done is rolled back and settled by others
+PULSE_SECONDS: Final = 1.0
+EVENT_HEARTBEAT_SECONDS: Final = 5  # Flower calls offline who misses two; a slice of 2 s must not make it miss them
+BROKER_TIMEOUT_SECONDS: Final = 5.0
 
 broker.install()
 app = Celery("payments", broker=settings().broker_url, include=["worker.tasks"])
@@ -36,13 +29,8 @@ app.conf.update(
     task_default_queue=doorbell.QUEUE,
     task_ignore_result=True,
     task_acks_late=True,
-    task_reject_on_worker_lost=True,
-    worker_lost_wait=2,
-    task_time_limit=60,  # a slice is 2 s
-    worker_disable_prefetch=True,  # or prefetching drifts up and hides the queue
-    worker_concurrency=settings().workers,
+    worker_disable_prefetch=True,  # or a busy process takes messages that others could work on
     worker_send_task_events=True,  # for Flower
-    task_send_sent_event=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # the default gives up after 100
     worker_consumer="worker.consumer:Consumer",
@@ -51,14 +39,12 @@ app.conf.update(
         # A ring is acknowledged in memory only: through a connection that is gone it raises what ends the worker.
         "ack_emulation": False,
         "health_check_interval": 10,
+        # The loop waits for the broker only here: BRPOP is not read before its answer has come.
+        "socket_timeout": BROKER_TIMEOUT_SECONDS,
+        "socket_connect_timeout": BROKER_TIMEOUT_SECONDS,
         "priority_steps": [0],  # one list per queue
     },
 )
-
-# A pool process that ends waits until its last result has been read, for thirty seconds; and in a warm stop nobody may
-# read any more: the reader stops when no task is known to it, which may be before the result of the last one is counted.
-# Two seconds, in tenths: what is lost is the receipt of a ring.
-billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20
 
 # Celery prints what it does about signals past the logs.
 celery.apps.worker.safe_say = lambda message, *_: logs.write_line(message)
@@ -80,98 +66,37 @@ def _ignore_what_celery_6_will_do(**_: Any) -> None:
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
 
 
-@worker_init.connect
-def _prepare_to_fork(**_: Any) -> None:
-    stacks.open_file()
-
-
-@worker_process_init.connect
-def _begin_process(**_: Any) -> None:
-    """In each pool process: connections of its own, a sweep of its own, and no life after its parent."""
-    from worker import sweep  # here: the process that forks must not have it
-
-    die_with_parent()
-    stacks.listen()
-    database.engine().dispose(close=False)  # plain dispose() would close the parent's
-    sweep.start()
-
-
-@worker_ready.connect
-def _first_heartbeat(**_: Any) -> None:
-    _beat()
-
-
-class Heartbeat(bootsteps.StartStopStep):
-    """Touches the heartbeat file from the consumer's timer: a liveness probe that loads nothing."""
+class Consuming(bootsteps.StartStopStep):
+    """Notes every second that the loop is ready for messages, by the loop's own timer."""
 
     requires = ("celery.worker.components:Timer",)
 
+    def __init__(self, worker: Any, pulse: Pulse, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._pulse = pulse
+
     def start(self, worker: Any) -> None:
-        self._timer = worker.timer.call_repeatedly(HEARTBEAT_SECONDS, _beat_again)
+        worker.timer.call_after(0, self._pulse.note_consuming)  # the loop runs it once it is ready
+        self._timer = worker.timer.call_repeatedly(PULSE_SECONDS, self._pulse.note_consuming)
 
     def stop(self, _worker: Any) -> None:
         self._timer.cancel()
 
 
-class Guard(bootsteps.StartStopStep):
-    """Ends a worker that is neither alive nor dead, so that its supervisor starts another.
-
-    Its pool is not mended: Celery replaces a dead process only while it hears the broker. The sweeps live in the
-    pool, so without this a dead pool and a broker that is down would settle nothing. Or it lingers in its warm stop.
-    And it keeps the exporter of metrics running.
-    """
-
-    requires = ("celery.worker.components:Pool",)
-
-    def start(self, worker: Any) -> None:
-        threading.Thread(target=_guard, args=[worker.pool], name="guard", daemon=True).start()
+app.steps["worker"].add(Consuming)
 
 
-def _guard(pool: Any) -> None:
-    """Holds no lock and no connection: the process that it runs in forks."""
-    exporter = Exporter()
-    dead_since: dict[int, float] = {}
-    stops_since = None
-    while True:
-        with suppress(OSError):  # no process to be had: the next look may have more luck, and this thread must live
-            exporter.tend()
-        time.sleep(1)
-        now = time.monotonic()
-        if _is_told_to_stop():  # its processes end one by one
-            stops_since = stops_since or now
-            if now - stops_since > STOP_SECONDS:
-                stacks.log([process.pid for process in _processes(pool)])
-                _end("the warm stop takes too long")
-            continue
-        dead = {process.pid for process in _processes(pool) if has_ended(process.pid)}
-        dead_since = {pid: dead_since.get(pid, now) for pid in dead}
-        if any(now - since > UNMENDED_SECONDS for since in dead_since.values()):
-            _end("a pool process has ended and was not replaced")
-
-
-def _processes(pool: Any) -> list[Any]:
-    """Of a pool of threads there are none."""
-    return list(pool._pool._pool) if hasattr(pool, "_pool") and hasattr(pool._pool, "_pool") else []
-
-
-def _is_told_to_stop() -> bool:
-    return any(told is not None and told is not False for told in (state.should_stop, state.should_terminate))
-
-
-def _end(why: str) -> None:
-    logs.write_line("the worker ends itself", "critical", reason=why)
-    os._exit(1)
-
-
-app.steps["worker"].update([Heartbeat, Guard])
-
-
-def _beat() -> None:
-    if settings().heartbeat_file:
-        Path(settings().heartbeat_file).touch()
-
-
-def _beat_again() -> None:
-    """Only once the worker has been ready: until then the file must not exist."""
-    if settings().heartbeat_file and Path(settings().heartbeat_file).exists():
-        _beat()
+def run(name: str, pulse: Pulse, **options: Any) -> int:
+    """Take messages until a signal comes. Returns the exit code. `name` is shown before the host's name in Flower."""
+    worker = app.Worker(
+        hostname=f"{name}@{gethostname()}",
+        pulse=pulse,
+        loglevel="info",
+        quiet=True,
+        heartbeat_interval=EVENT_HEARTBEAT_SECONDS,
+        without_gossip=True,
+        without_mingle=True,
+        **options,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)

@@ -17,6 +17,7 @@ from worker import broker, waiting
 MAX_WAIT_SECONDS: Final = 5.0
 HEALTHY_SECONDS: Final = 30.0
 PAUSE_SECONDS: Final = 0.2
+GATHER_EVENTS_SECONDS: Final = 0.2
 
 log = get_logger("consumer")
 
@@ -24,6 +25,7 @@ log = get_logger("consumer")
 class Consumer(consumer.Consumer):
     _failures = 0
     _failed_at = 0.0
+    _flush_at = 0.0
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, or try until it works."""
@@ -43,6 +45,17 @@ class Consumer(consumer.Consumer):
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         super().on_connection_error_after_connected(exc)
         self._wait(exc)
+
+    def on_send_event_buffered(self) -> None:
+        """Send the events of several tasks as one message: a message costs the worker and Flower more than events do."""
+        now = time.monotonic()
+        if now >= self._flush_at:
+            self._flush_at = now + GATHER_EVENTS_SECONDS
+            self.timer.call_after(GATHER_EVENTS_SECONDS, self._flush_events)
+
+    def shutdown(self) -> None:
+        self._flush_events()  # of the last tasks
+        super().shutdown()
 
     def _wait(self, error: Exception) -> None:
         """Wait one to five seconds, the longer the more often it has failed. Raises WorkerShutdown on a signal."""

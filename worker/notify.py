@@ -11,12 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from shared import doorbell, logs
+from shared import doorbell
 from shared.backoff import Backoff
 from shared.delivering import MAX_PAUSE_SECONDS as MAX_WEBHOOK_PAUSE_SECONDS
-from shared.delivering import expand, find_due, prune_deleted, prune_delivered, prune_events, prune_secrets, work
+from shared.delivering import expand, find_due, prune_deleted, prune_delivered, prune_events, prune_secrets, slots, work
 from shared.settings import settings
+from worker import app, guard
 from worker.duty import Duty
+from worker.exporter import Exporter
+from worker.pulse import Heartbeat, Pulse
 from worker.watchdog import Watchdog
 
 INTERVAL_SECONDS: Final = 0.1
@@ -27,10 +30,21 @@ MAX_PAUSE_SECONDS: Final = 5.0  # of what receivers wait for
 MAX_PRUNE_PAUSE_SECONDS: Final = 300.0
 
 
-def start() -> None:
-    logs.configure()
+def run() -> int:
+    """Tell webhooks until a signal comes. Returns the exit code."""
+    pulse = Pulse()
+    heartbeat = Heartbeat([pulse])
+    heartbeat.remove()
     for interval_seconds, duty in Notifier().duties():
         duty.run_for_ever(interval_seconds)
+    guard.start(pulse, duties=[Exporter().tend, heartbeat.tend])
+    try:
+        return app.run(
+            "notify", pulse, pool="threads", concurrency=settings().notify_slots, queues=[doorbell.NOTIFY_QUEUE]
+        )
+    finally:  # the tasks are over; deliveries that take long have left them behind
+        slots().close()
+        slots().wait_until_idle(guard.STOP_SECONDS)
 
 
 class Notifier:

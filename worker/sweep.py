@@ -1,7 +1,6 @@
-"""The sweep: a thread in each pool process that settles what no ring brought anybody to.
+"""The sweep: a thread in each settling process that settles what no ring brought anybody to.
 
-It needs Postgres alone, so payments settle while the broker is down, and there is no scheduler to lose. Never
-in the process that forks.
+It needs Postgres alone, so payments settle while the broker is down, and there is no scheduler to lose.
 """
 
 import os
@@ -85,7 +84,7 @@ class Sweep:
 
 
 def duties() -> list[Duty]:
-    sweep, watchdog = Sweep(), Watchdog(doorbell.QUEUE, os.getppid())
+    sweep, watchdog = Sweep(), Watchdog(doorbell.QUEUE, os.getpid())
     return [
         Duty("watchdog", watchdog.look, MAX_PAUSE_SECONDS),
         Duty("settle_overdue", sweep.run_once, MAX_SETTLE_PAUSE_SECONDS),

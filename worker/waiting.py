@@ -1,11 +1,9 @@
-"""Whether the worker waits for its broker: then it is neither deaf nor dead, and must not be restarted.
+"""Whether a process of the worker waits for its broker: then it is neither deaf nor dead, and must not be restarted.
 
-The process that consumes says so while it tries again. The sweeps in its pool read it from memory that they share
-with it since the fork, the probe of its container from a file beside the heartbeat.
+Its consumer says so while it tries again. Its watchdog reads it here, the probe of its container from a file beside the
+heartbeat.
 """
 
-import mmap
-import struct
 import time
 from pathlib import Path
 from typing import Final
@@ -14,21 +12,20 @@ from shared.settings import settings
 
 WAITING_SECONDS: Final = 20.0  # it is said anew at least every few seconds
 
-_INSTANT: Final = struct.Struct("d")
-_shared = mmap.mmap(-1, _INSTANT.size)
+_noted_at = float("-inf")
 
 
 def note() -> None:
-    """Note that the worker is waiting for its broker now."""
-    _INSTANT.pack_into(_shared, 0, time.monotonic())  # the same clock in all processes of a machine
+    """Note that this process is waiting for its broker now."""
+    global _noted_at
+    _noted_at = time.monotonic()
     if path := file():
         path.touch()
 
 
 def is_waiting() -> bool:
-    """Returns whether this worker has waited for its broker within the last WAITING_SECONDS."""
-    noted = _INSTANT.unpack_from(_shared)[0]
-    return bool(noted) and time.monotonic() - noted < WAITING_SECONDS
+    """Returns whether this process has waited for its broker within the last WAITING_SECONDS."""
+    return time.monotonic() - _noted_at < WAITING_SECONDS
 
 
 def file() -> Path | None:

@@ -3,8 +3,8 @@
 A worker is deaf when it no longer takes messages though the broker answers, and does not wait for a broker that
 refuses it either: such a broker still shows what is in the queue. The sweep hides that from clients (their
 payments settle within seconds) and the notifier's own loop from receivers, so nobody would ever notice. Asked by the
-sweep's thread of each pool process (the process that forks must not have threads, and may be the one that hangs), and by
-the notifier's loop.
+sweep's thread of each settling process, which has a consumer of its own, and by the notifier's loop. A process that is
+frozen as a whole cannot ask: its parent sees that (worker/parent.py).
 """
 
 import os

@@ -2,20 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
 from api import LANES, Api, query, row_lock, transaction
-from celery import Celery
 from paying_clients import PayingClients, assert_each_settled_once
-from running_service import ROOT, Service, assert_all_ended, environment, family, wait_until
+from running_service import Service, wait_until
 
 from tests.receiver import Got, receiving
 
@@ -127,93 +122,3 @@ def test_a_delivery_that_has_left_its_slot_is_finished_by_a_notifier_that_stops(
         assert ends(service, "notify") == ["exit code 0"]
         assert query(service.database_url, "SELECT attempts FROM deliveries WHERE delivered_at IS NOT NULL") == [(1,)]
     assert len(receiver.got) == 1
-
-
-# A worker with a fault: a task that takes long, a guard that is impatient, or a pool whose results nobody reads.
-PLANTED = """
-import time
-import celery.concurrency.asynpool
-import worker.app, worker.tasks
-from worker.__main__ import main
-
-def a_long_task(lanes):
-    print("a long task", flush=True)
-    time.sleep({seconds})
-
-worker.app.STOP_SECONDS = {patience}
-worker.tasks.work_lanes = a_long_task
-if {unread}:
-    celery.concurrency.asynpool.ResultHandler.on_stop_not_started = lambda _: None
-main([])
-"""
-
-
-@pytest.fixture
-def start_planted(service: Service, tmp_path: Path) -> Iterator[Callable[..., "Planted"]]:
-    started: list[Planted] = []
-
-    def start(**faults: Any) -> Planted:
-        started.append(Planted(service, tmp_path, faults))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
-
-
-class Planted:
-    """Rung for, and in its task. Its queue is in another database of the broker: the service's own worker is not rung."""
-
-    def __init__(self, service: Service, folder: Path, faults: dict[str, Any]) -> None:
-        self.output = folder / "planted.log"
-        broker = service.broker_url.removesuffix("/0") + "/1"
-        given = {"DATABASE_URL": service.database_url, "BROKER_URL": broker, "PAYMENTS_WORKERS": "1"}
-        with open(self.output, "wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PLANTED.format(**faults)],
-                cwd=ROOT,
-                env=environment(**given),
-                stdout=output,
-                stderr=output,
-            )
-        with Celery("tests", broker=broker, set_as_current=False) as control:
-            control.send_task("settle", [[0]], queue="settle", ignore_result=True)
-        wait_until(lambda: "a long task" in self.said(), "the task has begun", 60)
-
-    def said(self) -> str:
-        return self.output.read_text(errors="replace")
-
-
-def test_a_pool_process_whose_result_nobody_reads_does_not_hold_up_the_stop(
-    start_planted: Callable[..., Planted],
-) -> None:
-    """It would wait half a minute, and the guard ends the worker before that, as failed."""
-    planted = start_planted(seconds=1, patience=20, unread=True)
-    planted.process.terminate()
-    assert planted.process.wait(40) == 0, planted.said()
-
-
-def test_a_warm_stop_that_takes_too_long_is_ended_and_says_where_it_stood(
-    start_planted: Callable[..., Planted],
-) -> None:
-    planted = start_planted(seconds=50, patience=2, unread=False)
-    all_of_it = family(planted.process.pid)
-    planted.process.terminate()
-    assert planted.process.wait(40) == 1
-    said = planted.said()
-    assert '"the worker ends itself"' in said
-    assert '"reason": "the warm stop takes too long"' in said
-    assert "in _guard" in said, "the stacks of the main process"
-    assert "in a_long_task" in said, "the stacks of the pool's processes"
-    assert_all_ended(all_of_it, seconds=5)
-
-
-def test_a_pool_process_that_is_frozen_is_ended_too(start_planted: Callable[..., Planted]) -> None:
-    planted = start_planted(seconds=50, patience=2, unread=False)
-    all_of_it = family(planted.process.pid)
-    for pid in all_of_it.keys() - {planted.process.pid}:
-        os.kill(pid, signal.SIGSTOP)
-    planted.process.terminate()
-    assert planted.process.wait(40) == 1
-    assert_all_ended(all_of_it, seconds=5)
