@@ -85,7 +85,11 @@ class Settings(BaseSettings):
         1_000_000, ge=1, alias="PAYMENTS_BACKLOG_LIMIT", description="unparked PENDING rows; above it: 429"
     )
     web_threads: int = Field(
-        512, ge=160, le=2048, alias="PAYMENTS_WEB_THREADS", description="threads of web for what reads the database, per process"
+        512,
+        ge=160,
+        le=2048,
+        alias="PAYMENTS_WEB_THREADS",
+        description="threads of web for what reads the database, per process",
     )
     web_connections: int = Field(
         16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, of each process at most"
