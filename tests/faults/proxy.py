@@ -22,12 +22,13 @@ Address = tuple[str, int]
 
 @dataclass(eq=False)
 class Line:
-    """One connection through the proxy; `statements` are those of its open Postgres transaction."""
+    """One connection through the proxy; `statements` are those of its Postgres transaction, the open one or the last."""
 
     client: socket.socket
     server: socket.socket
     application: str = ""
     statements: list[str] = field(default_factory=list)
+    in_transaction: bool = False
     cutting: bool = False
     dead: bool = False  # what comes is read and goes nowhere, until the line is reset
     answered: threading.Event = field(default_factory=threading.Event)
@@ -104,7 +105,7 @@ class Proxy:
                 line.server.shutdown(socket.SHUT_RDWR)
 
     def cut_commits(self, matches: Callable[[Line], bool], count: int = 1, *, after: bool = True) -> Cut:
-        """Cut the next transactions that match at their COMMIT; `done` is set when all have been."""
+        """Cut the next transactions that match as they commit; `done` is set when all have been."""
         self._cut = Cut(matches, count, after)
         return self._cut
 
@@ -245,13 +246,18 @@ def _count_commands(data: bytes) -> int:
 
 
 def _note(line: Line, statement: str) -> bool:
-    """Keep what the line's transaction has said so far; whether it now commits."""
+    """Keep what the line's transaction has said so far; whether it now commits. A lone statement commits by itself."""
     word = statement.lstrip()[:8].upper()
-    if word.startswith("BEGIN"):
+    if word.startswith(("COMMIT", "ROLLBACK")):
+        line.in_transaction = False
+        return word.startswith("COMMIT")
+    if not line.in_transaction:
         line.statements.clear()
-    elif not word.startswith(("COMMIT", "ROLLBACK")):
-        line.statements.append(statement)
-    return word.startswith("COMMIT")
+        line.in_transaction = word.startswith("BEGIN")
+        if line.in_transaction:
+            return False
+    line.statements.append(statement)
+    return not line.in_transaction
 
 
 def _parameters(start_up: bytes) -> dict[str, str]:

@@ -25,7 +25,7 @@ LIMIT = "3000"
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     monkeypatch.setattr(
-        "bench.stack.environment", lambda **changes: environment(**changes, PAYMENTS_BACKLOG_LIMIT=LIMIT)
+        "bench.stack.environment", lambda **changes: environment(**{**changes, "PAYMENTS_BACKLOG_LIMIT": LIMIT})
     )
     with Stack(tmp_path / "data") as started:
         yield started
