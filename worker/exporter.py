@@ -35,7 +35,7 @@ class Exporter:
             logs.write_line("the exporter of metrics has ended: it is started again", "warning")
         if self._pid is None and settings().metrics_port and time.monotonic() - self._started > AGAIN_AFTER_SECONDS:
             self._started = time.monotonic()
-            # Not subprocess: it waits for a pipe to close that a pool process forked at that moment would keep open.
+            # Not subprocess: it waits for a pipe to close that a process forked at that moment would keep open.
             self._pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "worker", "metrics"], os.environ)
 
 

@@ -222,8 +222,8 @@ def test_each_worker_takes_the_queue_that_is_rung() -> None:
 
     assert app.conf.task_default_queue == doorbell.QUEUE == "settle"
     assert doorbell.NOTIFY_QUEUE == "notify"
-    source = (ROOT / "worker" / "__main__.py").read_text(encoding="utf-8")
-    assert "--queues={doorbell.NOTIFY_QUEUE}" in source
+    source = (ROOT / "worker" / "notify.py").read_text(encoding="utf-8")
+    assert "queues=[doorbell.NOTIFY_QUEUE]" in source
     commands = {c.process: c.spec["command"] for c in containers(overlay("production")) if not c.is_init}
     assert commands["worker"] == ["python", "-m", "worker"]
     assert commands["notify"] == ["python", "-m", "worker", doorbell.NOTIFY_QUEUE]

@@ -73,7 +73,7 @@ def test_a_rollout_takes_nothing_away_before_there_is_another(name: str) -> None
 
 def test_a_pod_is_given_the_time_that_it_takes_to_end() -> None:
     """granian lets requests finish; before that the endpoints lead elsewhere. A worker's guard ends a warm stop."""
-    from worker.app import STOP_SECONDS
+    from worker.guard import STOP_SECONDS
 
     source = (ROOT / "web" / "__main__.py").read_text(encoding="utf-8")
     finishing = re.search(r"workers_kill_timeout=(\d+)", source)

@@ -69,9 +69,7 @@ def test_payments_settle_when_the_broker_is_killed(service: Service, api: Api) -
     assert_settled(api, user_id, accept_deposits(api, user_id, 20))
 
 
-def test_payments_settle_when_all_settling_processes_die_while_the_broker_is_frozen(
-    service: Service, api: Api
-) -> None:
+def test_payments_settle_when_all_settling_processes_die_while_the_broker_is_frozen(service: Service, api: Api) -> None:
     """Their parent starts others, whose sweeps need no broker."""
     user_id = api.add_user()
     worker = service.pid_of("worker")
