@@ -155,7 +155,6 @@ def _shuffled(lanes: set[int]) -> list[int]:
 def _settle_once(lanes: Sequence[int]) -> Slice:
     done = Slice(list(lanes))
     if batch := settle_batch(lanes, draining=True):
-        doorbell.tell_settled(batch.settled_lanes)
         done.add(batch)
     done.busy = batch is None
     return done
@@ -215,7 +214,6 @@ def _settle_user(user_id: int, parts: Parts) -> None:
         if batch is None:
             parts.busy = True
             return
-        doorbell.tell_settled(batch.settled_lanes)
         parts.settled += len(batch.outcomes)
         parts.rejected += batch.rejected
         parts.parked += batch.parked

@@ -50,7 +50,7 @@ class PastTooLong(Exception):
 class Batch:
     """What one commit did. `lanes` are those that were free; `more` those that may hold rows it did not settle.
 
-    `lists_wait`: some of those rows are of lists.
+    `lists_wait`: some of those rows are of lists. `rung`: the lanes that somebody rang for meanwhile.
     """
 
     lanes: list[int]
@@ -59,6 +59,7 @@ class Batch:
     parked: int = 0
     more: set[int] = field(default_factory=set)
     lists_wait: bool = False
+    rung: set[int] = field(default_factory=set)
 
     @property
     def rejected(self) -> int:
@@ -111,11 +112,9 @@ def settle_lanes(lanes: Sequence[int]) -> Slice:
             return done
         done.add(batch)
         if batch.lists_wait:
-            doorbell.tell_settled(batch.settled_lanes)
             done.lists_wait = True
             return done
-        # Looked at after the commit, which let go of the locks: a worker that came before that has left again.
-        left = sorted(batch.more | doorbell.rung(batch.lanes, batch.settled_lanes))
+        left = sorted(batch.more | batch.rung)
         if not left:
             return done
         if time.monotonic() > ends:
@@ -153,19 +152,26 @@ def settle_batch(
             # late for this read finds the key gone and rings.
             doorbell.hush(free)
         batch = Batch(free)
-        rows = (
-            _read_batch(connection, batch, limit) if user_id is None else _read_user(connection, batch, user_id, limit)
-        )
-        if not rows:
-            return batch
-        behind = [row.pending.uid for row in rows if row.behind_parked]
-        if behind:
-            batch.parked = parked.park(connection, behind, "waits behind a parked one", failed=False)
-        pending = [row.pending for row in rows if not row.behind_parked]
-        if pending:
-            _settle(connection, pending, batch)
+        _settle_next(connection, batch, user_id, limit)
+    # After the commit, which let go of the locks: a worker that came before that has left again. And first of all,
+    # because somebody may wait for the outcome.
+    if not draining:
+        batch.rung = doorbell.rung(batch.lanes, batch.settled_lanes)
+    elif batch.outcomes:
+        doorbell.tell_settled(batch.settled_lanes)
     _report(batch)
     return batch
+
+
+def _settle_next(connection: Connection, batch: Batch, user_id: int | None, limit: int) -> None:
+    """Settle the batch's next rows, and park those that wait behind parked ones."""
+    rows = _read_batch(connection, batch, limit) if user_id is None else _read_user(connection, batch, user_id, limit)
+    behind = [row.pending.uid for row in rows if row.behind_parked]
+    if behind:
+        batch.parked = parked.park(connection, behind, "waits behind a parked one", failed=False)
+    pending = [row.pending for row in rows if not row.behind_parked]
+    if pending:
+        _settle(connection, pending, batch)
 
 
 def _read_batch(connection: Connection, batch: Batch, limit: int) -> list[PendingRow]:
