@@ -96,8 +96,8 @@ def no_status_guard() -> None:
 def lock_and_read_in_one_statement() -> None:
     """The lock is waited for in the statement that reads: it sees what was PENDING before the wait."""
     replace(lanes, "try_lock_lanes", lambda _connection, lanes: list(lanes))
-    locked = "FROM (SELECT pg_advisory_xact_lock(7411, lane.lane)) AS lock CROSS JOIN transactions t\n"
-    lanes._READ_LANES = changed(lanes._READ_LANES, "FROM transactions t\n", locked)
+    locked = "FROM (SELECT pg_advisory_xact_lock(7411, lane.lane)) AS lock CROSS JOIN transactions t WHERE"
+    lanes._READ_LANES = changed(lanes._READ_LANES, "FROM transactions t WHERE", locked)
     _no_status_guard()
 
 
