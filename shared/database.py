@@ -40,7 +40,10 @@ _MACHINERY: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
 _OF_ONE_USER: Final = ("53200", "53400", "55", "57014", "58", "XX")
 _EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 PING_AFTER_SECONDS: Final = 1.0
-UNREACHABLE: Final = (OperationalError, InterfaceError, PoolTimeout, PendingRollbackError)
+UNREACHABLE: Final = (
+    *(OperationalError, InterfaceError, PoolTimeout, PendingRollbackError),
+    *(psycopg2.OperationalError, psycopg2.InterfaceError),  # where SQLAlchemy does not wrap what the driver raises
+)
 
 
 class _Connection(psycopg2.extensions.connection):  # type: ignore[misc]
@@ -192,9 +195,19 @@ def leave_unflushed(connection: Connection) -> None:
 
 @contextmanager
 def autocommit() -> Iterator[Connection]:
-    """Each statement is a transaction of its own: one round trip, not three."""
-    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        yield connection
+    """Each statement is a transaction of its own: one round trip, not three.
+
+    Not by SQLAlchemy's isolation level: changing that asks the server twice, and when the line is lost meanwhile the
+    driver's own error comes out and the connection is never given back.
+    """
+    with engine().connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        driver.autocommit = True
+        try:
+            yield connection
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
 
 def is_machinery(error: BaseException) -> bool:

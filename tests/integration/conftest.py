@@ -18,7 +18,8 @@ from uuid import uuid4
 
 import pytest
 import structlog
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from shared import database, doorbell
@@ -116,7 +117,20 @@ def empty_database(server_url: str) -> Iterator[str]:
         yield server.set(database=name).render_as_string(hide_password=False)
     finally:
         with create_engine(server, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+            drop_database(connection, name)
+
+
+def drop_database(connection: Connection, name: str) -> None:
+    """Drop it with its sessions. A worker of autovacuum may be in it: only a superuser may end that, and it leaves by itself."""
+    for tries_left in reversed(range(300)):
+        try:
+            connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+        except ProgrammingError:
+            if not tries_left:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from shared import database
-from shared.database import engine, is_machinery, transaction
+from shared.database import autocommit, count_connections, engine, is_machinery, transaction
 from shared.errors import Unavailable
 from shared.settings import settings
 from tests.integration.given import run_sql
@@ -94,3 +94,28 @@ def test_a_session_that_is_not_as_it_was_asked_for_is_refused(monkeypatch: pytes
     with pytest.raises(Unavailable, match="synchronous_commit is on") as raised, transaction():
         pass
     assert is_machinery(raised.value)
+
+
+def test_a_connection_that_is_lost_before_it_is_given_back_is_given_back() -> None:
+    """What its statement has committed stands, and was answered: nothing may fail afterwards."""
+    with autocommit() as connection:
+        connection.execute(text("SELECT 1"))  # the connection is one that was given back before
+    with autocommit() as connection:
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+        run_sql("SELECT pg_terminate_backend(:pid, 1000)", pid=pid)
+    assert count_connections().in_use == 0
+    with pytest.raises(DBAPIError) as raised, autocommit() as connection:  # whoever gets it finds out
+        connection.execute(text("SELECT 1"))
+    assert is_machinery(raised.value)
+    with autocommit() as connection:
+        assert connection.scalar(text("SELECT pg_backend_pid()")) != pid
+    assert count_connections().in_use == 0
+
+
+def test_a_session_is_as_it_was_after_a_statement_of_its_own() -> None:
+    with autocommit() as connection:
+        connection.execute(text("SELECT 1"))
+    with transaction() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '7s'"))
+        assert connection.scalar(text("SHOW lock_timeout")) == "7s", "it is a transaction"
+    assert in_force() == NEEDED

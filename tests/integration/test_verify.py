@@ -21,7 +21,7 @@ from shared.queries.verifying import Counts
 from shared.settling import settle_lanes
 from shared.status import lane_of
 from shared.verifying import SHOWN, Findings, unsafe_settings, verify
-from tests.integration.conftest import empty_database, forget_settings, migrate
+from tests.integration.conftest import drop_database, empty_database, forget_settings, migrate
 from tests.integration.given import accepted, ago, deposit, new_users, plain_engine, run_sql, settled, withdrawal
 
 pytestmark = pytest.mark.integration
@@ -79,14 +79,14 @@ def using_copy_of(url: str) -> Iterator[None]:
     copy = good.set(database=f"{good.database}_copy")
     maintenance = plain_engine("postgres")
     with maintenance.connect() as connection:
-        connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{copy.database}" WITH (FORCE)')
+        drop_database(connection, str(copy.database))
         connection.exec_driver_sql(f'CREATE DATABASE "{copy.database}" TEMPLATE "{good.database}"')
     try:
         with using(copy.render_as_string(hide_password=False)):
             yield
     finally:
         with maintenance.connect() as connection:
-            connection.exec_driver_sql(f'DROP DATABASE "{copy.database}" WITH (FORCE)')
+            drop_database(connection, str(copy.database))
 
 
 def verified() -> Findings:

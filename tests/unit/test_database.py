@@ -33,6 +33,12 @@ def test_what_the_server_could_not_do_just_now_is_machinery(pgcode: str) -> None
     assert is_machinery(_raised(exc.DBAPIError, pgcode))
 
 
+def test_what_the_driver_itself_raises_of_a_lost_line_is_machinery() -> None:
+    assert is_machinery(psycopg2.OperationalError("server closed the connection unexpectedly"))
+    assert is_machinery(psycopg2.InterfaceError("connection already closed"))
+    assert not is_machinery(psycopg2.ProgrammingError("the last operation didn't produce records"))
+
+
 @pytest.mark.parametrize(
     ("pgcode", "may_be"),
     [
