@@ -15,6 +15,8 @@ from web.pipes import send_stream
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
+MAX_PIECE_BYTES: Final = 64 << 10
+
 _SAME_FOR_ALL: Final[dict[str, Any]] = {
     "GATEWAY_INTERFACE": "CGI/1.1",
     "SCRIPT_NAME": "",
@@ -38,8 +40,13 @@ class Body:
         self._rest = b""
         self._begun = self._ended = False
 
-    def read(self, size: int) -> bytes:
-        """Returns so many bytes at most, as soon as there are any; none at the end, also where the client has gone."""
+    def read(self, size: int = -1) -> bytes:
+        """Returns so many bytes at most, as soon as there are any; none at the end, also where the client has gone.
+
+        Without a size it returns all that is left: a framework's own reading asks so.
+        """
+        if size < 0:
+            return b"".join(iter(lambda: self.read(MAX_PIECE_BYTES), b""))
         if not self._rest and not self._ended:
             if is_on_loop():
                 self._rest = switch(self._next_piece())

@@ -149,6 +149,14 @@ def test_an_error_of_the_application_is_a_500_and_the_next_request_is_answered(p
     assert ask(probe, "/count")[0] == 200
 
 
+def test_a_body_is_read_whole_where_no_size_is_given(probe: int) -> None:
+    body = bytes(range(256)) * 1000
+    connection = http.client.HTTPConnection("127.0.0.1", probe, timeout=30)
+    connection.request("PUT", "/all", body)
+    assert connection.getresponse().read() == body + b"|"
+    connection.close()
+
+
 def test_bodies_that_do_not_come_keep_nobody_and_one_in_pieces_is_read(probe: int) -> None:
     head = b"PUT /body HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 6\r\n\r\n"
     with ExitStack() as opened:

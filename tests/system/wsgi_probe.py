@@ -27,6 +27,11 @@ def tell(environ: dict[str, Any]) -> Iterable[bytes]:
     return [json.dumps({**own, "body": repr(body)}).encode()]
 
 
+def read_all(environ: dict[str, Any]) -> Iterable[bytes]:
+    """As frameworks read: without a size, and once more."""
+    return [environ["wsgi.input"].read() + b"|" + environ["wsgi.input"].read()]
+
+
 def wait(_: dict[str, Any]) -> Iterable[bytes]:
     _waiting.append(wakeup := Wakeup())
     return [b"woken" if wakeup.wait(30) else b"not woken"]
@@ -62,7 +67,7 @@ def count(_: dict[str, Any]) -> Iterable[bytes]:
     return [json.dumps([_sent, _closed.is_set(), len(_waiting), threading.active_count()]).encode()]
 
 
-VIEWS = {"/wait": wait, "/wake": wake_all, "/fail": fail, "/stream": stream, "/count": count}
+VIEWS = {"/all": read_all, "/wait": wait, "/wake": wake_all, "/fail": fail, "/stream": stream, "/count": count}
 
 
 def application() -> Any:
