@@ -75,7 +75,7 @@ def test_a_line_that_never_answers_again_is_given_up(stack: Stack, http: Http) -
 
 
 def test_a_worker_that_cannot_stop_is_ended(stack: Stack, http: Http) -> None:
-    """It waits for a pool process that is frozen; whoever told it to stop wants another one."""
+    """It waits for a settling process that is frozen; whoever told it to stop wants another one."""
     user_id = add_user(http)
     main, frozen, *_ = stack.family_of("worker")
     os.kill(frozen, signal.SIGSTOP)

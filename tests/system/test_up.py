@@ -186,7 +186,7 @@ def test_without_a_running_service_a_command_says_so(tmp_path: Path, command: st
 def test_a_signal_stops_all_in_time_and_nothing_is_left(start_service: Start, number: signal.Signals) -> None:
     service = start_service()
     before = family(service.pid)
-    assert len(before) > len(ROLES) + 3  # pool processes and Postgres's own are among them
+    assert len(before) > len(ROLES) + 3  # settling processes and Postgres's own are among them
     service.process.send_signal(number)
     assert service.process.wait(30) == 0
     assert_all_ended(before)
