@@ -15,6 +15,7 @@ import pytest
 from celery import Celery
 from redis import Redis
 from running_service import ROOT, Service, assert_all_ended, environment, family, wait_until
+from test_worker_lines import events
 
 pytestmark = pytest.mark.system
 
@@ -23,11 +24,13 @@ PLANTED = """
 import sys, time
 from kombu.transport.virtual import QoS
 import worker.guard, worker.tasks, worker.sweep
+from shared.settling import Slice
 from worker.__main__ import main
 
 def a_long_task(lanes):
     print("a long task", flush=True)
     time.sleep({seconds})
+    return Slice(lanes)
 
 def fail():
     sys.exit(7)
@@ -65,8 +68,8 @@ class Planted:
 
     def __init__(self, service: Service, folder: Path, faults: dict[str, Any]) -> None:
         self.output, self.heartbeat = folder / "planted.log", folder / "planted.heartbeat"
-        self._broker = service.broker_url.removesuffix("/0") + "/1"
-        with Redis.from_url(self._broker) as broker:
+        self.broker = service.broker_url.removesuffix("/0") + "/1"
+        with Redis.from_url(self.broker) as broker:
             broker.flushdb()
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen(
@@ -74,7 +77,7 @@ class Planted:
                 cwd=ROOT,
                 env=environment(
                     DATABASE_URL=service.database_url,
-                    BROKER_URL=self._broker,
+                    BROKER_URL=self.broker,
                     PAYMENTS_WORKERS="1",
                     PAYMENTS_DEAF_SECONDS="2",
                     PAYMENTS_HEARTBEAT_FILE=str(self.heartbeat),
@@ -84,7 +87,7 @@ class Planted:
             )
 
     def ring(self) -> None:
-        with Celery("tests", broker=self._broker, set_as_current=False) as control:
+        with Celery("tests", broker=self.broker, set_as_current=False) as control:
             control.send_task("settle", [[0]], queue="settle", ignore_result=True)
 
     def begin_task(self) -> None:
@@ -112,11 +115,13 @@ class Planted:
 
 def test_a_task_under_way_is_finished_by_a_worker_that_stops(start_planted: Callable[..., Planted]) -> None:
     planted = start_planted(seconds=2)
-    planted.begin_task()
-    began = time.monotonic()
-    planted.process.terminate()
-    assert planted.process.wait(20) == 0, planted.said()
-    assert time.monotonic() - began > 1, "it was not waited for"
+    with Celery("test", broker=planted.broker, set_as_current=False) as app, events(app) as seen:
+        planted.begin_task()
+        began = time.monotonic()
+        planted.process.terminate()
+        assert planted.process.wait(20) == 0, planted.said()
+        assert time.monotonic() - began > 1, "it was not waited for"
+        wait_until(lambda: "task-succeeded" in seen, "Flower is told of the last task", 10)
     assert not planted.lines("a settling process ended"), "nothing to complain about"
 
 
