@@ -116,7 +116,7 @@ def test_each_line_of_flower_is_json(tmp_path: Path, broker_url: str) -> None:
             wait_until(redis.pubsub_numpat, "it listens", READY_SECONDS)
             change_password(redis)
         wait_until(run.text, "a line", READY_SECONDS)
-        run.stop()
+        assert run.stop() == 0
     finally:
         if run.process.poll() is None:
             run.kill()
