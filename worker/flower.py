@@ -4,6 +4,8 @@ By itself it asks for the workers' queues when it starts and never again: of tho
 its page of queues would show nothing.
 """
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -23,7 +25,12 @@ OPTIONS: Final = (
 class _Flower(Flower):
     def start(self) -> None:
         PeriodicCallback(self.update_workers, 1000 * ASK_SECONDS).start()
-        super().start()
+        try:
+            super().start()
+        except (KeyboardInterrupt, SystemExit):  # a signal
+            # Python would wait for the threads that ask the workers, and those try a broker that is away for ever.
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def run(options: Sequence[str]) -> None:
