@@ -41,8 +41,12 @@ _OF_ONE_USER: Final = ("53200", "53400", "55", "57014", "58", "XX")
 _EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 PING_AFTER_SECONDS: Final = 1.0
 UNREACHABLE: Final = (
-    *(OperationalError, InterfaceError, PoolTimeout, PendingRollbackError),
-    *(psycopg2.OperationalError, psycopg2.InterfaceError),  # where SQLAlchemy does not wrap what the driver raises
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    PendingRollbackError,
+    psycopg2.OperationalError,  # where SQLAlchemy does not wrap what the driver raises
+    psycopg2.InterfaceError,
 )
 
 

@@ -44,11 +44,16 @@ _rests_until = 0.0
 
 @cache
 def _redis() -> Redis:
+    return _connect()
+
+
+def _connect(**options: Any) -> Redis:
     return Redis.from_url(
         settings().broker_url,
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
+        **options,
     )
 
 
@@ -165,21 +170,11 @@ def tell_settled(lanes: Collection[int]) -> None:
 
 def hear_settled() -> Iterator[set[int]]:
     """Yields the lanes of each such hint as it comes; no lanes, first, once it listens. Raises what the broker fails with."""
-    with (
-        Redis.from_url(
-            settings().broker_url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            health_check_interval=HEALTH_CHECK_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        ) as redis,
-        redis.pubsub() as channel,
-    ):
+    with _connect(health_check_interval=HEALTH_CHECK_SECONDS) as redis, redis.pubsub() as channel:
         channel.subscribe(SETTLED_CHANNEL)
         while True:
-            message = channel.get_message(
-                timeout=HEALTH_CHECK_SECONDS
-            )  # asks now and then whether the line still works
+            # When it is over without a message, redis-py asks whether the line still works.
+            message = channel.get_message(timeout=HEALTH_CHECK_SECONDS)
             if message and message["type"] in ("subscribe", "message"):
                 yield _read_lanes(message["data"]) if message["type"] == "message" else set()
 

@@ -222,9 +222,8 @@ def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) ->
     with _time_to_scan(connection, scans):
         pasts = {user_id: ledger.scan_past(connection, accounts[user_id], scans[user_id]) for user_id in scans}
         outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
-        written = ledger.write(
-            connection, outcomes, after.values(), moment
-        )  # its trigger reads the same past once more
+        # Its trigger reads the same past once more.
+        written = ledger.write(connection, outcomes, after.values(), moment)
     if written != (len(pending), len(after)):
         raise BooksDisagree(f"of {len(pending)} rows and {len(after)} accounts were written: {written}")
     batch.outcomes, batch.moment = outcomes, moment
