@@ -49,9 +49,22 @@ _READ = text(
         order="id",
     )
 )
+# As a pair here, too, and of values that the planner does not see: else it may read all that it believes the user to have,
+# and sort.
 _READ_OF_USER = text(
     _TELL.format(
-        events="SELECT * FROM events WHERE user_id = :user_id AND user_seq > :after ORDER BY user_seq", order="user_seq"
+        events="""
+            SELECT event.* FROM (
+                SELECT CAST(:user_id AS bigint) AS user_id, CAST(:after AS bigint) AS last OFFSET 0
+            ) AS seen
+            CROSS JOIN LATERAL (
+                SELECT * FROM events
+                WHERE (user_id, user_seq) > (seen.user_id, seen.last) AND user_id <= seen.user_id
+                ORDER BY user_id, user_seq LIMIT :limit
+            ) AS event
+            ORDER BY event.user_seq
+        """,
+        order="user_seq",
     )
 )
 

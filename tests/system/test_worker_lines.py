@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 from celery import Celery
+from celery.events.receiver import EventReceiver
 from redis import Redis
 from running_service import ROOT, environment, family, wait_until
 from test_graceful_web import free_port
@@ -142,16 +143,15 @@ def answers(port: int, path: str) -> bool:
 def events(app: Celery) -> Iterator[dict[str, dict[str, Any]]]:
     """The last event of each type that Celery's monitors, Flower among them, get."""
     seen: dict[str, dict[str, Any]] = {}
-    done = threading.Event()
+    receivers: list[EventReceiver] = []
 
     def listen() -> None:
         with app.connection_for_read() as connection:
             receiver = app.events.Receiver(
                 connection, handlers={"*": lambda event: seen.update({event["type"]: event})}
             )
-            while not done.is_set():
-                with suppress(TimeoutError):
-                    receiver.capture(limit=None, timeout=0.5, wakeup=False)
+            receivers.append(receiver)
+            receiver.capture(wakeup=False)  # in one go: between two captures nobody listens, and events are lost
 
     thread = threading.Thread(target=listen)
     thread.start()
@@ -159,7 +159,8 @@ def events(app: Celery) -> Iterator[dict[str, dict[str, Any]]]:
         wait_until(lambda: "worker-heartbeat" in seen, "the worker is heard", READY_SECONDS)
         yield seen
     finally:
-        done.set()
+        for receiver in receivers:
+            receiver.should_stop = True
         thread.join()
 
 

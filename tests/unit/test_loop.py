@@ -176,7 +176,8 @@ def test_without_a_thread_in_time_the_call_is_refused_and_not_made(monkeypatch: 
         codes = await asyncio.gather(run(refusal), run(refusal))
         may_end.set()
         done = await busy
-        await until(lambda: not module._view_threads().queued())  # a call that was given up is queued until a thread sees it
+        # A call that was given up is queued until a thread sees it.
+        await until(lambda: not module._view_threads().queued())
         return [*codes, done, await run(lambda: in_thread(made.append, 2))]
 
     assert on_a_loop(main)[0] == ["overloaded", "overloaded", True, None]
