@@ -12,6 +12,7 @@ from typing import Any, Final
 from web import stopping
 from web.loop import is_on_loop, run, switch
 from web.pipes import send_stream
+from web.waiting import room
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -110,7 +111,7 @@ class Adapter:
         self._application = application
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        stopping.listen_for_the_end(loop)
+        stopping.listen_for_the_end(loop, room.close)
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         environ = make_environ(scope, Body(protocol))

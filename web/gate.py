@@ -4,11 +4,12 @@ import resource
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
-
-from flask import Request, g
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.errors import Unavailable
+
+if TYPE_CHECKING:  # the process that starts the serving one needs no Flask
+    from flask import Request
 
 MAX_CONNECTIONS: Final = 8192
 MAX_INSIDE: Final = 5000  # requests: each takes some 40 kB while it waits
@@ -45,7 +46,7 @@ def raise_descriptors() -> None:
 LOOKED_AT: Final = ("/livez", "/readyz", "/metrics")
 
 
-def enter(http: Request, state: Any) -> None:
+def enter(http: "Request", state: Any) -> None:
     """`state` is Flask's `g` of the request, itself. Raises Unavailable."""
     global _inside
     if http.method in ("GET", "HEAD") and http.path.rstrip("/") in LOOKED_AT:
@@ -63,9 +64,9 @@ def turned_away(state: Any) -> bool:
     return bool(state.get("turned_away"))
 
 
-def stay_until_closed() -> Callable[[], None]:
+def stay_until_closed(state: Any) -> Callable[[], None]:
     """Keep this request's place while its body is sent; returns what gives it back."""
-    inside = bool(g.pop("inside", False))
+    inside = bool(state.pop("inside", False))
     return _give_back if inside else lambda: None
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final
 from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import Response, g, request
 
 from shared.database import is_machinery
 from shared.errors import Unavailable
@@ -63,7 +63,7 @@ def csv_stream(user_id: int, read_page: Callable[[Key | None], Page], after: Key
         return _answer(user_id, iter(()))
     response = _answer(user_id, _pages(first, read_page))
     response.call_on_close(_streams().release)
-    response.call_on_close(gate.stay_until_closed())
+    response.call_on_close(gate.stay_until_closed(g))
     return response
 
 

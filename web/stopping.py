@@ -13,10 +13,9 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
-
-from web.waiting import room
 
 DRAIN_SECONDS: Final = 0.5  # a connection that is in use is used within that time
 DOOR_SECONDS: Final = 0.5  # for a handshake under way, and the first request after it
@@ -34,21 +33,21 @@ def has_begun() -> bool:
     return _begun.is_set()
 
 
-def listen_for_the_end(loop: asyncio.AbstractEventLoop) -> None:
-    """In the process that serves, in its main thread: begin to stop when a signal says so.
+def listen_for_the_end(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
+    """In the process that serves, in its main thread: begin to stop when a signal says so. `close` answers all who wait.
 
     The loop has handlers of SIGTERM and SIGINT already, granian's. It learns of a signal by a descriptor that Python
     writes to whatever the handler here is: so both are called. A request with `Prefer: wait=30` would otherwise hold up
     the end for that long.
     """
     for number in STOPS:
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(_begin, loop))
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(_begin, loop, close))
 
 
-def _begin(loop: asyncio.AbstractEventLoop) -> None:
+def _begin(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
     if not has_begun():
         _begun.set()
-        room.close()
+        close()
         loop.call_later(DRAIN_SECONDS, _shut_the_door)
 
 
