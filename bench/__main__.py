@@ -75,6 +75,7 @@ def _read(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small numbers, one run: whether it works, not how fast")
     parser.add_argument("--entries", type=_at_least_one, metavar="N", help="of the long history (default: 10,000,000)")
     parser.add_argument("--list-rows", type=_at_least_one, metavar="N", help="of the long list (default: 100,000)")
+    parser.add_argument("--list-puts", type=_at_least_one, metavar="N", help="a second beside it (default: 100)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the ratios there, as SVG")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the logs and the data")
@@ -111,6 +112,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         given["entries"] = (plan.entries[0], options.entries)
     if options.list_rows:
         given["list_rows"] = options.list_rows
+    if options.list_puts:
+        given["list_puts_per_s"] = options.list_puts
     return replace(plan, **given)
 
 

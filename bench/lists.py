@@ -11,7 +11,6 @@ from bench.stack import BenchError, add_users, query, wait_until
 from shared import doorbell
 from shared.status import LANES
 
-PUTS_PER_SECOND = 100.0
 MAX_SECONDS = 600.0
 _LIST_WAITS = "SELECT EXISTS (SELECT FROM transactions WHERE bulk AND status = 'PENDING' AND parked_at IS NULL)"
 
@@ -30,7 +29,7 @@ def beside_payments(run: Run) -> Values:
 
     def pay() -> None:
         requests = payments(payers, "Prefer: wait=30")
-        samples.append(open_loop(run.stack.web, requests, PUTS_PER_SECOND, expected_seconds))
+        samples.append(open_loop(run.stack.web, requests, run.plan.list_puts_per_s, expected_seconds))
 
     payer = threading.Thread(target=pay, name="payer")
     seconds = _drain(run, payer)

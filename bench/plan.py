@@ -19,6 +19,7 @@ class Plan:
     users: int = 1_000
     backlog: int = 200_000
     list_rows: int = 100_000
+    list_puts_per_s: int = 100  # payments of others beside the long list
     entries: tuple[int, int] = (10_000, 10_000_000)
     stored: tuple[int, ...] = (20_000, 200_000, 2_000_000)
     user_counts: tuple[int, ...] = (1_000, 10_000, 100_000)
