@@ -156,13 +156,19 @@ def exact_decoder(make_object: Callable[[list[tuple[str, Any]]], Any]) -> JSONDe
 _DECODER: Final = exact_decoder(_object)
 
 
-def validate(value: Any, model: type[Model]) -> Model:
-    """Raises Invalid (invalid_request) with every bad field by name."""
+def validate(value: Any, model: type[Model], unknown: str = "Extra inputs are not permitted") -> Model:
+    """Returns the value as the model. `unknown` is the message about a field that the model does not have.
+
+    Raises Invalid (invalid_request) with every bad field by name.
+    """
     try:
         return model.model_validate(_without_most_strangers(value, model))
     except ValidationError as error:
         fields = [
-            FieldError(_printable(".".join(map(str, e["loc"]))), e["msg"].removeprefix("Value error, "))
+            FieldError(
+                _printable(".".join(map(str, e["loc"]))),
+                unknown if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, "),
+            )
             for e in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]
         ]
         told = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)
