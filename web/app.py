@@ -60,11 +60,11 @@ class _App(Flask):
     session_interface = _NoSessions()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """No view of ours is async; asking at each call costs more than routing does."""
+        """Returns the view itself: no view is async, and to check at each call costs more than routing does."""
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """As Flask does; what depends on the host alone is worked out once for each host."""
+        """Returns Flask's adapter. What depends on the host alone is computed once for each host."""
         host = request.environ.get("HTTP_HOST") if request else None
         if not request or not host or "HTTP_UPGRADE" in request.environ:
             return super().create_url_adapter(request)

@@ -134,9 +134,10 @@ def _result(asked: Request, reply: Reply) -> Result:
 
 
 def submit(requests: Sequence[Request]) -> list[Reply]:
-    """Accept the requests in one commit: one reply each, in order.
+    """Accepts the requests in one commit and returns one reply for each, in order.
 
-    Raises Unavailable, told in its code: none was accepted, or it is not known in time; and what SQLAlchemy raises.
+    Raises Unavailable if nothing was accepted, or if the result is not known in time (its code tells which); and what
+    SQLAlchemy raises.
     """
     answered = _commits.submit(_accept_unless_full, requests, time.monotonic() + PATIENCE_SECONDS)
     try:
