@@ -1,8 +1,10 @@
 """The house rules, as tests: what CI runs is what a developer runs."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,30 @@ def test_modules_and_functions_stay_small() -> None:
                 if (function.end_lineno or 0) - function.lineno >= MOST_FUNCTION_LINES
             ]
     assert not long, "\n".join(long)
+
+
+DOCUMENTED = ("web",)
+
+
+def test_public_functions_have_a_docstring_that_begins_with_a_verb() -> None:
+    """A function's first line says what it does or returns, in the third person; what it raises comes after that."""
+    bad = [
+        f"{path.relative_to(ROOT)}:{function.lineno} {function.name}"
+        for package in DOCUMENTED
+        for path in (ROOT / package).rglob("*.py")
+        for function in public_functions(ast.parse(path.read_text(encoding="utf-8")))
+        if not re.match(r"(?!Raises)[A-Z][a-z]+s\b", ast.get_docstring(function) or "")
+    ]
+    assert not bad, "\n".join(bad)
+
+
+def public_functions(scope: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The public functions of a module, and the public methods of its public classes."""
+    for node in scope.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
 
 
 def test_the_readme_lists_every_setting_as_it_is() -> None:

@@ -23,7 +23,7 @@ LOGGING: dict[str, Any] = {
 
 
 def application() -> Any:
-    """The service's own application."""
+    """Returns the service's own application."""
     from web.app import create_app
 
     die_with_parent()
@@ -32,7 +32,7 @@ def application() -> Any:
 
 
 def load(factory: str) -> Any:
-    """What granian calls in the process that serves: returns the factory's application on its loop."""
+    """Returns the factory's application for granian's loop. granian calls this in the process that serves."""
     from web.adapter import Adapter
 
     module, _, name = factory.partition(":")
@@ -40,7 +40,7 @@ def load(factory: str) -> Any:
 
 
 def serve(factory: str, host: str, port: int) -> None:
-    """Serve a WSGI application until a signal says to stop. `factory` is module:function, called in the process that serves."""
+    """Serves a WSGI application until a signal stops it. `factory` is module:function, called in the process that serves."""
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.server.mp import MPServer
 
@@ -68,6 +68,7 @@ def serve(factory: str, host: str, port: int) -> None:
 
 
 def main() -> None:
+    """Reads the command line and serves until a signal stops it."""
     parser = argparse.ArgumentParser(prog="python -m web", description=__doc__)
     parser.add_argument("--host", default=settings().host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=settings().port, help="port (default: %(default)s)")

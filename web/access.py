@@ -28,7 +28,10 @@ _limiter: Final = RateLimiter()
 
 
 def scope_needed(method: str, route: str) -> Scope | None:
-    """None where everybody may. `route` is the rule as it was declared; "" for an address that does not exist."""
+    """Returns the scope that a request needs; None if everybody may send it.
+
+    `route` is the rule as it was declared; "" for an address that does not exist.
+    """
     if route in OPEN or method == "OPTIONS":
         return None
     if route.startswith("/api/webhook/"):
@@ -39,7 +42,10 @@ def scope_needed(method: str, route: str) -> Scope | None:
 
 
 def admit(http: Request) -> ValidKey | None:
-    """The caller's key; None where none is asked for. Raises Refused, and Unavailable where keys cannot be read."""
+    """Returns the caller's key; None if no key is needed.
+
+    Raises Refused if the key is missing, invalid or too weak, or comes too often; Unavailable if keys cannot be read.
+    """
     needed = scope_needed(http.method, http.url_rule.rule if http.url_rule else "")
     if needed is None:
         return None

@@ -14,4 +14,5 @@ class JsonAnswer(Response):
         super().__init__(json.dumps(value), status, mimetype=mimetype)
 
     def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:  # noqa: ARG002
+        """Returns the headers as they are."""
         return self.headers

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, current_app, g, request
 from flask.sessions import NullSession, SessionInterface
 from prometheus_client import Histogram
 from structlog.contextvars import bind_contextvars, clear_contextvars
@@ -33,7 +33,7 @@ from web import (
     webhooks,
 )
 from web.loop import place
-from web.requests import check_names
+from web.query_models import query_model, read_query, with_query
 
 # What may stand in a log line and a header without harm.
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -60,11 +60,11 @@ class _App(Flask):
     session_interface = _NoSessions()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """No view of ours is async; asking at each call costs more than routing does."""
+        """Returns the view itself: no view is async, and to check at each call costs more than routing does."""
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """As Flask does; what depends on the host alone is worked out once for each host."""
+        """Returns Flask's adapter. What depends on the host alone is computed once for each host."""
         host = request.environ.get("HTTP_HOST") if request else None
         if not request or not host or "HTTP_UPGRADE" in request.environ:
             return super().create_url_adapter(request)
@@ -86,7 +86,7 @@ class _App(Flask):
 
 
 def create_app() -> Flask:
-    """The application. Touches neither database nor broker until the first request."""
+    """Returns the application. It touches neither database nor broker until the first request."""
     app = _App("web", static_folder=None)
     app.config.update(PROPAGATE_EXCEPTIONS=False)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -96,7 +96,7 @@ def create_app() -> Flask:
         app.register_blueprint(module.blueprint)
     problems.register(app)
     for endpoint, view in app.view_functions.items():
-        app.view_functions[endpoint] = place(view)
+        app.view_functions[endpoint] = with_query(place(view))
     return app
 
 
@@ -114,8 +114,7 @@ def _begin() -> None:
     if key:
         bind_contextvars(key=key.id)
     if http.query_string and http.url_rule and http.method != "OPTIONS":
-        method = "GET" if http.method == "HEAD" else http.method
-        check_names(http, openapi.QUERY_NAMES.get((method, http.url_rule.rule), ()))
+        state.query = read_query(http, query_model(current_app.view_functions[http.url_rule.endpoint]))
 
 
 def _finish(response: Response) -> Response:

@@ -33,11 +33,14 @@ class BacklogReader(Reading[Backlog]):
         self._pending: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
 
     def read(self) -> Backlog:
-        """As it was half a second ago, or as long as `fresh_seconds` allows. Raises Unavailable."""
+        """Returns the backlog, at most half a second old, or as old as `fresh_seconds` allows. Raises Unavailable."""
         return self.get(self._fresh_seconds)
 
     def is_full(self) -> bool:
-        """By the last reading. Waits for a new one only where an old one says so: it may be long over."""
+        """Returns whether the backlog is at its limit, by the last value.
+
+        Waits for a new value only if an old one is at the limit, because that may be over.
+        """
         backlog, age = self.latest()
         full = backlog is not None and backlog.pending >= settings().backlog_limit
         if not full or age <= FRESH_SECONDS:
@@ -48,9 +51,10 @@ class BacklogReader(Reading[Backlog]):
             return True
 
     def retry_seconds(self) -> int:
-        """When there may be room again: while it is full nothing comes in, so what it shrinks by is what is settled.
+        """Returns the seconds until there may be room again.
 
-        By the readings since it last became full, from the highest on: what was committed just then came late.
+        A full backlog takes in nothing, so it shrinks by what is settled. The speed comes from the values since it last became
+        full, from the highest on: transactions whose commit was under way are counted late.
         """
         limit, (least, most) = settings().backlog_limit, RETRY_SECONDS
         full = list(takewhile(lambda reading: reading[1] >= limit, reversed([*self._pending])))
@@ -75,7 +79,7 @@ class BacklogReader(Reading[Backlog]):
 
 
 def fresh_seconds(pending: int, counted_seconds: float) -> float:
-    """Returns how long a count holds that took so long."""
+    """Returns for how many seconds a count is used that took `counted_seconds`."""
     room_seconds = (settings().backlog_limit - pending) / MAX_ACCEPTED_PER_SECOND
     return max(FRESH_SECONDS, min(COUNTING_SHARE * counted_seconds, room_seconds))
 

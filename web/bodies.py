@@ -36,12 +36,14 @@ class _Room:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
+        """Takes memory and returns whether there was enough."""
         with self._lock:
             fits = size <= self._free
             self._free -= size if fits else 0
             return fits
 
     def give_back(self, size: int) -> None:
+        """Gives memory back."""
         with self._lock:
             self._free += size
 
@@ -52,14 +54,17 @@ _drains: Final = threading.BoundedSemaphore(128)
 
 
 def read_body(http: HttpRequest, most_bytes: int = MOST_BYTES) -> bytes:
-    """The whole body. Raises as `arriving` does."""
+    """Returns the whole body. Raises as `arriving` does."""
     with arriving(http, most_bytes) as pieces:
         return b"".join(pieces)
 
 
 @contextmanager
 def arriving(http: HttpRequest, most_bytes: int) -> Iterator[Iterator[bytes]]:
-    """The body's pieces as they come. Raises Invalid: it is longer, or ends before its Content-Length; Unavailable."""
+    """Returns a context with the body's pieces as they come.
+
+    Raises Invalid if the body is too long or ends before its Content-Length; Unavailable if too many bodies are coming.
+    """
     length = http.content_length
     if (length or 0) > most_bytes:
         raise _too_large(most_bytes)
@@ -90,7 +95,7 @@ def _too_large(most_bytes: int) -> Invalid:
 
 
 def read_away(http: HttpRequest) -> None:
-    """Take in, within bounds, what is left of the body. Not of one that waits for our 100 Continue."""
+    """Reads and drops what is left of the body, up to MOST_WASTED_BYTES, unless the client waits for 100 Continue."""
     if _READ_WHOLE in http.environ:
         return
     length, headers = http.content_length or 0, http.environ
@@ -107,14 +112,17 @@ def read_away(http: HttpRequest) -> None:
 
 
 def check_encoding(http: HttpRequest) -> None:
-    """Raises Invalid for a compressed body: what it holds would have no bound."""
+    """Checks that the body is not compressed. Raises Invalid if it is: its content would have no limit."""
     codings = http.environ.get("HTTP_CONTENT_ENCODING", "").split(",")
     if any(coding.strip().lower() not in ("", "identity") for coding in codings):
         raise Invalid("unsupported_media_type", "The body must be sent as it is, without a Content-Encoding.")
 
 
 def read_json(http: HttpRequest, model: type[Model]) -> Model:
-    """The request's body as the model. Raises Invalid: another content type, no JSON, or a bad field."""
+    """Returns the request's body as the model.
+
+    Raises Invalid if the content type is another, the body is not JSON, or a field is bad.
+    """
     check_encoding(http)
     if http.mimetype != "application/json":
         raise Invalid("unsupported_media_type", "The body must be JSON, with Content-Type: application/json.")
@@ -122,11 +130,12 @@ def read_json(http: HttpRequest, model: type[Model]) -> Model:
 
 
 def not_json(why: object) -> Invalid:
+    """Returns the error for a body that is not JSON."""
     return Invalid("not_json", f"The body is not JSON: {str(why)[:200]}")
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON with exact numbers. Raises Invalid (not_json), also for a name that an object holds twice."""
+    """Returns JSON with exact numbers. Raises Invalid (not_json), also if an object holds a name twice."""
     try:
         return _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -150,19 +159,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def exact_decoder(make_object: Callable[[list[tuple[str, Any]]], Any]) -> JSONDecoder:
+    """Returns a decoder of JSON that reads numbers exactly and makes each object by `make_object`."""
     return JSONDecoder(parse_float=_parse_decimal, parse_int=_parse_int, object_pairs_hook=make_object)
 
 
 _DECODER: Final = exact_decoder(_object)
 
 
-def validate(value: Any, model: type[Model]) -> Model:
-    """Raises Invalid (invalid_request) with every bad field by name."""
+def validate(value: Any, model: type[Model], unknown: str = "Extra inputs are not permitted") -> Model:
+    """Returns the value as the model. `unknown` is the message about a field that the model does not have.
+
+    Raises Invalid (invalid_request) with every bad field by name.
+    """
     try:
         return model.model_validate(_without_most_strangers(value, model))
     except ValidationError as error:
         fields = [
-            FieldError(_printable(".".join(map(str, e["loc"]))), e["msg"].removeprefix("Value error, "))
+            FieldError(
+                _printable(".".join(map(str, e["loc"]))),
+                unknown if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, "),
+            )
             for e in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]
         ]
         told = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)

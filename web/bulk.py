@@ -28,14 +28,27 @@ from web.answers import JsonAnswer
 from web.backlog import reader
 from web.bodies import validate
 from web.intake import PATIENCE_SECONDS, intake
-from web.lists import read_list
-from web.schemas import NewTransaction, parse_uid
+from web.lists import MOST_ITEMS, NDJSON, read_list
+from web.operation import JSON, TEXT, ApiResponse, Schema, documented
+from web.schemas import NewTransaction, ResultsOut, parse_uid
 
 MOST_LISTS: Final = 16  # in memory, read or about to be committed
 MOST_COMMITS: Final = 2  # at once: each takes a processor of Postgres for a while
 MOST_SPOILT: Final = 16  # rows that fail alone; more are no fault of the rows
 DOOR_SECONDS: Final = 2.0
 MOST_UID_CHARACTERS: Final = 200  # of what was sent in place of a uid
+
+# An invalid item does not make the list invalid. The maximum is given in words, because more items are refused with 413,
+# and a schema that is broken means 422 to every reader of the document.
+_ARRAY: Final[Schema] = {
+    "type": "array",
+    "items": {"anyOf": [{"$ref": f"#/components/schemas/{NewTransaction.__name__}"}, {}]},
+    "description": f"Up to {MOST_ITEMS} transactions. An invalid item does not affect the others.",
+}
+_LINES: Final[Schema] = {
+    **TEXT,
+    "description": f"NDJSON: up to {MOST_ITEMS} lines, a transaction each. An invalid line does not affect the others.",
+}
 
 Result = dict[str, Any]
 
@@ -47,7 +60,13 @@ _commits = ThreadPoolExecutor(MOST_COMMITS, thread_name_prefix="bulk")  # its th
 
 
 @blueprint.put("/api/transactions/")
+@documented(
+    {202: ApiResponse(ResultsOut, "One result for each transaction, in the order sent.")},
+    body={JSON: _ARRAY, NDJSON: _LINES},
+    problems=("backlog_full",),
+)
 def put_transactions() -> Response:
+    """Accepts a list of transactions in one commit and returns one result for each."""
     with _place():
         judged = read_list(request, _judge)
         asked = [item for item in judged if isinstance(item, Request)]
@@ -115,9 +134,10 @@ def _result(asked: Request, reply: Reply) -> Result:
 
 
 def submit(requests: Sequence[Request]) -> list[Reply]:
-    """Accept the requests in one commit: one reply each, in order.
+    """Accepts the requests in one commit and returns one reply for each, in order.
 
-    Raises Unavailable, told in its code: none was accepted, or it is not known in time; and what SQLAlchemy raises.
+    Raises Unavailable if nothing was accepted, or if the result is not known in time (its code tells which); and what
+    SQLAlchemy raises.
     """
     answered = _commits.submit(_accept_unless_full, requests, time.monotonic() + PATIENCE_SECONDS)
     try:

@@ -50,12 +50,14 @@ POLICY: Final = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src '
 
 @blueprint.get("/")
 def get_index() -> Response:
+    """Returns links to the API's documentation."""
     links = {"name": "payments", "docs": "/docs", "openapi": "/openapi.json"}
     return Response(json.dumps(links), mimetype="application/json")
 
 
 @blueprint.get("/docs")
 def get_page() -> Response:
+    """Returns the page on which a person reads and tries the API."""
     response = Response(PAGE, mimetype="text/html")
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -65,6 +67,7 @@ def get_page() -> Response:
 
 @blueprint.get("/docs/<name>")
 def get_file(name: str) -> Response:
+    """Returns a file of that page."""
     if name == "start.js":
         return Response(START, mimetype="text/javascript")
     if name not in FILES:

@@ -22,7 +22,7 @@ _inside = 0
 
 
 def connections() -> int:
-    """Idle ones too: granian closes none. Bounded by the descriptors that the process may have."""
+    """Returns how many connections may be open, idle ones too (granian closes none), by the limit of descriptors."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -31,11 +31,12 @@ def connections() -> int:
 
 @cache  # each request asks
 def most_inside() -> int:
+    """Returns how many requests may be at work at once."""
     return min(MAX_INSIDE, connections() - SPARE_CONNECTIONS)
 
 
 def raise_descriptors() -> None:
-    """A thousand, the usual limit, are fewer than the connections; what the system allows is asked for."""
+    """Increases the limit of descriptors as far as the system allows: the usual 1,000 are fewer than the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -47,7 +48,10 @@ LOOKED_AT: Final = ("/livez", "/readyz", "/metrics")
 
 
 def enter(http: "Request", state: Any) -> None:
-    """`state` is Flask's `g` of the request, itself. Raises Unavailable."""
+    """Counts a request that begins, except a probe. `state` is Flask's `g` of the request, not the proxy.
+
+    Raises Unavailable if too many requests are at work.
+    """
     global _inside
     if http.method in ("GET", "HEAD") and http.path.rstrip("/") in LOOKED_AT:
         return
@@ -60,12 +64,12 @@ def enter(http: "Request", state: Any) -> None:
 
 
 def turned_away(state: Any) -> bool:
-    """Whether there was no room for this request: then its body is not waited for either."""
+    """Returns whether `enter` refused this request. Its body is not waited for either."""
     return bool(state.get("turned_away"))
 
 
 def stay_until_closed(state: Any) -> Callable[[], None]:
-    """Keep this request's place while its body is sent; returns what gives it back."""
+    """Returns what to call when the body is sent: this request counts as at work until then."""
     inside = bool(state.pop("inside", False))
     return _give_back if inside else lambda: None
 
@@ -77,5 +81,6 @@ def _give_back() -> None:
 
 
 def leave(state: Any) -> None:
+    """Counts a request as ended, unless it stays until its body is sent."""
     if state.pop("inside", False):
         _give_back()

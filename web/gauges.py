@@ -30,6 +30,7 @@ class BacklogCollector(Collector):
     """What waits in the database to be settled."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Returns the gauges; none while the database does not answer."""
         try:
             backlog = reader.read()
         except Unavailable:
@@ -47,6 +48,7 @@ class WatchedCollector(Collector):
     """Webhooks, the last verification that was recorded, what holds back vacuum. One that cannot be read hides no other."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Returns the gauges that can be read."""
         made: list[tuple[Reading[Any], Callable[[Any], Iterator[GaugeMetricFamily]]]] = [
             (webhooks, _of_webhooks),
             (snapshot, _of_snapshot),
@@ -98,6 +100,7 @@ class QueuesCollector(Collector):
     """What waits in the broker to be taken."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Returns the gauge; none while the broker does not answer."""
         try:
             lengths = queues.get(FRESH_SECONDS)
         except Unavailable:
@@ -109,6 +112,7 @@ class ProcessCollector(Collector):
     """Of the process asked."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Returns the gauges."""
         connections = database.count_connections()
         yield _gauge("payments_bell_rests", "1 while the broker is left alone after a failure", doorbell.rests())
         yield _gauge("payments_database_connections_in_use", "Of this process", connections.in_use)

@@ -7,25 +7,36 @@ from shared import history, metrics
 from web.answers import JsonAnswer
 from web.gauges import BacklogCollector, ProcessCollector, QueuesCollector, WatchedCollector
 from web.loop import for_probes, on_loop
+from web.operation import TEXT, ApiResponse, documented
+from web.schemas import State
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/livez")
 @on_loop
-def livez() -> Response:
+@documented({200: ApiResponse(State, "The process is alive.")}, common_problems=("invalid_request",))
+def get_liveness() -> Response:
+    """Returns 200 while the process is alive."""
     return JsonAnswer({"status": "alive"})
 
 
 @blueprint.get("/readyz")
 @for_probes
-def readyz() -> Response:
+@documented({200: ApiResponse(State, "The service is ready.")}, problems=("not_ready",))
+def get_readiness() -> Response:
+    """Returns 200 if the service can work: the database answers and is migrated."""
     history.check_server()
     return JsonAnswer({"status": "ready"})
 
 
 @blueprint.get("/metrics")
 @for_probes
+@documented(
+    {200: ApiResponse(None, "Prometheus text.", other_media={"text/plain": TEXT})},
+    common_problems=("invalid_request", "internal_error"),
+)
 def get_metrics() -> Response:
+    """Returns the metrics in the format of Prometheus."""
     registry = metrics.registry(BacklogCollector(), WatchedCollector(), QueuesCollector(), ProcessCollector())
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

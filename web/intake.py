@@ -43,11 +43,11 @@ class _Waiting:
         self.answered = Wakeup()
 
     def answer(self, replies: list[Reply], error: Exception | None = None) -> None:
-        """To be called once, before it is woken."""
+        """Sets the replies or the error, once, before the client is woken."""
         self._replies, self._error = replies, error
 
     def wait(self) -> list[Reply]:
-        """Raises Unavailable where there is no answer in time, and the error that was the answer."""
+        """Returns the replies. Raises Unavailable if there are none in time, and the error that was set."""
         if not self.answered.wait(PATIENCE_SECONDS):
             self.given_up = True
             raise Unavailable(
@@ -70,9 +70,9 @@ class Intake:
         self._threads: dict[str, threading.Thread] = {}
 
     def submit(self, requests: Sequence[Request]) -> list[Reply]:
-        """Accept the requests: one reply each, in order, once they are committed.
+        """Accepts the requests and returns one reply for each, in order, once they are committed.
 
-        Raises Unavailable where that is not known in time (send it again), and what SQLAlchemy raises.
+        Raises Unavailable if that is not known in time (send the request again), and what SQLAlchemy raises.
         """
         waiting = _Waiting(requests)
         with self._arrival:
@@ -131,7 +131,7 @@ class Intake:
         self.ring(requests, replies)
 
     def ring(self, requests: Sequence[Request], replies: Sequence[Reply]) -> None:
-        """For what is new and for repeats that are still PENDING: the ring before may have been lost."""
+        """Rings the lanes of new transactions, and of repeats that are still PENDING: the first ring may have been lost."""
         with self._bell_arrival:
             for request, reply in zip(requests, replies, strict=True):
                 if isinstance(reply, Accepted) and reply.transaction.status == Status.PENDING:

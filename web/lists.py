@@ -28,9 +28,10 @@ _parsing = threading.Lock()
 
 
 def read_list(http: HttpRequest, judge: Callable[[Any], Judged]) -> list[Judged]:
-    """What `judge` makes of each item: of a parsed value, or of the Invalid that stands for a broken one.
+    """Returns what `judge` makes of each item: of a parsed value, or of the Invalid of an item that is broken.
 
-    Raises Invalid for the whole: another content type, too many items or bytes, no array; Unavailable.
+    Raises Invalid if the content type is another, the list is too long or it is no array; Unavailable if too many bodies
+    are coming.
     """
     check_encoding(http)
     if http.mimetype == NDJSON:

@@ -32,6 +32,7 @@ class _RequestGreenlet(greenlet):  # type: ignore[misc] # it is untyped
 
 
 def is_on_loop() -> bool:
+    """Returns whether the caller runs on the event loop."""
     return isinstance(getcurrent(), _RequestGreenlet)
 
 
@@ -119,6 +120,7 @@ class _Call:
         return True
 
     def run(self) -> None:
+        """Makes the call, unless it was given up, and hands its result to the loop."""
         if not self._take():
             return
         answer, error = None, None
@@ -138,6 +140,7 @@ class _Call:
             self.done.set_exception(error)
 
     def give_up(self) -> None:
+        """Ends the wait with Unavailable if no thread has begun the call."""
         if self._take():
             self._finish(None, _overloaded())
 
@@ -156,7 +159,7 @@ class ThreadPool:
         self._threads = self._idle = 0
 
     def put(self, call: _Call) -> None:
-        """Raises Unavailable where there is no thread and none can be started."""
+        """Queues a call. Raises Unavailable if there is no thread and none can be started."""
         with self._lock:
             if self._idle > 0:
                 self._idle -= 1  # one of them takes this call
@@ -165,6 +168,7 @@ class ThreadPool:
         self._calls.put(call)
 
     def queued(self) -> int:
+        """Returns how many calls wait for a thread."""
         return self._calls.qsize()
 
     def _start(self) -> None:

@@ -1,30 +1,31 @@
-"""The OpenAPI 3.1 document, made of the pydantic models and the table of operations, and served."""
+"""The OpenAPI 3.1 document, derived from routes, views' docstrings and pydantic models, and served."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from flask import Blueprint, Response, json
+from flask import Blueprint, Flask, Response, current_app, json
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from shared.scopes import Scope
 from shared.settings import settings
-from web import gate, schemas
+from web import gate
 from web.access import scope_needed
-from web.operations import HEADERS, JSON, OPERATIONS, PARAMETERS, Answer, Operation, Schema
+from web.operation import (
+    BODY_PROBLEMS,
+    JSON,
+    PARAMETERS,
+    RESPONSE_HEADERS,
+    ApiResponse,
+    Operation,
+    Schema,
+    documented,
+)
 from web.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS_OF_CODE
-from web.webhook_operations import WEBHOOK_OPERATIONS
-
-
-def _published_name(name: str) -> str:
-    """Names of parameters that are described in two ways are told apart in the table only."""
-    return name.removesuffix(".filter").removeprefix("letter_")
-
-
-def _route(operation: Operation) -> str:
-    return operation.path.replace("{", "<").replace("}", ">")
-
+from web.query_models import Component, query_model
+from web.schemas import Problem
 
 TAGS: Final = {
     "/api/user/": "Users",
@@ -33,138 +34,198 @@ TAGS: Final = {
     "/api/webhook/": "Webhooks",
     "/": "Service",
 }
-HEADERS_OF_STATUS: Final = {401: "WWW-Authenticate", **dict.fromkeys(RETRY_STATUSES, "Retry-After")}
-ALL: Final = (*OPERATIONS, *WEBHOOK_OPERATIONS)
-# By method and route; what is described here is what `web.app` lets through.
-QUERY_NAMES: Final[Mapping[tuple[str, str], frozenset[str]]] = {
-    (operation.method.upper(), _route(operation)): frozenset(
-        _published_name(name) for name in operation.parameters.split() if PARAMETERS[name][0] == "query"
-    )
-    for operation in ALL
-}
+HEADERS_OF_STATUS: Final = {401: ("WWW-Authenticate",), **dict.fromkeys(RETRY_STATUSES, ("Retry-After",))}
 
 blueprint = Blueprint("openapi", __name__)
 
 
 @blueprint.get("/openapi.json")
+@documented({200: ApiResponse(None, "OpenAPI 3.1", other_media={JSON: {}})}, common_problems=("invalid_request",))
 def get_document() -> Response:
-    return Response(_written(), mimetype=JSON)
+    """Returns this document."""
+    return Response(_written(current_app._get_current_object()), mimetype=JSON)  # type: ignore[attr-defined]
 
 
 @cache
-def _written() -> str:
-    return json.dumps(document())
+def _written(app: Flask) -> str:
+    return json.dumps(document(app))
 
 
-def document() -> Schema:
-    """The whole of it."""
+class _Route(NamedTuple):
+    """A method of an address, with its view. `rule` is as declared."""
+
+    method: str
+    rule: str
+    view: Callable[..., Any]
+    operation: Operation
+
+
+def document(app: Flask) -> Schema:
+    """Returns the OpenAPI document of the application's views that are documented."""
+    routes = list(_routes(app))
     paths: dict[str, Schema] = {}
-    for operation in ALL:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    parameters: dict[str, Schema] = {}
+    for route in routes:
+        for name, parameter in _parameters(route).items():
+            if parameters.setdefault(name, parameter) != parameter:
+                raise ValueError(f"two parameters are named {name}: give one of them a Component")
+        paths.setdefault(_path(route), {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Payments",
             "version": "1",
-            "description": "Keeps users' balances. Every path is answered with and without its trailing slash.",
+            "description": "Keeps users' balances. Every path works with and without its trailing slash.",
         },
         "paths": paths,
         "components": {
-            "schemas": _schemas(),
-            "parameters": {name: _parameter(name) for name in PARAMETERS},
+            "schemas": _schemas(routes),
+            "parameters": parameters,
             **({"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if settings().asks_for_keys else {}),
-            "headers": {name: {"schema": schema, "description": says} for name, (schema, says) in HEADERS.items()},
+            "headers": {name: header._asdict() for name, header in RESPONSE_HEADERS.items()},
         },
     }
 
 
-def _schemas() -> Schema:
+def _routes(app: Flask) -> Iterator[_Route]:
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        if operation := getattr(view, "operation", None):
+            for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+                yield _Route(method, rule.rule, view, operation)
+
+
+def _path(route: _Route) -> str:
+    return route.rule.replace("<", "{").replace(">", "}")
+
+
+def _path_parameters(route: _Route) -> list[str]:
+    return re.findall(r"<(\w+)>", route.rule)
+
+
+def _schemas(routes: list[_Route]) -> Schema:
     models: dict[tuple[type[BaseModel], Literal["validation", "serialization"]], None] = {}  # in order, each once
-    for operation in ALL:
-        if operation.body:
+    for _, _, _, operation in routes:
+        if isinstance(operation.body, type):
             models[operation.body, "validation"] = None
-        for answer in operation.answers.values():
-            models[answer.model or schemas.Problem, "serialization"] = None
+        for response in operation.responses.values():
+            models[response.model or Problem, "serialization"] = None
     _, definitions = models_json_schema([*models], ref_template="#/components/schemas/{model}")
     return dict(definitions["$defs"])
 
 
-def _parameter(name: str) -> Schema:
-    place, schema, says = PARAMETERS[name]
+def _parameters(route: _Route) -> dict[str, Schema]:
+    """Returns the parameters of a route by their names among the components: of its path, its query and its headers."""
     return {
-        "name": _published_name(name),
+        **{name: _listed_parameter(name) for name in _path_parameters(route)},
+        **dict(_query_parameters(route)),
+        **{name: _listed_parameter(name) for name in (*route.operation.headers, "X-Request-ID")},
+    }
+
+
+def _listed_parameter(name: str) -> Schema:
+    place, schema, description, _ = PARAMETERS[name]
+    return {
+        "name": name,
         "in": place,
         "required": place == "path",
         "schema": schema,
-        "description": says,
+        "description": description,
     }
 
 
-def _operation(operation: Operation) -> Schema:
-    names = [*operation.parameters.split(), "X-Request-ID"]
+def _query_parameters(route: _Route) -> Iterator[tuple[str, Schema]]:
+    model = query_model(route.view)
+    properties = model.model_json_schema().get("properties", {})
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
+        schema = {key: value for key, value in properties[name].items() if key not in ("title", "description")}
+        if schema.get("default") is None:  # a parameter that is left out means no filter
+            schema.pop("default", None)
+        component = next((mark.name for mark in field.metadata if isinstance(mark, Component)), name)
+        yield (
+            component,
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "schema": schema,
+                "description": field.description,
+            },
+        )
+
+
+def _operation(route: _Route) -> Schema:
+    _, rule, view, operation = route
     described: Schema = {
-        "summary": operation.summary,
-        "operationId": operation.name,
-        "tags": [next(tag for start, tag in TAGS.items() if operation.path.startswith(start))],
-        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names],
-        "responses": {str(status): _answer(answer) for status, answer in operation.answers.items()},
+        "summary": (view.__doc__ or "").partition("\n")[0],
+        "operationId": view.__name__,
+        "tags": [next(tag for start, tag in TAGS.items() if rule.startswith(start))],
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in _parameters(route)],
+        "responses": {str(status): _response(response) for status, response in operation.responses.items()},
     }
-    for code in [*operation.codes.split(), *_admission(operation, described)]:
+    scope = scope_needed(route.method, rule)
+    if scope and settings().asks_for_keys:
+        described["security"] = [{"key": [str(scope)]}]
+    for code in dict.fromkeys([*_problems(route), *_admission_problems(route)]):
         _add_problem(described["responses"], code)
-    bodies = {JSON: _reference(operation.body)} if operation.body else operation.bodies
-    if bodies:
+    if operation.body:
+        bodies = {JSON: _reference(operation.body)} if isinstance(operation.body, type) else operation.body
         content = {media: {"schema": schema} for media, schema in bodies.items()}
         described["requestBody"] = {"required": True, "content": content}
     return described
 
 
-def _admission(operation: Operation, described: Schema) -> list[str]:
-    """The codes of who is not let in. Where this process asks for no key, the document speaks of none."""
-    known = operation.codes.split()
-    codes = ["overloaded"] if operation.path not in gate.LOOKED_AT and "overloaded" not in known else []
-    needed = scope_needed(operation.method.upper(), _route(operation))
-    if needed is None:
+def _problems(route: _Route) -> list[str]:
+    """Returns the codes of the problems that the view itself can answer with."""
+    operation = route.operation
+    listed = [*_path_parameters(route), *operation.headers]
+    return [
+        *operation.problems,
+        *(code for name in listed for code in PARAMETERS[name].problems),
+        *(BODY_PROBLEMS if operation.body else ()),
+        *operation.common_problems,
+    ]
+
+
+def _admission_problems(route: _Route) -> list[str]:
+    """Returns the codes of the problems that a request can get before its view. Without keys there is no code for them."""
+    codes = [] if route.rule in gate.LOOKED_AT else ["overloaded"]
+    scope = scope_needed(route.method, route.rule)
+    if scope is None:
         return codes
     codes.append("rate_limited")
     if settings().asks_for_keys:
-        described["security"] = [{"key": [str(needed)]}]
-        codes += ["unauthorized", *(["insufficient_scope"] if needed != Scope.READ else [])]
+        codes += ["unauthorized", *(["insufficient_scope"] if scope != Scope.READ else [])]
     return codes
 
 
-def _answer(answer: Answer) -> Schema:
-    content: Schema = {media: {"schema": schema} for media, schema in answer.others.items()}
-    if answer.model:
-        media = MEDIA_TYPE if issubclass(answer.model, schemas.Problem) else JSON
-        content = {media: {"schema": _reference(answer.model)}, **content}
-    described: Schema = {"description": answer.says, "headers": _headers(answer.headers)}
+def _response(response: ApiResponse) -> Schema:
+    content: Schema = {media: {"schema": schema} for media, schema in response.other_media.items()}
+    if response.model:
+        media = MEDIA_TYPE if issubclass(response.model, Problem) else JSON
+        content = {media: {"schema": _reference(response.model)}, **content}
+    headers = {
+        **_required_headers(response.headers),
+        **{name: {"$ref": f"#/components/headers/{name}"} for name in response.optional_headers},
+    }
+    described: Schema = {"description": response.description, "headers": headers}
     return {**described, "content": content} if content else described
 
 
 def _add_problem(responses: Schema, code: str) -> None:
     status = STATUS_OF_CODE[code]
     new = {
-        "description": "Refused",
-        "headers": _headers(HEADERS_OF_STATUS.get(status, "")),
-        "content": {
-            MEDIA_TYPE: {"schema": {"allOf": [_reference(schemas.Problem), {"properties": {"code": {"enum": []}}}]}}
-        },
+        "description": "A problem: `code` tells which.",
+        "headers": _required_headers(HEADERS_OF_STATUS.get(status, ())),
+        "content": {MEDIA_TYPE: {"schema": {"allOf": [_reference(Problem), {"properties": {"code": {"enum": []}}}]}}},
     }
     described = responses.setdefault(str(status), new)
     described["content"][MEDIA_TYPE]["schema"]["allOf"][1]["properties"]["code"]["enum"].append(code)
 
 
-def _headers(names: str) -> Schema:
-    named = ["X-Request-ID", *names.split()]
-    return {
-        name.rstrip("?"): {"$ref": f"#/components/headers/{name[:-1]}"} if name.endswith("?") else _required(name)
-        for name in named
-    }
-
-
-def _required(name: str) -> Schema:
-    schema, says = HEADERS[name]
-    return {"schema": schema, "description": says, "required": True}
+def _required_headers(names: tuple[str, ...]) -> Schema:
+    return {name: {**RESPONSE_HEADERS[name]._asdict(), "required": True} for name in ("X-Request-ID", *names)}
 
 
 def _reference(model: type[BaseModel]) -> Schema:

@@ -48,11 +48,12 @@ _UNKNOWN_OUTCOME: Final = (
 
 
 def status_of(error: PaymentsError) -> int:
+    """Returns the HTTP status of an error."""
     return STATUS_OF_CODE.get(error.code) or next(status for kind, status in _STATUS_OF_KIND if isinstance(error, kind))
 
 
 def problem(status: int, code: str, detail: str, retry_seconds: int = 1, **members: Any) -> Response:
-    """A problem document. Those that say "later" bear Retry-After, those that want a key say of which kind."""
+    """Returns a problem document. 429 and 503 have a Retry-After header, 401 has WWW-Authenticate."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -71,12 +72,13 @@ def problem(status: int, code: str, detail: str, retry_seconds: int = 1, **membe
 
 
 def problem_of(error: PaymentsError) -> Response:
+    """Returns the problem document of an error."""
     members = {"errors": [field._asdict() for field in error.fields]} if error.fields else {}
     return problem(status_of(error), error.code, error.detail, error.retry_seconds, **members)
 
 
 def register(app: Flask) -> None:
-    """Answer every exception of the app with a problem document, never with a stack trace."""
+    """Registers handlers with the app, so that each exception becomes a problem document and never a stack trace."""
     app.register_error_handler(PaymentsError, problem_of)
     app.register_error_handler(HTTPException, _framework_problem)
     app.register_error_handler(Exception, _unexpected_problem)

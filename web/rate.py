@@ -20,7 +20,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def take(self, caller: object, per_second: float) -> int:
-        """Take a token: 0, or the whole seconds after which there will be one."""
+        """Takes a token and returns 0; without a token, returns the whole seconds until there is one."""
         now = time.monotonic()
         most = max(1.0, per_second)
         with self._lock:

@@ -42,7 +42,7 @@ class Reading(Generic[Value]):
         self._reading = False
 
     def latest(self) -> tuple[Value | None, float]:
-        """The last value, None where there is none yet, and its age in seconds. Waits for nothing."""
+        """Returns the last value, None if there is none yet, and its age in seconds. Does not wait."""
         with self._lock:
             age = time.monotonic() - self._read_at
             if age > self._fresh_seconds:
@@ -50,7 +50,7 @@ class Reading(Generic[Value]):
             return self._value, age
 
     def get(self, most_seconds: float, timeout_seconds: float = PATIENCE_SECONDS) -> Value:
-        """A value no older than so many seconds; it is read for this, if need be. Raises Unavailable."""
+        """Returns a value that is at most `most_seconds` old, and reads it first if necessary. Raises Unavailable."""
         value, age = self.latest()
         if value is not None and age <= most_seconds:
             return value

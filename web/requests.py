@@ -1,21 +1,17 @@
-"""What every view reads of a request besides its body: query parameters, preferences, conditions."""
+"""Reads ids in paths, request headers and the cursor of a statement. Query parameters: see query_models."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final
 
 from flask import Request as HttpRequest
 from flask import g
 
 from shared.errors import NotFound, invalid_field
-from shared.instants import parse_instant
 from shared.queries.statement import Key
 from shared.registering import OwnedKey
 from web.waiting import MOST_SECONDS
-
-Word = TypeVar("Word", bound=StrEnum)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -28,15 +24,6 @@ _PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _WAIT = re.compile(
     r'\s*wait\s*=\s*(?:(?P<token>[0-9]+)|"(?P<quoted>[0-9]+)")\s*(?:;.*)?', re.ASCII | re.IGNORECASE | re.DOTALL
 )
-
-
-def check_names(http: HttpRequest, known: Collection[str]) -> None:
-    """Raises Invalid for a query parameter that is unknown, since a misspelt filter must not pass for none, or given twice."""
-    for name, values in http.args.lists() if http.query_string else ():
-        if name not in known:
-            raise invalid_field(name[:200], "is not a query parameter of this address")
-        if len(values) > 1:
-            raise invalid_field(name, "must be given once")
 
 
 def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
@@ -62,52 +49,21 @@ def _of_one_line(text: str) -> str:
 
 
 def read_id(text: str, not_found: Callable[[object], NotFound]) -> int:
-    """An id in a path. What is none names nothing: raises NotFound."""
+    """Returns the id that stands in a path. Raises NotFound if the text is not an id."""
     if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
         raise not_found(text[:200])
     return int(text)
 
 
-def read_instant(http: HttpRequest, name: str) -> datetime | None:
-    """Raises Invalid."""
-    text = http.args.get(name)
-    if text is None:
-        return None
-    try:
-        return parse_instant(text)
-    except ValueError as error:
-        raise invalid_field(name, str(error)) from None
-
-
-def read_word(http: HttpRequest, name: str, words: type[Word]) -> Word | None:
-    """Raises Invalid."""
-    text = http.args.get(name)
-    if text is None:
-        return None
-    try:
-        return words(text)
-    except ValueError:
-        raise invalid_field(name, f"must be one of {', '.join(words)}") from None
-
-
-def read_limit(http: HttpRequest, default: int, most: int) -> int:
-    """Raises Invalid."""
-    text = http.args.get("limit", str(default))
-    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= most:
-        raise invalid_field("limit", f"must be a whole number from 1 to {most}")
-    return int(text)
-
-
 def write_cursor(key: Key | None) -> str | None:
-    """Of digits and one hyphen, so that it needs no escaping anywhere."""
+    """Returns the cursor of a statement's next page, of digits and one hyphen: it needs no escaping anywhere."""
     return key and f"{(key.accepted_at - _EPOCH) // _MICROSECOND}-{key.accept_order}"
 
 
-def read_cursor(http: HttpRequest) -> Key | None:
-    """None for an empty one: from the beginning. Raises Invalid."""
-    text = http.args.get("cursor", "")
+def parse_statement_cursor(text: str) -> Key | None:
+    """Returns where a statement's next page begins; None for an empty text, the beginning. Raises ValueError."""
     if not re.fullmatch(CURSOR_PATTERN, text, re.ASCII):
-        raise invalid_field("cursor", "is none that this address gave")
+        raise ValueError("is none that this address gave")
     if not text:
         return None
     microseconds, order = text.split("-")
@@ -115,9 +71,9 @@ def read_cursor(http: HttpRequest) -> Key | None:
 
 
 def preferred_wait(http: HttpRequest) -> int | None:
-    """The seconds of `Prefer: wait=N` (RFC 7240), capped; None where there is no such preference.
+    """Returns the seconds of `Prefer: wait=N` (RFC 7240), capped; None if there is no such preference.
 
-    A preference that cannot be read is ignored, as the RFC has it; the first of several counts.
+    A preference that cannot be read is ignored, as the RFC says; the first of several counts.
     """
     for preference in _PREFERENCES.findall(http.environ.get("HTTP_PREFER", "")):
         written = _WAIT.fullmatch(preference)

@@ -16,6 +16,7 @@ class _Adapter(MapAdapter):
     def match(
         self, path_info: str | None = None, method: str | None = None, *arguments: Any, **options: Any
     ) -> tuple[Any, Mapping[str, Any]]:
+        """Returns the rule and the values of its variable parts, as werkzeug does."""
         if path_info is not None or method is not None:  # another question than which view is to answer
             return super().match(path_info, method, *arguments, **options)
         place = (self.map, self.default_method, self.path_info)

@@ -231,10 +231,12 @@ class State(BaseModel):
 
 
 def show_user(user: User) -> dict[str, Any]:
+    """Returns a user as the API shows it, without a balance."""
     return {"id": user.id, "name": user.name, "created_at": format_instant(user.created_at)}
 
 
 def show_event(event: Event) -> dict[str, Any]:
+    """Returns an event as the API shows it."""
     return {
         "id": event.id,
         "type": event.type,

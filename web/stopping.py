@@ -30,14 +30,15 @@ _begun = threading.Event()
 
 
 def has_begun() -> bool:
+    """Returns whether the process has begun to stop."""
     return _begun.is_set()
 
 
 def listen_for_the_end(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
-    """In the process that serves, in its main thread: begin to stop when a signal says so. `close` answers all who wait.
+    """Makes the process that serves begin to stop when a signal says so; called in its main thread. `close` ends all waits.
 
     The loop has handlers of SIGTERM and SIGINT already, granian's. It learns of a signal by a descriptor that Python
-    writes to whatever the handler here is: so both are called. A request with `Prefer: wait=30` would otherwise hold up
+    writes to whatever the handler here is: so both are called. Without this a request with `Prefer: wait=30` would delay
     the end for that long.
     """
     for number in STOPS:
@@ -52,7 +53,7 @@ def _begin(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
 
 
 def drain(pid: int) -> None:
-    """In the process that started the serving one: let that one do all this before it is stopped."""
+    """Makes the serving process drain, and waits until it has. Called in the process that started it, before it is stopped."""
     with suppress(ProcessLookupError):
         os.kill(pid, DRAIN)
         time.sleep(DRAIN_SECONDS + DOOR_SECONDS)

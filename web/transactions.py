@@ -6,8 +6,8 @@ from typing import Final
 from flask import Blueprint, Response, g, request
 from flask import Request as HttpRequest
 
+from shared import history
 from shared.errors import PaymentsError, transaction_not_found
-from shared.history import get_transaction
 from shared.queries.transactions import Request, Transaction
 from shared.showing import describe_rejection, show_transaction
 from shared.status import Status
@@ -15,19 +15,36 @@ from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.intake import intake
 from web.loop import in_thread, on_loop
+from web.operation import ApiResponse, documented
 from web.problems import problem
 from web.requests import preferred_wait
-from web.schemas import NewTransaction, parse_uid
+from web.schemas import NewTransaction, Rejection, TransactionOut, parse_uid
 from web.waiting import wait_if_preferred
 
 blueprint = Blueprint("transactions", __name__)
 
 RETRY_SECONDS: Final = 1
+_OF_A_PUT: Final = ("Preference-Applied", "Idempotency-Replayed")
+_FOUND: Final = ApiResponse(TransactionOut, "The transaction, in any state.", ("ETag",), ("Preference-Applied",))
+_NOT_MODIFIED: Final = ApiResponse(
+    None, "The state is still that of If-None-Match.", ("ETag",), ("Preference-Applied",)
+)
 
 
 @blueprint.put("/api/transaction/")
 @on_loop
+@documented(
+    {
+        200: ApiResponse(TransactionOut, "The transaction is COMPLETED.", ("Location",), _OF_A_PUT),
+        202: ApiResponse(TransactionOut, "The transaction is PENDING.", ("Location", "Retry-After"), _OF_A_PUT),
+        409: ApiResponse(Rejection, "The transaction is REJECTED.", (), _OF_A_PUT),
+    },
+    body=NewTransaction,
+    headers=("Prefer",),
+    problems=("user_not_found", "uid_reused", "backlog_full"),
+)
 def put_transaction() -> Response:
+    """Accepts a transaction and returns it; the status code tells its state, for a new one and for a repeat."""
     http: HttpRequest = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
     asked = read_json(http, NewTransaction)
     (reply,) = intake.submit(
@@ -43,11 +60,25 @@ def put_transaction() -> Response:
     return _tell_preference(response, seconds, waited)
 
 
-@blueprint.route("/api/transaction/<uid>", methods=["GET", "POST"])
+@blueprint.get("/api/transaction/<uid>")
 @on_loop
-def look_up(uid: str) -> Response:
+@documented({200: _FOUND, 304: _NOT_MODIFIED}, headers=("Prefer", "If-None-Match"))
+def get_transaction(uid: str) -> Response:
+    """Returns a transaction, in any state."""
+    return _look_up(uid)
+
+
+@blueprint.post("/api/transaction/<uid>")
+@on_loop
+@documented({200: _FOUND}, headers=("Prefer",))
+def look_up_transaction(uid: str) -> Response:
+    """Returns a transaction, in any state, as GET does."""
+    return _look_up(uid)
+
+
+def _look_up(uid: str) -> Response:
     seconds = preferred_wait(request)
-    transaction, waited = wait_if_preferred(in_thread(get_transaction, _uid_of_path(uid)), seconds)
+    transaction, waited = wait_if_preferred(in_thread(history.get_transaction, _uid_of_path(uid)), seconds)
     tag = f"{transaction.uid}:{transaction.status.lower()}"  # nothing else of it ever changes
     if request.method != "POST" and request.if_none_match.contains_weak(tag):
         response = Response(status=304)
@@ -81,7 +112,7 @@ def _tell_preference(response: Response, seconds: int | None, waited: bool) -> R
 
 
 def _uid_of_path(text: str) -> uuid.UUID:
-    """What is no uid names no transaction."""
+    """Returns the uid of a path. Raises NotFound if the text is not a UUID."""
     try:
         return parse_uid(text)
     except ValueError:

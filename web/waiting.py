@@ -50,7 +50,7 @@ class WaitingRoom:
         self._closed = False
 
     def close(self) -> None:
-        """The process ends: answer all who wait, and keep nobody from now on."""
+        """Ends all waits when the process ends, and refuses later ones."""
         with self._lock:
             self._closed = True
             waiters = list(self._waiters)
@@ -58,7 +58,7 @@ class WaitingRoom:
         wake(waiter.called for waiter in waiters)
 
     def wait(self, pending: Transaction, seconds: float) -> tuple[bool, Transaction | None]:
-        """Wait for a transaction to become final. Whether it was waited for, and the transaction if it did."""
+        """Waits until a transaction is final; returns whether it waited, and the transaction if it became final."""
         waiter = _Waiter(pending)
         with self._lock:
             if self._closed or len(self._waiters) >= MAX_WAITERS:
@@ -138,7 +138,7 @@ room = WaitingRoom()
 
 
 def wait_if_preferred(current: Transaction, seconds: int | None) -> tuple[Transaction, bool]:
-    """The transaction, final if it became so within the seconds, and whether the preference was honoured."""
+    """Returns the transaction, final if it became so within the seconds, and whether the preference was honoured."""
     if seconds is None:
         return current, False
     if current.settled_at is not None or seconds == 0:

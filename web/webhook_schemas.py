@@ -16,7 +16,7 @@ LETTER_KEY_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"
 
 
 def read_letter_key(text: str) -> LetterKey | None:
-    """None for an empty one: from the beginning. Raises ValueError."""
+    """Returns where a page of dead letters begins; None for an empty text, the beginning. Raises ValueError."""
     if not re.fullmatch(LETTER_KEY_PATTERN, text, re.ASCII):
         raise ValueError("is none that this address gave")
     return LetterKey(*map(int, text.split("-"))) if text else None

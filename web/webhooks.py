@@ -6,7 +6,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, g, request
 
 from shared import webhooks
-from shared.errors import Unavailable, invalid_field, webhook_not_found
+from shared.errors import Unavailable, webhook_not_found
 from shared.instants import format_instant
 from shared.money import format_amount
 from shared.queries.letters import DeadLetter, LetterKey
@@ -15,9 +15,19 @@ from web.access import read_actor
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.loop import in_thread, on_loop
-from web.requests import read_id, read_idempotency_key, read_limit
-from web.users import DEFAULT_PAGE, LONGEST_PAGE
-from web.webhook_schemas import NewWebhookIn, ReplayIn, read_letter_key
+from web.operation import ApiResponse, documented
+from web.query_models import DeadLettersQuery
+from web.requests import read_id, read_idempotency_key
+from web.webhook_schemas import (
+    DeadLettersOut,
+    NewWebhookIn,
+    NewWebhookOut,
+    ReplayIn,
+    SecretOut,
+    TrialOut,
+    WebhookOut,
+    WebhooksOut,
+)
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/api/webhook")
 
@@ -28,7 +38,17 @@ _trials = threading.BoundedSemaphore(MOST_TRIALS)  # each may hold its thread fo
 
 @blueprint.post("/")
 @on_loop
+@documented(
+    {
+        201: ApiResponse(
+            NewWebhookOut, "The webhook, with its secret.", ("Location",), optional_headers=("Idempotency-Replayed",)
+        )
+    },
+    body=NewWebhookIn,
+    headers=("Idempotency-Key",),
+)
 def post_webhook() -> Response:
+    """Adds a webhook for what is settled from now on and returns it with its secret."""
     key = read_idempotency_key(request)
     content = read_json(request, NewWebhookIn)
     new = NewWebhook(content.url, content.events, content.threshold)
@@ -41,23 +61,31 @@ def post_webhook() -> Response:
 
 
 @blueprint.get("/")
+@documented({200: ApiResponse(WebhooksOut, "The webhooks.")})
 def list_webhooks() -> Response:
+    """Returns all webhooks."""
     return JsonAnswer({"items": [_show(webhook) for webhook in webhooks.list_all()]})
 
 
 @blueprint.get("/<webhook_id>/")
+@documented({200: ApiResponse(WebhookOut, "The webhook.")})
 def get_webhook(webhook_id: str) -> Response:
+    """Returns a webhook and its state."""
     return JsonAnswer(_show(webhooks.get(read_id(webhook_id, webhook_not_found))))
 
 
 @blueprint.delete("/<webhook_id>/")
+@documented({204: ApiResponse(None, "The webhook is deleted.")})
 def delete_webhook(webhook_id: str) -> Response:
+    """Deletes a webhook with all events that were not yet delivered to it."""
     webhooks.delete(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
     return Response(status=204)
 
 
 @blueprint.post("/<webhook_id>/test")
+@documented({200: ApiResponse(TrialOut, "The receiver's answer.")}, problems=("overloaded",))
 def try_webhook(webhook_id: str) -> Response:
+    """Sends a test event (webhook.test) now, once, and returns how it was received."""
     if not _trials.acquire(blocking=False):
         raise Unavailable("overloaded", "Too many webhooks are being tried out.")
     try:
@@ -68,27 +96,32 @@ def try_webhook(webhook_id: str) -> Response:
 
 
 @blueprint.post("/<webhook_id>/rotate-secret")
+@documented({200: ApiResponse(SecretOut, "The new secret.")}, problems=("too_many_secrets",))
 def rotate_secret(webhook_id: str) -> Response:
+    """Returns a new secret of a webhook; each older one stays valid for 24 hours from its own rotation."""
     secret = webhooks.rotate_secret(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
     return JsonAnswer({"secret": secret})
 
 
 @blueprint.post("/<webhook_id>/replay")
 @on_loop
+@documented(
+    {200: ApiResponse(WebhookOut, "The webhook, enabled again if it was disabled.")},
+    body=ReplayIn,
+    problems=("cursor_ahead",),
+)
 def replay_webhook(webhook_id: str) -> Response:
+    """Sends all events after a cursor again, under the same ids and before later events, and returns the webhook."""
     known = read_id(webhook_id, webhook_not_found)
     in_thread(webhooks.replay, known, read_json(request, ReplayIn).after, read_actor(request, g.key))
     return JsonAnswer(_show(in_thread(webhooks.get, known)))
 
 
 @blueprint.get("/<webhook_id>/dead-letters")
-def get_dead_letters(webhook_id: str) -> Response:
-    try:
-        after = read_letter_key(request.args.get("cursor", ""))
-    except ValueError as error:
-        raise invalid_field("cursor", str(error)) from None
-    limit = read_limit(request, DEFAULT_PAGE, LONGEST_PAGE)
-    page = webhooks.get_dead_letters(read_id(webhook_id, webhook_not_found), after, limit)
+@documented({200: ApiResponse(DeadLettersOut, "A page, in the order of the events.")})
+def get_dead_letters(webhook_id: str, query: DeadLettersQuery) -> Response:
+    """Returns a page of a webhook's dead letters: deliveries that were given up."""
+    page = webhooks.get_dead_letters(read_id(webhook_id, webhook_not_found), query.cursor, query.limit)
     return JsonAnswer({"items": [_show_letter(letter) for letter in page.items], "next": _write_key(page.after)})
 
 

@@ -197,13 +197,13 @@ def test_the_document_speaks_of_keys_where_they_are_asked_for(
 ) -> None:
     from web.openapi import document
 
-    put = document()["paths"]["/api/transaction/"]["put"]
+    put = document(create_app())["paths"]["/api/transaction/"]["put"]
     assert put["security"] == [{"key": ["write"]}]
     assert {"401", "403", "429"} <= put["responses"].keys()
-    assert "security" not in document()["paths"]["/livez"]["get"]
-    assert document()["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
+    assert "security" not in document(create_app())["paths"]["/livez"]["get"]
+    assert document(create_app())["components"]["securitySchemes"]["key"] == {"type": "http", "scheme": "bearer"}
     ask_for(monkeypatch, PAYMENTS_AUTH="off")
-    put = document()["paths"]["/api/transaction/"]["put"]
+    put = document(create_app())["paths"]["/api/transaction/"]["put"]
     assert "security" not in put
     assert "401" not in put["responses"]
 

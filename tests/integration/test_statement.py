@@ -104,8 +104,7 @@ def open_csv(client: FlaskClient, user_id: int) -> Response:
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    monkeypatch.setattr(users, "DEFAULT_PAGE", 4)
-    monkeypatch.setattr(users, "LONGEST_PAGE", 4)
+    monkeypatch.setattr(users, "MAX_PAGE_ITEMS", 4)
     return create_app().test_client()
 
 

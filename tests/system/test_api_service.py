@@ -202,7 +202,7 @@ def test_the_document_describes_every_route_and_no_other() -> None:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
         if rule.rule not in FOR_PEOPLE
     }
-    described = {(path, method) for path, item in document()["paths"].items() for method in item}
+    described = {(path, method) for path, item in document(create_app())["paths"].items() for method in item}
     assert described == routes
 
 

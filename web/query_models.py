@@ -1,0 +1,177 @@
+"""Query parameters: one pydantic model per view. Requests are read by these models, and the API is described by them.
+
+A view that has a parameter `query` is called with the model that annotates it. Every other view refuses all query
+parameters.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from functools import cache, partial, wraps
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast, get_type_hints
+
+from flask import Request as HttpRequest
+from flask import g
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from shared.errors import invalid_field
+from shared.events import CURSOR_PATTERN as FEED_CURSOR_PATTERN
+from shared.events import Cursor, parse_cursor
+from shared.history import MOST_USER_ID
+from shared.instants import parse_instant
+from shared.queries.letters import LetterKey
+from shared.queries.statement import Key
+from shared.status import Status, Type
+from web.bodies import validate
+from web.requests import CURSOR_PATTERN, parse_statement_cursor
+from web.webhook_schemas import LETTER_KEY_PATTERN, read_letter_key
+
+DEFAULT_PAGE_ITEMS: Final = 100
+MAX_PAGE_ITEMS: Final = 1000
+
+View = TypeVar("View", bound=Callable[..., Any])
+Word = TypeVar("Word", bound=StrEnum)
+
+
+class Component(NamedTuple):
+    """The name of a parameter in the OpenAPI document, where another parameter has the same name."""
+
+    name: str
+
+
+def _parse_number(text: str, max_value: int, max_digits: int) -> int:
+    if not re.fullmatch(rf"[0-9]{{1,{max_digits}}}", text, re.ASCII) or not 1 <= int(text) <= max_value:
+        raise ValueError(f"must be a whole number from 1 to {max_value}")
+    return int(text)
+
+
+def _parse_word(text: str, words: type[Word]) -> Word:
+    try:
+        return words(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(words)}") from None
+
+
+Limit = Annotated[
+    int,
+    PlainValidator(partial(_parse_number, max_value=MAX_PAGE_ITEMS, max_digits=9)),
+    Field(description="The maximum number of items on the page."),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_PAGE_ITEMS}),
+]
+UserIdFilter = Annotated[
+    int | None,
+    PlainValidator(partial(_parse_number, max_value=MOST_USER_ID, max_digits=19)),
+    Field(description="Return the events of this user only."),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}),
+    Component("user_id.filter"),
+]
+InstantFilter = Annotated[
+    datetime | None,
+    PlainValidator(parse_instant),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+StatusFilter = Annotated[
+    Status | None,
+    PlainValidator(partial(_parse_word, words=Status)),
+    Field(description="Return transactions in this state only."),
+    WithJsonSchema({"type": "string", "enum": [*Status]}),
+]
+TypeFilter = Annotated[
+    Type | None,
+    PlainValidator(partial(_parse_word, words=Type)),
+    Field(description="Return transactions of this type only."),
+    WithJsonSchema({"type": "string", "enum": [*Type]}),
+]
+StatementCursor = Annotated[
+    Key | None,
+    PlainValidator(parse_statement_cursor),
+    Field(description="`next` of the previous page."),
+    WithJsonSchema({"type": "string", "pattern": CURSOR_PATTERN}),
+]
+FeedCursor = Annotated[
+    Cursor,
+    PlainValidator(parse_cursor),
+    Field(description="`next` of the previous page. Without it the feed starts at its beginning."),
+    WithJsonSchema({"type": "string", "pattern": FEED_CURSOR_PATTERN}),
+]
+DeadLetterCursor = Annotated[
+    LetterKey | None,
+    PlainValidator(read_letter_key),
+    Field(description="`next` of the previous page."),
+    WithJsonSchema({"type": "string", "pattern": LETTER_KEY_PATTERN}),
+    Component("letter_cursor"),
+]
+
+
+class Query(BaseModel):
+    """No query parameters: the base of all models here. An unknown parameter is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BalanceQuery(Query):
+    """The query parameters of a balance."""
+
+    date: InstantFilter = Field(None, description="The instant of the balance, in ISO 8601. A future one means now.")
+
+
+class StatementQuery(Query):
+    """The query parameters of a statement: a page, and filters."""
+
+    limit: Limit = DEFAULT_PAGE_ITEMS
+    cursor: StatementCursor = None
+    status: StatusFilter = None
+    type: TypeFilter = None
+    since: InstantFilter = Field(None, alias="from", description="Return transactions accepted at or after this.")
+    until: InstantFilter = Field(None, alias="to", description="Return transactions accepted before this.")
+
+
+class EventsQuery(Query):
+    """The query parameters of the feed."""
+
+    after: FeedCursor = Field(default_factory=Cursor)
+    limit: Limit = DEFAULT_PAGE_ITEMS
+    user_id: UserIdFilter = None
+
+
+class DeadLettersQuery(Query):
+    """The query parameters of a webhook's dead letters."""
+
+    limit: Limit = DEFAULT_PAGE_ITEMS
+    cursor: DeadLetterCursor = None
+
+
+def read_query(http: HttpRequest, model: type[Query]) -> Query:
+    """Returns the request's query parameters as the model.
+
+    Raises Invalid if a parameter is given twice, cannot be read or is unknown: a misspelt filter must not pass for none.
+    """
+    known = {field.alias or name for name, field in model.model_fields.items()}
+    texts = dict(http.args.lists())
+    for name, given in texts.items():
+        if name in known and len(given) > 1:
+            raise invalid_field(name, "must be given once")
+    return validate(
+        {name: text for name, (text, *_) in texts.items()}, model, "is not a query parameter of this address"
+    )
+
+
+@cache
+def query_model(view: Callable[..., Any]) -> type[Query]:
+    """Returns the model that annotates the view's parameter `query`; for a view without one, the model without fields."""
+    return cast(type[Query], get_type_hints(view).get("query", Query))
+
+
+def with_query(view: View) -> View:
+    """Returns the view, called with the query parameters that the application has read if it has a parameter `query`."""
+    model = query_model(view)
+    if model is Query:
+        return view
+    defaults = model()
+
+    @wraps(view)
+    def call_with_query(**arguments: Any) -> Any:
+        return view(query=g.get("query", defaults), **arguments)
+
+    return cast(View, call_with_query)
