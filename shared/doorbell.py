@@ -1,7 +1,8 @@
 """The doorbell: tells a worker that lanes have work. It carries no money, so it may be lost or rung twice.
 
 `SET lane NX EX 2` makes hundreds of payments ride on one Celery message, and one message rings for all the lanes
-that have work at that moment: a message costs more than settling a payment does. Whatever fails here is counted and
+that have work at that moment: a message costs more than settling a payment does. While a message waits to be taken no
+other is sent: the worker that takes it settles all lanes whose keys are set, in one commit. Whatever fails here is counted and
 left: the sweep settles. After a failure the bell rests for a second, so that an outage does not cost every
 payment its time-out. Where nobody takes messages their number stays bounded.
 """
@@ -20,6 +21,7 @@ from shared import metrics
 from shared.errors import Unavailable
 from shared.logs import get_logger
 from shared.settings import settings
+from shared.status import LANES
 from shared.transport import Transport
 
 QUEUE: Final = "settle"
@@ -31,7 +33,10 @@ NOTIFY_HELD_SECONDS: Final = 1
 REST_SECONDS: Final = 1.0
 REST_FACTOR: Final = 5  # looking a name up has no time-out: what was slow to fail is left alone for longer
 HELD_SECONDS: Final = 2
+MAX_JOIN_SECONDS: Final = 0.05
 INVITED_SECONDS: Final = 10
+HELD: Final = b"held"  # value of the key of a lane that a worker looks at by itself
+APART: Final = b"apart"  # of a lane that has a message of its own
 SETTLED_CHANNEL: Final = "payments:settled"
 HEALTH_CHECK_SECONDS: Final = 5
 TIMEOUT_SECONDS: Final = 0.5
@@ -40,6 +45,7 @@ MAX_QUEUE_MESSAGES: Final = 1000  # workers that take messages never leave more 
 
 log = get_logger("doorbell")
 _rests_until = 0.0
+_sent_at = float("-inf")
 
 
 @cache
@@ -88,22 +94,26 @@ class Bell(NamedTuple):
     request_id: str | None = None
 
 
-def ring(bells: Mapping[int, Bell]) -> bool:
-    """Ring for lanes with PENDING rows, but for those that have been rung for: one message for them all.
+def ring(bells: Mapping[int, Bell], *, apart: bool = False) -> bool:
+    """Rings for lanes with PENDING rows, but for those that have been rung for: one message for them all, or none where
+    one waits to be taken (its worker looks at all lanes). `apart`: a message for these lanes alone, in any case.
 
     False where the broker did not take it; never raises for a broker's fault, never takes longer than its
     time-outs.
     """
 
     def send(redis: Redis) -> bool:
+        global _sent_at
         with redis.pipeline(transaction=False) as pipeline:
             for lane, bell in bells.items():
-                pipeline.set(_key(lane), bell.uid, nx=True, ex=HELD_SECONDS)
-            pipeline.llen(QUEUE)
+                pipeline.set(_key(lane), APART if apart else bell.uid, nx=True, ex=HELD_SECONDS)
+            pipeline.llen(QUEUE)  # after the keys: whoever takes a message that is counted here sees them
             *are_first, waiting = pipeline.execute()
         lanes = [lane for lane, is_first in zip(bells, are_first, strict=True) if is_first]
-        if not lanes or _is_full(waiting):
+        now = time.monotonic()
+        if not lanes or (waiting and not apart and now - _sent_at < MAX_JOIN_SECONDS) or _is_full(waiting):
             return True
+        _sent_at = now
         uid, request_id = bells[lanes[0]]
         try:
             _sender().send_task(
@@ -140,6 +150,12 @@ def _is_full(waiting: int) -> bool:
 def hush(lanes: Iterable[int]) -> None:
     """Delete the lanes' keys: who commits after this rings again. Called before the lanes are read."""
     _with_bell(lambda redis: redis.delete(*map(_key, lanes)))
+
+
+def find_rung() -> set[int]:
+    """Returns the lanes that have been rung for, but for those that others look at."""
+    found = _with_bell(lambda redis: redis.mget(list(map(_key, range(LANES)))))
+    return {lane for lane, value in enumerate(found or ()) if value and value not in (HELD, APART)}
 
 
 def rung(lanes: Sequence[int], settled: Collection[int] = ()) -> set[int]:
@@ -196,7 +212,7 @@ def hold(lanes: Iterable[int]) -> None:
     def act(redis: Redis) -> None:
         with redis.pipeline(transaction=False) as pipeline:
             for lane in lanes:
-                pipeline.set(_key(lane), "held", ex=HELD_SECONDS)
+                pipeline.set(_key(lane), HELD, ex=HELD_SECONDS)
             pipeline.execute()
 
     _with_bell(act)

@@ -131,7 +131,7 @@ def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
     uid = str(batch.outcomes[-1].pending.uid) if batch.outcomes else "nothing"
     for lane in lanes:
         doorbell.hush([lane])
-        doorbell.ring({lane: doorbell.Bell(f"{uid}-{lane}")})
+        doorbell.ring({lane: doorbell.Bell(f"{uid}-{lane}")}, apart=True)
 
 
 def settle_batch(

@@ -27,11 +27,14 @@ class NotDone(Exception):
 
 @app.task(name=doorbell.TASK, bind=True, throws=(NotDone,))
 def settle(self: Any, lanes: list[int]) -> str:
-    """Settle the lanes that were rung for; without lanes it is an invitation to drain all. The task's id is the uid that rang."""
+    """Settle the lanes that were rung for, also by those who sent no message because this one waited to be taken.
+
+    Without lanes it is an invitation to drain all. The task's id is the uid that rang.
+    """
     if not lanes:
         doorbell.take_invitation()
     with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id), _without_traceback():
-        done = work_lanes(lanes or range(LANES))
+        done = work_lanes(sorted(doorbell.find_rung().union(lanes)) if lanes else range(LANES))
         metrics.SETTLED_BY.labels("ring").inc(done.settled)
         return str(done)
 
