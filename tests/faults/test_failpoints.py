@@ -17,10 +17,9 @@ from local.addresses import free_port
 from shared import database
 from shared.accepting import Accepted, accept
 from shared.database import is_machinery
-from shared.parking import retry_due, work_lanes
-from shared.queries.transactions import Request
-from shared.settling import settle_lanes
-from shared.status import lane_of
+from shared.model import Request, lane_of
+from shared.parked import retry_due
+from shared.settle import settle_lanes, work_lanes
 from tests.faults.failpoints import ACTIONS
 from tests.faults.victim import Order, Report, as_environment, run
 from tests.integration.books import assert_books_balance
