@@ -31,11 +31,11 @@ pytestmark = pytest.mark.system
 VICTIM_SECONDS = 20
 FINAL_SECONDS = 10
 
-ACCEPTING = ["insert", "commit", "SET", "send the task"]
-REPEATING = ["insert", "find", "commit"]
+ACCEPTING = ["insert", "pipeline", "send the task"]  # a statement that is its own commit
+REPEATING = ["insert", "find"]
 SETTLING = [
-    *("lock the lane", "DEL", "read pending", "lock users", "allow the scan", "scan the past", "read the clock"),
-    *("write entries", "write balances", "make final", "write events", "commit", "MGET"),
+    *("lock the lane", "DEL", "read pending", "lock users", "allow the scan", "scan the past", "write the batch"),
+    *("commit", "pipeline"),
 ]
 
 forked = multiprocessing.get_context("forkserver")
