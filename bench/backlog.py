@@ -11,7 +11,7 @@ from bench.loads import await_settled
 from bench.plan import Run, Values
 from bench.stack import add_users, query
 from shared import doorbell
-from shared.status import LANES
+from shared.model import LANES
 
 _FILL = """
     INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at, request_id, bulk)

@@ -13,7 +13,7 @@ from bench.generator import Pool, Sample, open_loop_on, read_each, send_each
 from bench.loads import await_settled, expect, open_accounts, payments
 from bench.plan import Run, Skipped, Values
 from bench.stack import BenchError, query, sql, wait_until
-from shared.status import lane_of
+from shared.model import lane_of
 
 RATE = 50.0  # payments of others a second
 OTHERS_CONNECTIONS = 128

@@ -15,11 +15,10 @@ from bench.floors import books
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, query
 from shared.accepting import accept
+from shared.batch import BATCH_ROWS, settle_batch
 from shared.database import engine
+from shared.model import LANES, Request, Type, lane_of
 from shared.queries import lanes, transactions
-from shared.queries.transactions import Request
-from shared.settling import BATCH_ROWS, settle_batch
-from shared.status import LANES, Type, lane_of
 
 ACCEPT_ROWS = 1_000
 CHUNK = 100_000

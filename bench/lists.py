@@ -9,7 +9,7 @@ from bench.loads import await_settled, open_accounts, payments
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, query, wait_until
 from shared import doorbell
-from shared.status import LANES
+from shared.model import LANES
 
 MAX_SECONDS = 600.0
 _LIST_WAITS = "SELECT EXISTS (SELECT FROM transactions WHERE bulk AND status = 'PENDING' AND parked_at IS NULL)"

@@ -180,11 +180,10 @@ def _vulnerabilities(_args: Namespace) -> int:
 
 
 def _log(args: Namespace) -> int:
-    from shared.database import autocommit
-    from shared.queries.actions import read_newest
+    from shared.history import list_actions
 
-    with books(args.data), autocommit() as connection:
-        actions = read_newest(connection, args.limit or DEFAULT_LOG_LINES)
+    with books(args.data):
+        actions = list_actions(args.limit or DEFAULT_LOG_LINES)
     if args.json:
         print(json.dumps([{**action._asdict(), "at": format_instant(action.at)} for action in actions]))
         return 0

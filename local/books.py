@@ -23,7 +23,7 @@ def books(data: Path) -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from shared import logs
-    from shared.database import engine
+    from shared.database import engine, first_line
 
     os.environ["DATABASE_URL"] = connect_to(data).database_url
     os.environ["PAYMENTS_PROCESS"] = "command"
@@ -35,7 +35,7 @@ def books(data: Path) -> Iterator[None]:
     except PaymentsError as error:
         raise CommandError(error.detail) from None
     except (SQLAlchemyError, psycopg2.Error) as error:  # psycopg2's own: a connection lost while it is prepared
-        raise CommandError(f"the database does not serve: {_first_line(getattr(error, 'orig', error))}") from None
+        raise CommandError(f"the database does not serve: {first_line(getattr(error, 'orig', error))}") from None
     finally:
         engine().dispose()
 
@@ -45,7 +45,3 @@ def uid_argument(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a uid, such as 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

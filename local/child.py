@@ -4,7 +4,6 @@ It leads a session of its own, so that Ctrl-C reaches only `up`, and it is told 
 killed. macOS has no such call: there, after a SIGKILL of `up`, its processes are left, and the next `up` says so.
 """
 
-import ctypes
 import os
 import select
 import signal
@@ -18,12 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from local.output import Splitter, split_python
+from shared.processes import die_with_parent
 
 READ_BYTES = 1 << 16
 LINE_BYTES = 1 << 20  # a longer line is cut, not collected for ever
-PR_SET_PDEATHSIG = 1
-
-_libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork
 
 
 def _nothing() -> None:
@@ -74,10 +71,9 @@ class Child:
         def prepare() -> None:  # in the child; safe because `up` has one thread
             program.before_exec()
             # last, because a change of identity clears it; the signal comes when the thread that forked ends
-            if sys.platform == "linux":
-                _libc.prctl(PR_SET_PDEATHSIG, program.death_signal)
-                if os.getppid() != parent:
-                    os._exit(1)
+            die_with_parent(program.death_signal)
+            if sys.platform == "linux" and os.getppid() != parent:
+                os._exit(1)
 
         self.started, self.restart_at, self._partial = time.monotonic(), None, b""
         program.clear()

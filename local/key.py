@@ -14,7 +14,7 @@ from shared.scopes import Scope
 from shared.settings import settings
 
 if TYPE_CHECKING:
-    from shared.queries.keys import Key
+    from shared.scopes import Key
 
 DESCRIPTION = """\
 Callers show a key: `Authorization: Bearer KEY`. Its scope says what it allows: read (every GET but webhooks, and the

@@ -12,10 +12,9 @@ from local.tables import table
 from shared.instants import format_instant
 from shared.money import format_amount
 from shared.processes import operator
-from shared.status import LANES
 
 if TYPE_CHECKING:
-    from shared.queries.parked import ParkedRow
+    from shared.model import ParkedRow
 
 LISTED: Final = 1000
 LISTED_ERRORS: Final = 20
@@ -59,14 +58,9 @@ def _run(args: Namespace) -> int:
 
 
 def _list(as_json: bool) -> str:
-    from shared.database import transaction
-    from shared.queries.lanes import read_backlog
-    from shared.queries.parked import count_errors, list_parked
+    from shared.parked import list_parked
 
-    with transaction() as connection:
-        rows = list_parked(connection, LISTED)
-        errors = [] if as_json else count_errors(connection, LISTED_ERRORS)
-        in_all = read_backlog(connection, LANES).parked if len(rows) == LISTED else len(rows)
+    rows, in_all, errors = list_parked(LISTED, 0 if as_json else LISTED_ERRORS)
     if as_json:
         return json.dumps([_as_json(row) for row in rows])
     if not rows:
@@ -115,10 +109,10 @@ def _release(uid: UUID) -> str:
     """Release waits for a busy lane, as long as a lock may be waited for."""
     from sqlalchemy.exc import DBAPIError
 
-    from shared import database, parking
+    from shared import database, parked
 
     try:
-        rows = parking.release(uid, operator())
+        rows = parked.release(uid, operator())
     except DBAPIError as error:
         if database.is_lock_timeout(error):
             raise CommandError(f"the lane of {uid} is busy; nothing was released, try again") from None
@@ -127,7 +121,7 @@ def _release(uid: UUID) -> str:
 
 
 def _release_matching(error: str) -> int:
-    from shared.parking import Released, release_matching
+    from shared.parked import Released, release_matching
 
     done = Released()
     for done in release_matching(error, operator()):

@@ -9,12 +9,11 @@ from local.books import books, uid_argument
 from local.command import Command
 from shared.instants import format_instant
 from shared.ledger import CLOCK_TOLERANCE
+from shared.model import Status, Type
 from shared.money import format_amount
-from shared.status import Status, Type
 
 if TYPE_CHECKING:
-    from shared.queries.story import Story
-    from shared.queries.transactions import Transaction
+    from shared.model import Story, Transaction
 
 DESCRIPTION = """\
 Tells all that the books hold about one transaction: when it was accepted and by which request (grep the logs for its

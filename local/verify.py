@@ -10,7 +10,7 @@ from local.books import books
 from local.command import Command
 
 if TYPE_CHECKING:
-    from shared.queries.verifying import Counts, Difference
+    from shared.model import Difference, RowCounts
     from shared.verifying import Findings
 
 DESCRIPTION = """\
@@ -60,7 +60,7 @@ def _run(args: Namespace) -> int:
     return 1 if findings.differences else 0
 
 
-def _show_progress(counts: "Counts | None") -> None:
+def _show_progress(counts: "RowCounts | None") -> None:
     """One line that is written over, for a person; None clears it."""
     if sys.stderr.isatty():
         line = f"{counts.users:,} users, {counts.entries:,} entries ..." if counts else ""

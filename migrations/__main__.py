@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
-from shared import history, logs
+from shared import health, logs
 from shared.database import is_machinery
 from shared.settings import settings
 
@@ -66,7 +66,7 @@ def _wait() -> int:
 def _reason_to_wait() -> str:
     """Empty where there is none."""
     try:
-        history.check_server()
+        health.check_server()
     except Exception as error:
         if is_machinery(error) or _is_not_granted(error):
             return str(getattr(error, "orig", error)).strip() or repr(error)

@@ -13,12 +13,11 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
 from migrations.grants import grant
+from shared.health import MIGRATION
 from shared.logs import get_logger
-from shared.models import MIGRATION
 from shared.processes import operator
 from shared.queries import actions
 from shared.settings import settings
-from shared.webhook_models import metadata
 
 LOCK = 0x7061796D656E7473  # "payments": two runs at once come one after the other
 LOCK_INTERVAL_SECONDS = 0.2
@@ -81,7 +80,6 @@ def _migrate(connection: Connection) -> list[str]:
 
     context.configure(
         connection=connection,
-        target_metadata=metadata,
         transaction_per_migration=True,
         on_version_apply=note,  # type: ignore[arg-type] # it is called with keywords alone
     )

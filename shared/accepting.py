@@ -3,17 +3,19 @@
 What this returns as new or known may be answered with a 2xx: the rows are committed, with synchronous_commit on.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
 
 from shared import metrics
-from shared.database import autocommit
+from shared.database import autocommit, is_machinery
 from shared.errors import PaymentsError, Unavailable, invalid_field, uid_reused, user_not_found
+from shared.logs import get_logger
+from shared.model import Request, Transaction
 from shared.queries import transactions
-from shared.queries.transactions import Request, Transaction
 
 
 class Accepted(NamedTuple):
@@ -24,6 +26,8 @@ class Accepted(NamedTuple):
 
 
 Reply = Accepted | PaymentsError
+
+log = get_logger("accepting")
 
 
 def accept(requests: Sequence[Request], *, bulk: bool = False) -> list[Reply]:
@@ -51,6 +55,36 @@ def recognise(requests: Sequence[Request], retry_seconds: int = 1) -> list[Reply
     told = "Too many transactions wait to be settled. Send it again later."
     busy = Unavailable("backlog_full", told, retry_seconds=retry_seconds)
     return [_reply(r, known, set()) if r.uid in known else busy for r in requests]
+
+
+def isolate_failing(
+    take: Callable[[Sequence[Request]], list[Reply]], requests: Sequence[Request], *, deadline: float, max_failing: int
+) -> list[Reply]:
+    """Returns the replies of `take`, which is `accept` or `recognise`. The requests that it fails on get internal_error.
+
+    They are found by halving, so that the others are accepted in few commits. Raises the error where it is not one
+    request's: the machinery's, one after the deadline (by time.monotonic()), or one after `max_failing` others.
+    """
+    failing = 0
+
+    def take_part(part: Sequence[Request]) -> list[Reply]:
+        nonlocal failing
+        try:
+            return take(part)
+        except Exception as error:
+            if is_machinery(error) or time.monotonic() > deadline or failing >= max_failing:
+                raise
+            if len(part) > 1:
+                half = len(part) // 2
+                return take_part(part[:half]) + take_part(part[half:])
+            failing += 1
+            (request,) = part
+            log.error(
+                "a request cannot be accepted", exc_info=error, uid=str(request.uid), request_id=request.request_id
+            )
+            return [PaymentsError("internal_error", "The service failed. The request may be sent again as it was.")]
+
+    return take_part(requests)
 
 
 def _find(connection: Connection, requests: Sequence[Request]) -> dict[UUID, Transaction]:

@@ -15,20 +15,22 @@ from functools import cache
 from typing import Final, NamedTuple
 
 from shared import metrics
+from shared.actions import SERVICE
 from shared.backoff import Backoff
 from shared.database import allow, first_line, is_machinery, leave_unflushed, may_be_one_users, transaction
 from shared.instants import format_instant
 from shared.logs import get_logger
+from shared.model import Transaction
 from shared.money import format_amount
 from shared.queries import actions, attempts, deliveries, retention, webhooks
-from shared.queries.attempts import Delivery, Due
 from shared.queries.deliveries import Behind, Cursor, NewDelivery, give_turns
-from shared.queries.transactions import Transaction, find_transactions
+from shared.queries.transactions import find_transactions
 from shared.sending import GONE, TOTAL_SECONDS, Message, Receipt, send, write_body
 from shared.settings import settings
 from shared.showing import show_transaction
 from shared.slots import SLOT_SECONDS, Attempt, Slots
 from shared.telling import Retry, Told, plan_retry, types_told, webhook_id
+from shared.webhook_model import Delivery, Due
 
 MOST_AT_ONCE: Final = 8  # to one receiver; one that fails gets one
 LEASE_SECONDS: Final = 2 * TOTAL_SECONDS
@@ -278,7 +280,7 @@ def _record(delivery: Delivery, receipt: Receipt, seconds: float) -> None:
         reason = _reason_to_disable(receipt, failing)
         disabled = reason and webhooks.disable_webhook(connection, delivery.webhook_id, reason)
         if disabled:
-            actions.record(connection, actions.SERVICE, "webhook.disable", delivery.webhook_id, reason=reason)
+            actions.record(connection, SERVICE, "webhook.disable", delivery.webhook_id, reason=reason)
     metrics.WEBHOOK_DELIVERIES.labels("failed" if following else "dead").inc()
     told = {"webhook": delivery.webhook_id, "event_id": delivery.event_id, "error": receipt.told}
     if following is None:
@@ -304,11 +306,6 @@ def _reason_to_disable(receipt: Receipt, failing_seconds: float) -> str | None:
         return "the receiver answered 410"
     days = settings().webhook_off_days
     return f"it failed for {days:g} days without a success" if failing_seconds > days * 86_400 else None
-
-
-def prune() -> int:
-    """Take away what is old, some rows at a time; how many went."""
-    return prune_deleted() + prune_delivered() + prune_events() + prune_secrets()
 
 
 def prune_deleted() -> int:

@@ -14,14 +14,12 @@ from typing import Any, Final, NamedTuple
 
 from celery import Celery
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from shared import metrics
+from shared import metrics, redis_client
 from shared.errors import Unavailable
 from shared.logs import get_logger
+from shared.model import LANES
 from shared.settings import settings
-from shared.status import LANES
 from shared.transport import Transport
 
 QUEUE: Final = "settle"
@@ -50,17 +48,7 @@ _sent_at = float("-inf")
 
 @cache
 def _redis() -> Redis:
-    return _connect()
-
-
-def _connect(**options: Any) -> Redis:
-    return Redis.from_url(
-        settings().broker_url,
-        socket_timeout=TIMEOUT_SECONDS,
-        socket_connect_timeout=TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        **options,
-    )
+    return redis_client.connect(TIMEOUT_SECONDS)
 
 
 @cache
@@ -186,7 +174,10 @@ def tell_settled(lanes: Collection[int]) -> None:
 
 def hear_settled() -> Iterator[set[int]]:
     """Yields the lanes of each such hint as it comes; no lanes, first, once it listens. Raises what the broker fails with."""
-    with _connect(health_check_interval=HEALTH_CHECK_SECONDS) as redis, redis.pubsub() as channel:
+    with (
+        redis_client.connect(TIMEOUT_SECONDS, health_check_interval=HEALTH_CHECK_SECONDS) as redis,
+        redis.pubsub() as channel,
+    ):
         channel.subscribe(SETTLED_CHANNEL)
         while True:
             # When it is over without a message, redis-py asks whether the line still works.

@@ -9,9 +9,8 @@ from typing import Final, NamedTuple
 
 from shared.database import autocommit
 from shared.errors import cursor_ahead, user_not_found
+from shared.model import LANES, Event, lane_of
 from shared.queries import events, users
-from shared.queries.events import Event
-from shared.status import LANES, lane_of
 
 _NUMBER: Final = "([0-7][0-9a-f]{15}|[0-9a-f]{1,15})"  # a bigint that is not negative, in hex
 # What a cursor looks like; an empty text is the beginning. The 1 in front is the form's, should there be another.

@@ -1,18 +1,16 @@
-"""What the books say: users, transactions, balances now and at an instant, statements, the state of the backlog."""
+"""What the books say: users, transactions, balances now and at an instant, statements, operators' actions."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from shared.actions import Action
 from shared.database import autocommit, transaction
-from shared.errors import NotReady, transaction_not_found, user_not_found
-from shared.models import MIGRATION
-from shared.queries import lanes, ledger, server, transactions, users
-from shared.queries.lanes import Backlog
-from shared.queries.statement import Filter, Key, find_scan_end, read_statement
-from shared.queries.transactions import Transaction
-from shared.queries.users import User
-from shared.status import LANES
+from shared.errors import transaction_not_found, user_not_found
+from shared.model import Filter, Key, Transaction, User
+from shared.queries import actions, ledger, server, transactions, users
+from shared.queries.statement import find_scan_end, read_statement
 
 MOST_USER_ID: Final = 2**63 - 1
 
@@ -50,6 +48,12 @@ def get_transaction(uid: UUID) -> Transaction:
     return found[uid]
 
 
+def find_final(uids: Collection[UUID]) -> dict[UUID, Transaction]:
+    """Returns those of the transactions that are final, by uid."""
+    with autocommit() as connection:
+        return transactions.find_final(connection, uids)
+
+
 def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
     """The user's balance at an instant; now where there is none, or it lies in the future. Raises NotFound."""
     with autocommit() as connection:
@@ -75,18 +79,7 @@ def get_statement(user_id: int, wanted: Filter, after: Key | None, limit: int) -
         return Page(items, find_scan_end(connection, user_id, wanted, after) if narrowed else None)
 
 
-def get_backlog() -> Backlog:
-    """How much waits to be settled."""
+def list_actions(limit: int) -> list[Action]:
+    """Returns the operator actions, newest first."""
     with autocommit() as connection:
-        return lanes.read_backlog(connection, LANES)
-
-
-def check_server() -> None:
-    """Raises NotReady where the database cannot keep our promises."""
-    with transaction() as connection:
-        state = server.read_state(connection)
-    if state.migration is None or state.migration < MIGRATION:
-        raise NotReady(f"The database is at migration {state.migration}; {MIGRATION} is needed.")
-    for name in ("fsync", "full_page_writes"):
-        if getattr(state, name) != "on":
-            raise NotReady(f"Postgres runs with {name} off: a crash would lose payments.")
+        return actions.read_newest(connection, limit)

@@ -10,10 +10,10 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, NamedTuple
 
+from shared.actions import SERVICE
 from shared.database import autocommit, transaction
 from shared.queries import actions, keys
-from shared.queries.keys import Key, ValidKey
-from shared.scopes import Scope
+from shared.scopes import Key, Scope, ValidKey
 
 SECRET_BYTES: Final = 32
 NAME_PATTERN: Final = "[A-Za-z0-9._-]{1,64}"
@@ -27,7 +27,7 @@ class Shown(NamedTuple):
     secret: str
 
 
-def create(name: str, scope: Scope, actor: str = actions.SERVICE) -> tuple[int, str]:
+def create(name: str, scope: Scope, actor: str = SERVICE) -> tuple[int, str]:
     """A new key's id and the key itself, which nobody is told again. Raises ValueError for a name that is none."""
     if not re.fullmatch(NAME_PATTERN, name, re.ASCII):
         raise ValueError("a key's name has 1 to 64 of the characters A-Z a-z 0-9 . _ -")
@@ -44,7 +44,7 @@ def list_all() -> list[Key]:
         return keys.list_keys(connection)
 
 
-def revoke(key_id: int, actor: str = actions.SERVICE) -> bool:
+def revoke(key_id: int, actor: str = SERVICE) -> bool:
     """Whether there is such a key. Nobody gets in by it ten seconds from now."""
     with transaction() as connection:
         found = 0 < key_id < 2**63 and keys.revoke_key(connection, key_id)

@@ -8,11 +8,11 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
+from shared.model import EventType, Reason, Status, Type
 from shared.money import MAX_BALANCE
-from shared.status import EventType, Reason, Status, Type
 
 # A client's timestamp this close to acceptance means "now": neither its clock nor our queue is that exact.
 CLOCK_TOLERANCE: Final = timedelta(seconds=60)
@@ -51,6 +51,16 @@ class Pending:
     def change(self) -> int:
         """The signed amount, in minor units."""
         return self.amount if self.type == Type.DEPOSIT else -self.amount
+
+
+class PendingRow(NamedTuple):
+    """A row to settle. `bulk`: it waits with the lists; `behind_parked`: an earlier one of its user is parked."""
+
+    pending: Pending
+    accept_order: int
+    attempts: int
+    bulk: bool
+    behind_parked: bool
 
 
 @dataclass(frozen=True, slots=True)

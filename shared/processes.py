@@ -8,12 +8,13 @@ import socket
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)  # loaded before a fork, because a child may only do little
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that made it ends, however that ends (Linux only)."""
+def die_with_parent(death_signal: int = signal.SIGKILL) -> None:
+    """Asks the kernel to signal this process when the thread that made it ends, however that ends (Linux only)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _libc.prctl(_PR_SET_PDEATHSIG, death_signal)
 
 
 def has_ended(pid: int) -> bool:

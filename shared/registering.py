@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from shared.database import transaction
 from shared.errors import Conflict
+from shared.model import User
 from shared.queries import users
-from shared.queries.users import User
 
 NO_OWNER = 0
 

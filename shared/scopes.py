@@ -1,6 +1,8 @@
-"""What a key allows. Each scope allows all that the one before it does."""
+"""API keys as callers and operators know them, and what a key allows: each scope allows all that the one before it does."""
 
+from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Scope(StrEnum):
@@ -11,3 +13,22 @@ class Scope(StrEnum):
     def allows(self, needed: "Scope") -> bool:
         order = list(Scope)
         return order.index(self) >= order.index(needed)
+
+
+class Key(NamedTuple):
+    """A key without what it is known by."""
+
+    id: int
+    name: str
+    scope: Scope
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class ValidKey(NamedTuple):
+    """What a caller who shows this key is, and the SHA-256 of its secret."""
+
+    id: int
+    name: str
+    scope: Scope
+    secret_hash: bytes

@@ -3,8 +3,8 @@
 from typing import Any
 
 from shared.instants import format_instant
+from shared.model import Transaction
 from shared.money import format_amount
-from shared.queries.transactions import Transaction
 
 
 def describe_rejection(t: Transaction) -> str:

@@ -4,7 +4,8 @@ from uuid import UUID
 
 from shared.database import transaction
 from shared.errors import transaction_not_found
-from shared.queries.story import Story, find_story
+from shared.model import Story
+from shared.queries.story import find_story
 
 
 def get_story(uid: UUID) -> Story:

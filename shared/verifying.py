@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.database import transaction
-from shared.errors import NotReady
-from shared.models import MIGRATION
+from shared.database import autocommit, transaction
+from shared.health import check_migration, unsafe_settings
+from shared.model import Difference, RowCounts, Verification
 from shared.queries import guards, server, verifying, verifying_since, watched
-from shared.queries.server import ServerState
-from shared.queries.verifying import Counts, Difference
 
 SHOWN: Final = 20
 MAX_AGE_OF_WHOLE_SECONDS: Final = 6.5 * 86_400  # a daily `--since` checks everything once a week
@@ -27,7 +25,7 @@ MARKS_AT_ONCE: Final = 5_000
 class Findings:
     """What has been checked so far, how many differences were found, and the first of them."""
 
-    counts: Counts = field(default_factory=Counts)
+    counts: RowCounts = field(default_factory=RowCounts)
     differences: int = 0
     first: list[Difference] = field(default_factory=list)
     whole: bool = True  # everything was checked, not only what is new since the last proof
@@ -59,7 +57,7 @@ def verify(*, since: bool = False, keep: bool = False) -> Iterator[Findings]:
         for begin in range(0, len(marks), MARKS_AT_ONCE):
             with transaction() as connection:
                 verifying_since.write_marks(connection, marks[begin : begin + MARKS_AT_ONCE])
-        findings.counts = Counts(*map(sum, zip(findings.counts, counts, strict=True)))
+        findings.counts = RowCounts(*map(sum, zip(findings.counts, counts, strict=True)))
         findings.add(in_all, first)
         yield findings
         after = users.through
@@ -69,6 +67,13 @@ def record(findings: Findings) -> None:
     """Keep the result, for the metrics."""
     with transaction() as connection:
         watched.insert_verification(connection, findings.counts, findings.differences, findings.whole)
+
+
+def list_last_verification() -> list[Verification]:
+    """Returns the last verification that was recorded, or nothing."""
+    with autocommit() as connection:
+        found = watched.find_verification(connection)
+    return [found] if found else []
 
 
 def _may_check_new_alone() -> bool:
@@ -81,19 +86,9 @@ def _may_check_new_alone() -> bool:
 def _check_server() -> list[Difference]:
     with transaction() as connection:
         state = server.read_state(connection)
-        if state.migration is None or state.migration < MIGRATION:
-            raise NotReady(f"The database is at migration {state.migration}; {MIGRATION} is needed.")
+        check_migration(state)
         missing = guards.find_missing_guards(connection)
-    return unsafe_settings(state) + [
+    settings = unsafe_settings(state).items()
+    return [Difference(None, f"setting {name}", "of the server", "on", value) for name, value in settings] + [
         Difference(None, f"{kind} {name} on {table}", "in force", "yes", "no") for kind, name, table in missing
-    ]
-
-
-def unsafe_settings(state: ServerState) -> list[Difference]:
-    """Settings of the server under which a crash could lose what was committed."""
-    found = {"fsync": state.fsync, "full_page_writes": state.full_page_writes}
-    return [
-        Difference(None, f"setting {name}", "of the server", "on", value)
-        for name, value in found.items()
-        if value != "on"
     ]

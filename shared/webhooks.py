@@ -12,18 +12,18 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from shared import sending
+from shared.actions import SERVICE
 from shared.database import allow, autocommit, transaction
 from shared.errors import Conflict, Invalid, Refused, Unavailable, cursor_ahead, invalid_field, webhook_not_found
 from shared.instants import format_instant
-from shared.queries import actions, webhooks
+from shared.model import LANES
+from shared.queries import actions, letters, webhooks
 from shared.queries.events import is_ahead
-from shared.queries.letters import DeadLetter, LetterKey, read_dead_letters
 from shared.queries.server import read_clock
-from shared.queries.webhooks import NewWebhook, Webhook
 from shared.receivers import is_local_name, read_url
 from shared.sending import Message, Receipt
 from shared.settings import settings
-from shared.status import LANES
+from shared.webhook_model import DeadLetter, LetterKey, NewWebhook, Waiting, Webhook
 
 SECRET_BYTES: Final = 32
 OLDER_SECRET_SECONDS: Final = 24 * 3600.0
@@ -48,7 +48,7 @@ class Registered(NamedTuple):
     replayed: bool
 
 
-def register(new: NewWebhook, key: str | None = None, actor: str = actions.SERVICE) -> Registered:
+def register(new: NewWebhook, key: str | None = None, actor: str = SERVICE) -> Registered:
     """Add a webhook, or find the one that was added with this Idempotency-Key (in the form that is stored).
 
     Raises Invalid where the url can be told to lead where it may not, Conflict (key_reused) where the key stands for a
@@ -82,6 +82,12 @@ def _find_registered(new: NewWebhook, key: str) -> Registered | None:
     return Registered(webhook, secret, replayed=True)
 
 
+def get_waiting() -> Waiting:
+    """Returns how late deliveries are, and how many wait or were given up."""
+    with autocommit() as connection:
+        return letters.read_waiting(connection)
+
+
 def list_all() -> list[Webhook]:
     with autocommit() as connection:
         return webhooks.list_webhooks(connection)
@@ -96,7 +102,7 @@ def get(webhook_id: int) -> Webhook:
     return webhook
 
 
-def delete(webhook_id: int, actor: str = actions.SERVICE) -> None:
+def delete(webhook_id: int, actor: str = SERVICE) -> None:
     """Raises NotFound."""
     get(webhook_id)
     with transaction() as connection:
@@ -104,7 +110,7 @@ def delete(webhook_id: int, actor: str = actions.SERVICE) -> None:
             actions.record(connection, actor, "webhook.delete", webhook_id)
 
 
-def rotate_secret(webhook_id: int, actor: str = actions.SERVICE) -> str:
+def rotate_secret(webhook_id: int, actor: str = SERVICE) -> str:
     """Set a new secret. Each older one stays valid for a day from its own rotation.
 
     Raises NotFound, and Refused (too_many_secrets) rather than end an older secret before its day is over.
@@ -125,7 +131,7 @@ def rotate_secret(webhook_id: int, actor: str = actions.SERVICE) -> str:
     return secret
 
 
-def replay(webhook_id: int, through: Sequence[int], actor: str = actions.SERVICE) -> None:
+def replay(webhook_id: int, through: Sequence[int], actor: str = SERVICE) -> None:
     """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
 
     Raises NotFound, and Conflict where they lie ahead.
@@ -144,7 +150,7 @@ def get_dead_letters(webhook_id: int, after: LetterKey | None, limit: int) -> Le
     """What was given up, in the order of the events. Raises NotFound."""
     get(webhook_id)
     with autocommit() as connection:
-        found = read_dead_letters(connection, webhook_id, after, limit + 1)
+        found = letters.read_dead_letters(connection, webhook_id, after, limit + 1)
     items = found[:limit]
     return LetterPage(items, items[-1].key if len(found) > limit else None)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from shared.status import Type
+from shared.model import Type
 
 
 @dataclass

@@ -10,8 +10,7 @@ from flask import Request
 
 from shared import keys
 from shared.errors import Refused
-from shared.queries.keys import ValidKey
-from shared.scopes import Scope
+from shared.scopes import Scope, ValidKey
 from shared.settings import settings
 from web.rate import RateLimiter
 from web.readings import Reading

@@ -6,9 +6,9 @@ from collections import deque
 from itertools import takewhile
 from typing import Final
 
-from shared import history
+from shared import health
 from shared.errors import Unavailable
-from shared.queries.lanes import Backlog
+from shared.model import Backlog
 from shared.settings import settings
 from web.readings import Reading
 
@@ -69,7 +69,7 @@ class BacklogReader(Reading[Backlog]):
 
     def _read_and_remember(self) -> Backlog:
         began = time.monotonic()
-        backlog = history.get_backlog()
+        backlog = health.get_backlog()
         now = time.monotonic()
         self._fresh_seconds = fresh_seconds(backlog.pending, now - began)
         if self._pending and now - self._pending[-1][0] > REMEMBERED * FRESH_SECONDS:

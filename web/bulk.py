@@ -10,20 +10,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
-from uuid import UUID
 
 from flask import Blueprint, Response, g, request
 
-from shared.accepting import Reply, accept
-from shared.database import is_machinery
+from shared.accepting import Reply, accept, isolate_failing
 from shared.errors import Invalid, PaymentsError, Unavailable
-from shared.logs import get_logger
-from shared.queries.transactions import Request
+from shared.model import Request, Status
 from shared.settings import settings
 from shared.showing import describe_rejection
-from shared.status import Status
 from web.answers import JsonAnswer
 from web.backlog import reader
 from web.bodies import validate
@@ -34,7 +30,7 @@ from web.schemas import NewTransaction, ResultsOut, parse_uid
 
 MOST_LISTS: Final = 16  # in memory, read or about to be committed
 MOST_COMMITS: Final = 2  # at once: each takes a processor of Postgres for a while
-MOST_SPOILT: Final = 16  # rows that fail alone; more are no fault of the rows
+MAX_FAILING: Final = 16  # rows that fail alone; more are no fault of the rows
 DOOR_SECONDS: Final = 2.0
 MOST_UID_CHARACTERS: Final = 200  # of what was sent in place of a uid
 
@@ -53,7 +49,6 @@ _LINES: Final[Schema] = {
 Result = dict[str, Any]
 
 blueprint = Blueprint("bulk", __name__)
-log = get_logger("bulk")
 
 _room = threading.BoundedSemaphore(MOST_LISTS)
 _commits = ThreadPoolExecutor(MOST_COMMITS, thread_name_prefix="bulk")  # its threads start with the first list
@@ -151,7 +146,7 @@ def submit(requests: Sequence[Request]) -> list[Reply]:
         ) from None
 
 
-def _accept_unless_full(requests: Sequence[Request], until: float) -> list[Reply]:
+def _accept_unless_full(requests: Sequence[Request], deadline: float) -> list[Reply]:
     # Not `is_full`: between two lists there may be no reading for long, and a list is many.
     if reader.read().pending >= settings().backlog_limit:
         raise Unavailable(
@@ -159,21 +154,6 @@ def _accept_unless_full(requests: Sequence[Request], until: float) -> list[Reply
             "Too many transactions wait to be settled. Nothing was accepted: send the list again later.",
             retry_seconds=reader.retry_seconds(),
         )
-    replies = _accept(requests, until, [])
+    replies = isolate_failing(partial(accept, bulk=True), requests, deadline=deadline, max_failing=MAX_FAILING)
     intake.ring(requests, replies)
     return replies
-
-
-def _accept(requests: Sequence[Request], until: float, spoilt: list[UUID]) -> list[Reply]:
-    """One commit. Only where a row spoils the statement are there more: that row alone shall hear of it."""
-    try:
-        return accept(requests, bulk=True)
-    except Exception as error:
-        if is_machinery(error) or time.monotonic() > until or len(spoilt) >= MOST_SPOILT:
-            raise
-        if len(requests) == 1:
-            spoilt.append(requests[0].uid)
-            log.error("a row of a list cannot be accepted", exc_info=error, uid=str(requests[0].uid))
-            return [PaymentsError("internal_error", "The service failed. The request may be sent again as it was.")]
-        half = len(requests) // 2
-        return _accept(requests[:half], until, spoilt) + _accept(requests[half:], until, spoilt)

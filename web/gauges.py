@@ -13,10 +13,12 @@ from prometheus_client.registry import Collector
 
 from shared import database, doorbell
 from shared.errors import Unavailable
-from shared.queries.letters import Waiting
-from shared.queries.watched import Verification
+from shared.health import get_oldest_snapshot_seconds
+from shared.model import Verification
 from shared.settings import settings
-from shared.watching import get_oldest_snapshot_seconds, get_waiting, list_last_verification
+from shared.verifying import list_last_verification
+from shared.webhook_model import Waiting
+from shared.webhooks import get_waiting
 from web.backlog import FRESH_SECONDS, reader
 from web.readings import PATIENCE_SECONDS, Reading
 

@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from shared import history, metrics
+from shared import health, metrics
 from web.answers import JsonAnswer
 from web.gauges import BacklogCollector, ProcessCollector, QueuesCollector, WatchedCollector
 from web.loop import for_probes, on_loop
@@ -26,7 +26,7 @@ def get_liveness() -> Response:
 @documented({200: ApiResponse(State, "The service is ready.")}, problems=("not_ready",))
 def get_readiness() -> Response:
     """Returns 200 if the service can work: the database answers and is migrated."""
-    history.check_server()
+    health.check_server()
     return JsonAnswer({"status": "ready"})
 
 

@@ -8,16 +8,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from shared import doorbell
-from shared.accepting import Accepted, Reply, accept, recognise
-from shared.database import is_machinery
+from shared.accepting import Accepted, Reply, accept, isolate_failing, recognise
 from shared.doorbell import Bell
 from shared.errors import Unavailable
 from shared.logs import get_logger
-from shared.queries.transactions import Request
-from shared.status import Status
+from shared.model import Request, Status
 from web.backlog import reader
 from web.loop import Wakeup, wake
 
@@ -113,12 +112,10 @@ class Intake:
         if not requests:
             return
         try:
-            replies = recognise(requests, reader.retry_seconds()) if reader.is_full() else accept(requests)
+            take = partial(recognise, retry_seconds=reader.retry_seconds()) if reader.is_full() else accept
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            replies = isolate_failing(take, requests, deadline=deadline, max_failing=len(requests))
         except Exception as error:
-            if len(batch) > 1 and not is_machinery(error):
-                for waiting in batch:  # one of them spoils the statement: it alone shall hear of it
-                    self._commit([waiting])
-                return
             for waiting in batch:
                 waiting.answer([], error)
             wake(waiting.answered for waiting in batch)

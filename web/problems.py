@@ -8,7 +8,7 @@ from structlog.contextvars import get_contextvars
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from shared import errors
-from shared.database import is_machinery
+from shared.database import first_line, is_machinery
 from shared.errors import Conflict, Invalid, PaymentsError, Refused, Unavailable
 from shared.logs import get_logger
 from web.answers import JsonAnswer
@@ -107,7 +107,7 @@ def _framework_problem(error: HTTPException) -> Response:
 
 def _unexpected_problem(error: Exception) -> Response:
     if is_machinery(error):
-        log.warning("the database did not answer", error=str(error).splitlines()[0])
+        log.warning("the database did not answer", error=first_line(error))
         return problem(503, "database_unavailable", _UNKNOWN_OUTCOME)
     log.error("an error of ours", exc_info=error)
     return problem(500, "internal_error", "The service failed. The request may be sent again as it was.")

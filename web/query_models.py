@@ -20,9 +20,8 @@ from shared.events import CURSOR_PATTERN as FEED_CURSOR_PATTERN
 from shared.events import Cursor, parse_cursor
 from shared.history import MOST_USER_ID
 from shared.instants import parse_instant
-from shared.queries.letters import LetterKey
-from shared.queries.statement import Key
-from shared.status import Status, Type
+from shared.model import Key, Status, Type
+from shared.webhook_model import LetterKey
 from web.bodies import validate
 from web.requests import CURSOR_PATTERN, parse_statement_cursor
 from web.webhook_schemas import LETTER_KEY_PATTERN, read_letter_key

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from shared import metrics
-from shared.database import is_machinery
+from shared.database import first_line, is_machinery
 from shared.errors import Unavailable
 from shared.logs import get_logger
 from web.loop import Wakeup, wake
@@ -95,7 +95,7 @@ class Reading(Generic[Value]):
         except Exception as error:
             metrics.DUTY_FAILURES.labels(self._duty).inc()
             if is_machinery(error):
-                log.warning("the state cannot be read", of=self._what, error=str(error).splitlines()[0])
+                log.warning("the state cannot be read", of=self._what, error=first_line(error))
             else:
                 log.exception("reading the state failed", of=self._what)
         finally:

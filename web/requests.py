@@ -9,7 +9,7 @@ from flask import Request as HttpRequest
 from flask import g
 
 from shared.errors import NotFound, invalid_field
-from shared.queries.statement import Key
+from shared.model import Key
 from shared.registering import OwnedKey
 from web.waiting import MOST_SECONDS
 

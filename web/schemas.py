@@ -8,11 +8,9 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from shared.instants import format_instant, parse_instant
+from shared.model import Event, EventType, Reason, Status, Type, User
 from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, MOST_CHARACTERS, format_amount, parse_amount
-from shared.queries.events import Event
-from shared.queries.users import User
 from shared.showing import show_transaction
-from shared.status import EventType, Reason, Status, Type
 
 MOST_NAME_CHARACTERS: Final = 200
 UID_PATTERN: Final = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"

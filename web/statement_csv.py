@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 
 from flask import Response, g, request
 
-from shared.database import is_machinery
+from shared.database import first_line, is_machinery
 from shared.errors import Unavailable
 from shared.history import Page
 from shared.logs import get_logger
-from shared.queries.statement import Key
+from shared.model import Key
 from shared.settings import settings
 from shared.showing import show_transaction
 from web import gate
@@ -85,7 +85,7 @@ def _pages(first: Page, read_page: Callable[[Key | None], Page]) -> Iterator[str
                 page = read_page(page.after)
         except Exception as error:
             if is_machinery(error):
-                log.warning("a statement is sent incomplete", error=str(error).splitlines()[0])
+                log.warning("a statement is sent incomplete", error=first_line(error))
             else:
                 log.exception("a statement is sent incomplete")
             yield INCOMPLETE

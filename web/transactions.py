@@ -8,9 +8,8 @@ from flask import Request as HttpRequest
 
 from shared import history
 from shared.errors import PaymentsError, transaction_not_found
-from shared.queries.transactions import Request, Transaction
+from shared.model import Request, Status, Transaction
 from shared.showing import describe_rejection, show_transaction
-from shared.status import Status
 from web.answers import JsonAnswer
 from web.bodies import read_json
 from web.intake import intake

@@ -5,8 +5,8 @@ from flask import Blueprint, Response, request
 from shared import history
 from shared.errors import user_not_found
 from shared.instants import format_instant
+from shared.model import Filter
 from shared.money import format_amount
-from shared.queries.statement import Filter
 from shared.registering import register
 from shared.showing import show_transaction
 from web.answers import JsonAnswer

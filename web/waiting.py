@@ -9,9 +9,10 @@ import time
 from typing import Final
 
 from shared import doorbell
-from shared.database import autocommit, is_machinery
+from shared.database import is_machinery
+from shared.history import find_final
 from shared.logs import get_logger
-from shared.queries.transactions import Transaction, find_final
+from shared.model import Transaction
 from web.loop import Wakeup, wake
 
 MOST_SECONDS: Final = 30
@@ -119,8 +120,7 @@ class WaitingRoom:
 
     def _release(self, waiters: list[_Waiter]) -> None:
         try:
-            with autocommit() as connection:
-                final = find_final(connection, {waiter.uid for waiter in waiters})
+            final = find_final({waiter.uid for waiter in waiters})
         except Exception as error:
             if not is_machinery(error):
                 log.exception("waiting failed")

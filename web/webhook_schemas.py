@@ -7,9 +7,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from shared.events import CURSOR_PATTERN, parse_cursor
 from shared.money import MAX_AMOUNT, MOST_CHARACTERS, THRESHOLD_PATTERN, parse_threshold
-from shared.queries.letters import LetterKey
 from shared.receivers import MOST_URL_CHARACTERS, URL_PATTERN
 from shared.telling import Told
+from shared.webhook_model import LetterKey
 from web.schemas import NUMBER_DESCRIPTION, Instant, Money
 
 LETTER_KEY_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"

@@ -9,8 +9,7 @@ from shared import webhooks
 from shared.errors import Unavailable, webhook_not_found
 from shared.instants import format_instant
 from shared.money import format_amount
-from shared.queries.letters import DeadLetter, LetterKey
-from shared.queries.webhooks import NewWebhook, Webhook
+from shared.webhook_model import DeadLetter, LetterKey, NewWebhook, Webhook
 from web.access import read_actor
 from web.answers import JsonAnswer
 from web.bodies import read_json

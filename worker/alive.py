@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import RedisError
 
+from shared import redis_client
 from shared.settings import settings
 from worker import waiting
 
@@ -43,14 +42,8 @@ def _seconds_since(file: Path) -> float | None:
 
 
 def _broker_answers() -> bool:
-    broker = Redis.from_url(
-        settings().broker_url,
-        socket_timeout=PATIENCE_SECONDS,
-        socket_connect_timeout=PATIENCE_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
     try:
-        return bool(broker.ping())
+        return bool(redis_client.connect(PATIENCE_SECONDS).ping())
     except (RedisError, OSError):
         return False
 

@@ -8,10 +8,8 @@ every error of a connection is one to try again after, and junk is dropped befor
 from typing import Any, Final
 
 from kombu.transport import TRANSPORT_ALIASES, redis
-from redis import Redis
 
-from shared import transport
-from shared.settings import settings
+from shared import redis_client, transport
 from worker import messages
 
 REPAIR_TIMEOUT_SECONDS: Final = 2.0
@@ -55,12 +53,7 @@ def _drop_junk(answer: Any, **_: Any) -> tuple[bytes, bytes] | None:
 
 def remove_wrong_types(queues: list[str]) -> None:
     """Delete the keys of queues that hold no list, and bindings that hold no set: nothing would ever be taken again."""
-    broker = Redis.from_url(
-        settings().broker_url,
-        socket_timeout=REPAIR_TIMEOUT_SECONDS,
-        socket_connect_timeout=REPAIR_TIMEOUT_SECONDS,
-    )
-    with broker:
+    with redis_client.connect(REPAIR_TIMEOUT_SECONDS) as broker:
         expected = dict.fromkeys((queue.encode() for queue in queues), b"list")
         expected |= dict.fromkeys(broker.scan_iter(BINDINGS), b"set")
         for key, kind in expected.items():

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared import doorbell, metrics
 from shared.logs import get_logger
-from shared.status import LANES
+from shared.model import LANES
 
 MAX_MESSAGE_BYTES: Final = 64 << 10  # ours have about one thousand
 

@@ -10,18 +10,18 @@ import time
 from typing import Final
 
 from shared import doorbell, metrics
-from shared.database import first_line, is_machinery, transaction
+from shared.backoff import Backoff
+from shared.database import first_line, is_machinery
 from shared.logs import get_logger
-from shared.parking import Place, is_draining, retry_due, work_lanes
-from shared.queries.lanes import find_overdue_lanes
-from shared.status import LANES
+from shared.parked import Place, retry_due
+from shared.settle import find_overdue, is_draining, work_lanes
 from worker.duty import Duty
 from worker.watchdog import Watchdog
 
 EVERY_SECONDS: Final = 1.0
 OVERDUE_SECONDS: Final = 1.0
 RETRY_EVERY_SECONDS: Final = 5.0  # what is parked waits for a minute at least
-MOST_BACKOFF_SECONDS: Final = 60.0
+MAX_LANE_PAUSE_SECONDS: Final = 60.0  # for a lane that our code fails on
 MAX_SETTLE_PAUSE_SECONDS: Final = 2.0  # somebody waits for it
 MAX_PAUSE_SECONDS: Final = 60.0
 
@@ -36,8 +36,7 @@ class Sweep:
     """One process's sweep: which lanes fail here, and when to look at them again."""
 
     def __init__(self) -> None:
-        self._failures: dict[int, int] = {}
-        self._rests_until: dict[int, float] = {}
+        self._failing: Backoff[int] = Backoff(MAX_LANE_PAUSE_SECONDS)
         self._retries_at = 0.0
         self._place = Place()
 
@@ -49,8 +48,7 @@ class Sweep:
         """
         if is_draining():  # it sees what is overdue
             return 0
-        with transaction() as connection:
-            overdue = find_overdue_lanes(connection, LANES, OVERDUE_SECONDS)
+        overdue = find_overdue(OVERDUE_SECONDS)
         # in any order, so that several processes spread over the lanes
         return sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
 
@@ -61,26 +59,20 @@ class Sweep:
             retry_due(self._place)
 
     def _settle(self, lane: int) -> int:
-        if time.monotonic() < self._rests_until.get(lane, 0.0):
+        if self._failing.is_paused(lane):
             return 0
         try:
-            settled = work_lanes([lane]).settled
-            metrics.SETTLED_BY.labels("sweep").inc(settled)
+            settled = work_lanes([lane]).counts.settled
         except Exception as error:
             if is_machinery(error):
                 log.warning("a lane was not settled; it is tried again", lane=lane, error=first_line(error))
             else:
-                self._rest(lane, error)
+                pause = self._failing.fail(lane)
+                log.error("a lane cannot be settled", lane=lane, error=repr(error), next_try_seconds=pause)
             return 0
-        self._failures.pop(lane, None)
+        metrics.SETTLED_BY.labels("sweep").inc(settled)
+        self._failing.succeed(lane)
         return settled
-
-    def _rest(self, lane: int, error: Exception) -> None:
-        """Our code fails on this lane: look at it ever more rarely, from two seconds to a minute."""
-        failures = self._failures[lane] = self._failures.get(lane, 0) + 1
-        rest = min(MOST_BACKOFF_SECONDS, 2.0**failures)
-        self._rests_until[lane] = time.monotonic() + rest
-        log.error("a lane cannot be settled", lane=lane, error=repr(error), next_try_seconds=rest)
 
 
 def duties() -> list[Duty]:

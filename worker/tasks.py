@@ -12,8 +12,8 @@ from shared import doorbell, metrics
 from shared.database import first_line, is_machinery
 from shared.delivering import work
 from shared.logs import get_logger
-from shared.parking import work_lanes
-from shared.status import LANES
+from shared.model import LANES
+from shared.settle import work_lanes
 from worker.app import app
 
 LOG_INTERVAL_SECONDS: Final = 1.0
@@ -35,7 +35,7 @@ def settle(self: Any, lanes: list[int]) -> str:
         doorbell.take_invitation()
     with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id), _without_traceback():
         done = work_lanes(sorted(doorbell.find_rung().union(lanes)) if lanes else range(LANES))
-        metrics.SETTLED_BY.labels("ring").inc(done.settled)
+        metrics.SETTLED_BY.labels("ring").inc(done.counts.settled)
         return str(done)
 
 

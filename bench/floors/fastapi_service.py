@@ -13,7 +13,8 @@ from uuid import UUID
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException
 from pydantic import BaseModel, Field
-from sqlalchemy import create_engine
+from sqlalchemy import Sequence, create_engine
+from sqlalchemy.ext.declarative import DeferredReflection
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from bench.floors import books
@@ -22,7 +23,6 @@ from bench.generator import Address
 from bench.loads import single_puts
 from bench.plan import Run, Values
 from bench.stack import server
-from shared import models
 from shared.settings import settings
 
 PROCESSES = 2
@@ -32,24 +32,31 @@ app = FastAPI()
 engine = create_engine(settings().database_url, pool_size=CONNECTIONS) if settings().database_url else None
 
 
-class Base(DeclarativeBase):
-    metadata = models.metadata
+accept_order = Sequence("transactions_accept_order_seq")
+
+
+class Base(DeferredReflection, DeclarativeBase):
+    """Its classes have the columns that the migrations have made."""
 
 
 class User(Base):
-    __table__ = models.users
+    __tablename__ = "users"
 
 
 class Transaction(Base):
-    __table__ = models.transactions
+    __tablename__ = "transactions"
 
 
 class Entry(Base):
-    __table__ = models.ledger
+    __tablename__ = "ledger"
 
 
 class Event(Base):
-    __table__ = models.events
+    __tablename__ = "events"
+
+
+if engine:
+    Base.prepare(engine)
 
 
 class Payment(BaseModel):
@@ -91,7 +98,7 @@ def settle(session: Session, user: Any, payment: Payment) -> Any:
     at = max(user.last_history_at or now, now)
     transaction: Any = Transaction(
         uid=payment.uid, user_id=user.id, type=payment.type, amount=amount, accepted_at=now, settled_at=at,
-        accept_order=models.accept_order.next_value(), request_id=payment.uid.hex,
+        accept_order=accept_order.next_value(), request_id=payment.uid.hex,
         status="COMPLETED" if enough else "REJECTED", reason=None if enough else "insufficient_funds",
     )  # fmt: skip
     session.add(transaction)

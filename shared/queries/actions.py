@@ -5,24 +5,10 @@ Details never hold a secret; of a URL only the host, because its path may be one
 """
 
 import json
-from datetime import datetime
-from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-SERVICE: Final = "service"  # the actor of what our own processes do by themselves
-
-
-class Action(NamedTuple):
-    """A recorded action. `actor` is `key ID NAME`, `user@host`, `no key, ADDRESS` or `service`."""
-
-    id: int
-    at: datetime
-    actor: str
-    action: str
-    target: str
-    details: dict[str, Any]
-
+from shared.actions import Action
 
 _INSERT = text("""
     INSERT INTO operator_actions (actor, action, target, details)

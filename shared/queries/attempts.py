@@ -1,38 +1,17 @@
 """Statements on attempts: which deliveries are due, claim one, record how it went."""
 
-from datetime import datetime
-from typing import Any, Final, NamedTuple
-from uuid import UUID
+from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
+from shared.model import LANES
 from shared.queries.deliveries import ON, give_turns
 from shared.queries.webhooks import VALID_SECRETS
-from shared.status import LANES
 from shared.telling import Retry
+from shared.webhook_model import Delivery, Due
 
 FAILING_AFTER_SECONDS: Final = 5
 DUE_PER_SLOT: Final = 4  # a message costs more than a delivery; a receiver that is slow is given more at each look
-
-
-class Delivery(NamedTuple):
-    """One that was claimed until an instant, which is the claim's name, too. Balance and threshold in minor units."""
-
-    webhook_id: int
-    event_id: int
-    position: int
-    type: str
-    user_id: int
-    user_seq: int
-    uid: UUID
-    balance: int
-    occurred_at: datetime
-    attempts: int
-    claimed_until: datetime
-    schedule_ends_at: datetime | None
-    url: str
-    threshold: int
-    secrets: list[str]
 
 
 _FAILS: Final = f"""
@@ -78,15 +57,6 @@ _CLAIM = text(f"""
         deliveries.user_seq, deliveries.uid, deliveries.balance, deliveries.occurred_at, deliveries.attempts,
         deliveries.claimed_until, deliveries.schedule_ends_at, webhooks.url, webhooks.threshold, {VALID_SECRETS} AS secrets
 """)
-
-
-class Due(NamedTuple):
-    """A webhook with deliveries to make now: how many at once, for how long the first has been due, whether it fails."""
-
-    webhook_id: int
-    slots: int
-    overdue_seconds: float
-    fails: bool
 
 
 def find_due(connection: Connection, most_at_once: int) -> list[Due]:

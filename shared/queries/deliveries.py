@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
-from shared.status import LANES
+from shared.model import LANES
 
 ON: Final = "disabled_at IS NULL AND deleted_at IS NULL"
 

@@ -1,27 +1,13 @@
 """Statements on events: the next ones of all lanes, or of one user. What a page reads does not grow with the feed."""
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, text
 
 from shared.database import array
-from shared.queries.transactions import COLUMNS, Transaction, transaction_of
-from shared.status import LANES, EventType
-
-
-class Event(NamedTuple):
-    """An outcome as others are told of it. `balance` in minor units: the user's, after it."""
-
-    id: int
-    user_id: int
-    user_seq: int
-    type: EventType
-    balance: int
-    occurred_at: datetime
-    transaction: Transaction
-
+from shared.model import LANES, Event, EventType
+from shared.queries.transactions import COLUMNS, transaction_of
 
 # OFFSET 0: each transaction and each entry is looked up, whatever the planner thinks of reading the whole tables
 _TELL: Final = f"""

@@ -1,31 +1,8 @@
 """Statements on API keys."""
 
-from datetime import datetime
-from typing import NamedTuple
-
 from sqlalchemy import Connection, text
 
-from shared.scopes import Scope
-
-
-class Key(NamedTuple):
-    """A key without what it is known by."""
-
-    id: int
-    name: str
-    scope: Scope
-    created_at: datetime
-    revoked_at: datetime | None
-
-
-class ValidKey(NamedTuple):
-    """What a caller who shows this key is, and the SHA-256 of its secret."""
-
-    id: int
-    name: str
-    scope: Scope
-    secret_hash: bytes
-
+from shared.scopes import Key, Scope, ValidKey
 
 _INSERT = text("""
     INSERT INTO api_keys (name, scope, secret_hash) VALUES (:name, :scope, :secret_hash) RETURNING id

@@ -1,13 +1,13 @@
 """Statements on lanes: take some, read what is pending in them, see which are behind."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
 from shared.database import array
-from shared.ledger import Pending
-from shared.status import LANES, Type, lane_of
+from shared.ledger import Pending, PendingRow
+from shared.model import LANES, Backlog, Type, lane_of
 
 _TRY_LOCK_LANES = text("""
     SELECT lane FROM unnest(CAST(:lanes AS smallint[])) AS lane WHERE pg_try_advisory_xact_lock(7411, lane)
@@ -28,16 +28,6 @@ def lock_lane(connection: Connection, lane: int) -> None:
 def hurry(connection: Connection) -> None:
     """Wait for no lock in this transaction longer than a moment."""
     connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
-
-
-class PendingRow(NamedTuple):
-    """A row to settle. `bulk`: it waits with the lists; `behind_parked`: an earlier one of its user is parked."""
-
-    pending: Pending
-    accept_order: int
-    attempts: int
-    bulk: bool
-    behind_parked: bool
 
 
 _WAITS: Final = "t.status = 'PENDING' AND t.parked_at IS NULL"
@@ -145,18 +135,6 @@ def find_overdue_lanes(connection: Connection, lanes: int, seconds: float) -> li
     Or in the future: then the clock has stepped back, and nobody knows how long the row has waited.
     """
     return list(connection.scalars(_OVERDUE, {"lanes": lanes, "seconds": seconds}))
-
-
-class Backlog(NamedTuple):
-    """Unparked PENDING rows, the oldest one's age in seconds, parked rows; the unparked ones of each lane.
-
-    Of the parked rows MAX_PARKED_COUNTED are counted at most.
-    """
-
-    pending: int
-    oldest_seconds: float
-    parked: int
-    of_lanes: Sequence[int] = ()
 
 
 MAX_PARKED_COUNTED: Final = 100_000

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from shared.database import allow, array
 from shared.ledger import Account, Outcome, Past
-from shared.status import LANES
+from shared.model import LANES
 
 LATE_SCAN_SECONDS = 12  # it may come twice in a transaction: the rules, then the trigger
 

@@ -1,51 +1,11 @@
 """Statements that tell how webhooks stand: what was given up, what waits."""
 
-from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import Connection, text
 
 from shared.queries.deliveries import NEXT_OF_LANE, ON
-
-
-class LetterKey(NamedTuple):
-    """A delivery's place among those of its webhook."""
-
-    event_id: int
-    position: int
-
-
-class DeadLetter(NamedTuple):
-    """A delivery that was given up. `balance` in minor units."""
-
-    event_id: int
-    position: int
-    type: str
-    user_id: int
-    user_seq: int
-    balance: int
-    attempts: int
-    last_error: str | None
-    occurred_at: datetime
-    dead_at: datetime
-
-    @property
-    def key(self) -> LetterKey:
-        return LetterKey(self.event_id, self.position)
-
-
-class Waiting(NamedTuple):
-    """How late deliveries are in seconds, how many were given up, webhooks that are off, deliveries still to be made.
-
-    Late is what is due, and what has happened and is no delivery yet. Of each webhook MAX_COUNTED deliveries are
-    counted at most.
-    """
-
-    overdue_seconds: float
-    dead: int
-    off: int
-    pending: int
-
+from shared.webhook_model import DeadLetter, LetterKey, Waiting
 
 _READ_DEAD = text("""
     SELECT event_id, position, type, user_id, user_seq, balance, attempts, last_error, occurred_at, dead_at

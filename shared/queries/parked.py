@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.database import array
+from shared.model import ErrorCount, ParkedRow
 
 _PARK = text("""
     UPDATE transactions
@@ -53,20 +54,6 @@ def release_users(connection: Connection, user_ids: Iterable[int], before: datet
     """
     parameters = {"user_ids": array(user_ids), "before": before, "limit": limit}
     return connection.execute(_RELEASE_USERS, parameters).rowcount
-
-
-class ParkedRow(NamedTuple):
-    """A parked transaction. `attempts` is how often settling it has failed: 0 for one that waits behind."""
-
-    uid: UUID
-    user_id: int
-    lane: int
-    accept_order: int
-    amount: int
-    type: str
-    parked_at: datetime
-    attempts: int
-    last_error: str | None
 
 
 _PARKED = """
@@ -135,14 +122,6 @@ class ParkedUsers(NamedTuple):
 def find_users(connection: Connection, wanted: ParkedUsers, after: int, limit: int) -> list[int]:
     """Returns the ids of such users beyond `after`, in their order."""
     return list(connection.scalars(_FIND_USERS, {**wanted._asdict(), "after": after, "limit": limit}))
-
-
-class ErrorCount(NamedTuple):
-    """How many parked rows, of how many users, have an error (its first 200 characters)."""
-
-    error: str
-    rows: int
-    users: int
 
 
 def count_errors(connection: Connection, limit: int) -> list[ErrorCount]:

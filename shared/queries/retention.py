@@ -6,8 +6,8 @@ which is on has not come to yet. Some rows at a time, so that no lock is held fo
 
 from sqlalchemy import Connection, text
 
+from shared.model import LANES
 from shared.queries.deliveries import ON
-from shared.status import LANES
 
 # Rows are named by their place (ctid), which no plan but a look-up finds; FOR UPDATE keeps a delivery there.
 _DELETE_DELIVERED = text("""

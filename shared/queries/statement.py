@@ -4,32 +4,15 @@ A page looks at a bounded number of rows. Narrowed to a rare status, it may hold
 and still have a next page: no filter makes a page read a whole history.
 """
 
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from shared.queries.transactions import COLUMNS, Transaction, transaction_of
-from shared.status import Status, Type
+from shared.model import Filter, Key, Transaction
+from shared.queries.transactions import COLUMNS, transaction_of
 
 SCANNED_ROWS: Final = 10_000
 _NEWEST_FIRST: Final = "ORDER BY t.accepted_at DESC, t.accept_order DESC"
-
-
-class Key(NamedTuple):
-    """Where a page ended: the last item's place in the index that orders the statement."""
-
-    accepted_at: datetime
-    accept_order: int
-
-
-class Filter(NamedTuple):
-    """What the statement is narrowed to; None: not. `since` and `until` are half-open on accepted_at."""
-
-    status: Status | None = None
-    type: Type | None = None
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 def read_statement(

@@ -1,33 +1,11 @@
 """The statement that reads all there is about one transaction."""
 
-from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared.queries.transactions import COLUMNS, Transaction, transaction_of
-
-
-class Story(NamedTuple):
-    """A transaction with all that belongs to it. What is not there (yet, or any more) is None."""
-
-    transaction: Transaction
-    request_id: str | None
-    parked_at: datetime | None
-    attempts: int
-    last_error: str | None
-    user_name: str
-    user_balance: int
-    seq: int | None
-    history_at: datetime | None
-    late: bool | None
-    event_id: int | None
-    user_seq: int | None
-    balance_before: int | None
-    parked_before: UUID | None  # the user's parked one that this one waits behind
-    pending_before: int  # in its lane, as far as it waits for them: a single request does not wait for lists
-
+from shared.model import Story, Transaction
+from shared.queries.transactions import COLUMNS, transaction_of
 
 # A user's n-th entry has at least the n-th event, so the search begins there; uids are not indexed in events.
 _STORY = text(f"""

@@ -9,46 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
-from shared.status import LANES, Status, Type, lane_of
-
-
-class Request(NamedTuple):
-    """A transaction as a client asked for it. `amount` in minor units, `requested_at` UTC or None.
-
-    `arrived` is time.monotonic() when it came in, None for "just now": it counts as accepted from then on, so that
-    no queue of ours makes a client's "now" too old.
-    """
-
-    uid: UUID
-    user_id: int
-    type: Type
-    amount: int
-    requested_at: datetime | None
-    request_id: str | None = None
-    arrived: float | None = None
-
-
-class Transaction(NamedTuple):
-    """A transaction as it stands. Amounts in minor units; the last two are None unless COMPLETED.
-
-    `lowest_balance`: see `shared.ledger.Outcome`.
-    """
-
-    uid: UUID
-    user_id: int
-    type: Type
-    amount: int
-    requested_at: datetime | None
-    status: Status
-    reason: str | None
-    accepted_at: datetime
-    settled_at: datetime | None
-    accept_order: int
-    lane: int
-    lowest_balance: int | None
-    effective_at: datetime | None
-    balance_after: int | None
-
+from shared.model import LANES, Request, Status, Transaction, Type, lane_of
 
 COLUMNS = """t.uid, t.user_id, t.type, t.amount, t.requested_at, t.status, t.reason, t.accepted_at, t.settled_at,
     t.accept_order, t.lane, t.lowest_balance"""

@@ -8,16 +8,7 @@ from sqlalchemy import Connection, text
 
 from shared.database import array
 from shared.ledger import Account
-
-
-class User(NamedTuple):
-    """A user. `balance` in minor units."""
-
-    id: int
-    name: str
-    created_at: datetime
-    balance: int
-
+from shared.model import User
 
 _COLUMNS = "id, name, created_at, balance"
 _INSERT = text(f"INSERT INTO users (name) VALUES (:name) RETURNING {_COLUMNS}")

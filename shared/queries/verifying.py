@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, TextClause, text
 
 from shared.database import allow
-from shared.status import Reason
+from shared.model import Difference, Reason, RowCounts
 
 BEFORE_ALL: Final = -(2**63) + 1  # the literal of the lowest bigint is no bigint
 BEYOND_ALL: Final = 2**63 - 1
@@ -25,27 +25,6 @@ class Range(NamedTuple):
 
     after: int
     through: int
-
-
-class Difference(NamedTuple):
-    """Something that is not as it must be: whose, which row, what of it. Amounts in minor units."""
-
-    user_id: int | None
-    row: str
-    what: str
-    expected: str | None
-    found: str | None
-
-
-class Counts(NamedTuple):
-    """The rows of a range that were checked; `parked` are among the pending."""
-
-    users: int = 0
-    entries: int = 0
-    completed: int = 0
-    rejected: int = 0
-    pending: int = 0
-    parked: int = 0
 
 
 Checks = Sequence[tuple[str, str, str]]
@@ -207,8 +186,8 @@ def find_range(connection: Connection, after: int) -> Range:
     return Range(after, through if more else BEYOND_ALL)
 
 
-def count_rows(connection: Connection, users: Range) -> Counts:
-    return Counts(*connection.execute(_COUNT, users._asdict()).one())
+def count_rows(connection: Connection, users: Range) -> RowCounts:
+    return RowCounts(*connection.execute(_COUNT, users._asdict()).one())
 
 
 def find_differences(connection: Connection, users: Range, limit: int) -> tuple[int, list[Difference]]:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, text
 
 from shared.database import array
+from shared.model import Difference, RowCounts
 from shared.queries.verifying import (
     BEYOND_ALL,
     ENTRY_CHECKS,
@@ -24,8 +25,6 @@ from shared.queries.verifying import (
     RANGE_TRANSACTIONS,
     TRANSACTION_CHECKS,
     Checks,
-    Counts,
-    Difference,
     Range,
     branches,
     differences,
@@ -179,9 +178,9 @@ def find_range(connection: Connection, after: int) -> Range:
     return Range(after, BEYOND_ALL if through is None else through)
 
 
-def count_rows(connection: Connection, users: Range) -> Counts:
+def count_rows(connection: Connection, users: Range) -> RowCounts:
     """Returns the changed users of the range, and what is new of them."""
-    return Counts(*map(int, connection.execute(_COUNT, users._asdict()).one()))
+    return RowCounts(*map(int, connection.execute(_COUNT, users._asdict()).one()))
 
 
 def find_differences(connection: Connection, users: Range, limit: int) -> tuple[int, list[Difference]]:

@@ -1,18 +1,8 @@
 """Statements on what an operator watches besides the backlog: the last proof of the books, what holds back vacuum."""
 
-from typing import NamedTuple
-
 from sqlalchemy import Connection, text
 
-from shared.queries.verifying import Counts
-
-
-class Verification(NamedTuple):
-    """The last recorded run of `verify`: how many seconds ago it ended, and how many differences it found."""
-
-    age_seconds: float
-    differences: int
-
+from shared.model import RowCounts, Verification
 
 _INSERT_VERIFICATION = text("""
     INSERT INTO verifications (users, entries, differences, whole) VALUES (:users, :entries, :differences, :whole)
@@ -34,7 +24,7 @@ _OLDEST_SNAPSHOT = text("""
 """)
 
 
-def insert_verification(connection: Connection, counts: Counts, differences: int, whole: bool) -> None:
+def insert_verification(connection: Connection, counts: RowCounts, differences: int, whole: bool) -> None:
     """Store a result; `whole`: everything was checked, not only what was new."""
     values = {"users": counts.users, "entries": counts.entries, "differences": differences, "whole": whole}
     connection.execute(_INSERT_VERIFICATION, values)

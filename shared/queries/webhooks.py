@@ -1,27 +1,13 @@
 """Statements on webhooks and their cursors: add, find, change, switch off, rewind."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
 from shared.queries.deliveries import NEWEST_OF_LANE
-
-
-class Webhook(NamedTuple):
-    """A webhook, without its secrets. `threshold` in minor units."""
-
-    id: int
-    url: str
-    events: list[str]
-    threshold: int
-    created_at: datetime
-    disabled_at: datetime | None
-    disabled_reason: str | None
-    failing_since: datetime | None
-
+from shared.webhook_model import NewWebhook, Webhook
 
 _COLUMNS = "id, url, events, threshold, created_at, disabled_at, disabled_reason, failing_since"
 _HAS_KEY: Final = "idempotency_key IS NOT NULL AND deleted_at IS NULL"  # the predicate of the unique index
@@ -106,14 +92,6 @@ _TAKE_TURNS_BACK = text("""
       AND deliveries.webhook_id = :webhook_id AND deliveries.next_attempt_at IS NOT NULL
       AND deliveries.event_id > cursor.through
 """)
-
-
-class NewWebhook(NamedTuple):
-    """A webhook to add. `threshold` in minor units."""
-
-    url: str
-    events: Sequence[str]
-    threshold: int
 
 
 def insert_webhook(connection: Connection, new: NewWebhook, secret: str, key: str | None, lanes: int) -> Webhook | None:

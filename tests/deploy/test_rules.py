@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from shared.model import LANES
 from shared.settings import Settings, settings
-from shared.status import LANES
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
 from web.bodies import MAX_ARRIVING_BYTES
 from web.gate import MAX_INSIDE

@@ -30,11 +30,7 @@ STEPS: Final = {
     "FOR NO KEY UPDATE": "lock users",
     "SET LOCAL statement_timeout": "allow the scan",
     "width_bucket": "scan the past",
-    "SELECT clock_timestamp()": "read the clock",
-    "INSERT INTO ledger": "write entries",
-    "UPDATE users": "write balances",
-    "UPDATE transactions": "make final",
-    "INSERT INTO events": "write events",
+    "INSERT INTO ledger": "write the batch",
 }
 
 
@@ -74,7 +70,7 @@ class Failpoint:
         self._pass("after", name_of(statement), connection.connection.dbapi_connection)
 
     def _pipeline(self, pipeline: Any) -> Any:
-        pipeline.execute = self._wrapped(pipeline.execute, lambda *_: "SET")
+        pipeline.execute = self._wrapped(pipeline.execute, lambda *_: "pipeline")
         return pipeline
 
     def _wrapped(self, plain: Callable[..., Any], name: Callable[[Any], str]) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from shared import accepting, database, doorbell, parking, settling
+from shared import accepting, database, doorbell, settle
 from shared.database import array
 from shared.queries import lanes, ledger, transactions, users
 
@@ -117,19 +117,19 @@ def reject_when_the_line_is_lost() -> None:
 
 
 def _when_the_line_is_lost(change: str) -> None:
-    plain = vars(parking)["settle_lanes"]
+    plain = settle.settle_lanes
     blame = text(f"UPDATE transactions SET {change} WHERE lane = ANY(:lanes) AND status = 'PENDING'")
 
-    def hasty(of: list[int]) -> settling.Slice:
+    def hasty(of: list[int]) -> settle.Slice:
         try:
-            done: settling.Slice = plain(of)
+            done: settle.Slice = plain(of)
             return done
         except Exception:
             with database.transaction() as connection:
                 connection.execute(blame, {"lanes": of})
             raise
 
-    replace(parking, "settle_lanes", hasty)
+    replace(settle, "settle_lanes", hasty)
 
 
 def two_transactions() -> None:

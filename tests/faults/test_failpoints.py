@@ -17,10 +17,9 @@ from local.addresses import free_port
 from shared import database
 from shared.accepting import Accepted, accept
 from shared.database import is_machinery
-from shared.parking import retry_due, work_lanes
-from shared.queries.transactions import Request
-from shared.settling import settle_lanes
-from shared.status import lane_of
+from shared.model import Request, lane_of
+from shared.parked import retry_due
+from shared.settle import settle_lanes, work_lanes
 from tests.faults.failpoints import ACTIONS
 from tests.faults.victim import Order, Report, as_environment, run
 from tests.integration.books import assert_books_balance
@@ -32,11 +31,11 @@ pytestmark = pytest.mark.system
 VICTIM_SECONDS = 20
 FINAL_SECONDS = 10
 
-ACCEPTING = ["insert", "commit", "SET", "send the task"]
-REPEATING = ["insert", "find", "commit"]
+ACCEPTING = ["insert", "pipeline", "send the task"]  # a statement that is its own commit
+REPEATING = ["insert", "find"]
 SETTLING = [
-    *("lock the lane", "DEL", "read pending", "lock users", "allow the scan", "scan the past", "read the clock"),
-    *("write entries", "write balances", "make final", "write events", "commit", "MGET"),
+    *("lock the lane", "DEL", "read pending", "lock users", "allow the scan", "scan the past", "write the batch"),
+    *("commit", "pipeline"),
 ]
 
 forked = multiprocessing.get_context("forkserver")

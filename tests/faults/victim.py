@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from shared import database, settings
 from shared.accepting import Accepted
-from shared.parking import work_lanes
-from shared.queries.transactions import Request
+from shared.model import Request
+from shared.settle import work_lanes
 from tests.faults.failpoints import IDLE_LIMIT, Failpoint
 from web.backlog import reader
 from web.intake import Intake

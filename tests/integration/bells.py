@@ -18,6 +18,7 @@ def forget() -> None:
     doorbell._redis.cache_clear()
     doorbell._sender.cache_clear()
     doorbell._rests_until = 0.0
+    doorbell._sent_at = float("-inf")
 
 
 @pytest.fixture

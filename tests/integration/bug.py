@@ -6,8 +6,8 @@ import pytest
 
 import shared.ledger
 from shared.database import transaction
+from shared.model import Request
 from shared.queries import parked
-from shared.queries.transactions import Request
 
 UNLUCKY = 13  # the amount that the planted bug cannot settle
 

@@ -4,7 +4,6 @@ With DATABASE_URL set, a database of our own is made in that server and dropped 
 of our own is started. Rows cannot be taken away (triggers refuse it), so each test makes its own users.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -23,10 +22,11 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from shared import database, doorbell
+from shared.model import LANES
+from shared.processes import die_with_parent
 from shared.queries.lanes import find_overdue_lanes
 from shared.settings import settings
-from shared.settling import settle_lanes
-from shared.status import LANES
+from shared.settle import settle_lanes
 from tests.integration.bells import broker_url  # noqa: F401 - a fixture
 from tests.integration.books import assert_books_balance, newest_user
 from tests.integration.bug import bug  # noqa: F401 - a fixture
@@ -154,12 +154,10 @@ def _embedded_server(folder: Path) -> Iterator[str]:
 
 def _start(program: "Program") -> subprocess.Popen[bytes]:
     """As the supervisor of `up` starts it, its output left unread. It ends with us, even if we are killed."""
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
     def prepare() -> None:
         program.before_exec()
-        if prctl:
-            prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
+        die_with_parent(signal.SIGINT)
 
     return subprocess.Popen(
         program.argv,

@@ -13,12 +13,12 @@ from sqlalchemy.pool import NullPool
 
 from shared.accepting import Accepted, accept
 from shared.database import engine, transaction
+from shared.delivering import prune_deleted, prune_delivered, prune_events, prune_secrets
+from shared.model import Request, Transaction, Type, lane_of
 from shared.queries import transactions
 from shared.queries.server import read_clock
-from shared.queries.transactions import Request, Transaction
 from shared.settings import settings
-from shared.settling import settle_lanes
-from shared.status import Type, lane_of
+from shared.settle import settle_lanes
 
 
 def deposit(user_id: int, amount: int, at: datetime | None = None, uid: UUID | None = None) -> Request:
@@ -126,3 +126,8 @@ def await_waiter(connection: Connection, seconds: float = 1.5) -> None:
         while not watch.scalar(waiters, {"pid": pid}):
             assert time.monotonic() < ends, "nobody waits"
             time.sleep(0.01)
+
+
+def prune() -> int:
+    """Takes away what is old, some rows of each kind, as the notifier's duties do. Returns how many."""
+    return prune_deleted() + prune_delivered() + prune_events() + prune_secrets()

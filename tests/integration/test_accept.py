@@ -14,9 +14,8 @@ from sqlalchemy import text
 from shared.accepting import Accepted, Reply, accept, recognise
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.history import get_balance, get_transaction
+from shared.model import Request, Status, Transaction
 from shared.queries import transactions
-from shared.queries.transactions import Request, Transaction
-from shared.status import Status
 from tests.integration.given import (
     accepted,
     ago,

@@ -8,14 +8,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from shared import keys, webhooks
+from shared.actions import Action
 from shared.database import autocommit
-from shared.delivering import expand, prune, work
-from shared.parking import Released, release, release_matching, work_lanes
+from shared.delivering import expand, work
+from shared.parked import Released, release, release_matching
 from shared.queries import lanes
-from shared.queries.actions import Action, read_newest
-from shared.queries.webhooks import NewWebhook
+from shared.queries.actions import read_newest
 from shared.scopes import Scope
 from shared.settings import settings
+from shared.settle import work_lanes
+from shared.webhook_model import NewWebhook
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import (
     accepted,
@@ -24,6 +26,7 @@ from tests.integration.given import (
     new_users,
     outsider,
     plain_engine,
+    prune,
     run_sql,
     settled,
     states,
@@ -168,8 +171,8 @@ def park_users(count: int, lane: int, rows: int = 3) -> list[list[object]]:
 
 def test_all_that_is_parked_is_released_in_order(bug: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = park_users(5, lane=3), park_users(4, lane=12)
-    monkeypatch.setattr("shared.parking.RELEASE_ROWS", 2)
-    monkeypatch.setattr("shared.parking.RELEASE_USERS", 3)
+    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 2)
+    monkeypatch.setattr("shared.parked.RELEASE_USERS", 3)
     bug.undo()
     before = last_id()
     progress = []
@@ -213,7 +216,7 @@ def test_a_release_of_all_ends_while_rows_are_parked_again(
 ) -> None:
     """A worker that still has the bug parks each row as soon as it is released."""
     park_users(3, lane=7, rows=2)
-    monkeypatch.setattr("shared.parking.RELEASE_ROWS", 1)
+    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 1)
     rows = 0
     for done in release_matching("", ADA):
         rows = done.rows

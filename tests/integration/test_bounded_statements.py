@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import psycopg2
 import shared.queries
 from shared import database
 from shared.ledger import fold
+from shared.model import LANES, Filter, Status
 from shared.queries import (
     attempts,
     deliveries,
@@ -36,11 +37,8 @@ from shared.queries import (
     webhooks,
 )
 from shared.queries.deliveries import Behind, Cursor, NewDelivery
-from shared.queries.letters import LetterKey
-from shared.queries.statement import Filter
-from shared.queries.webhooks import NewWebhook
-from shared.status import LANES, Status
 from shared.telling import Retry
+from shared.webhook_model import LetterKey, NewWebhook
 from tests.integration import skewed_books as books
 from tests.integration.conftest import empty_database, forget_settings, migrate
 from tests.integration.given import deposit, heard, plain_engine

@@ -12,10 +12,10 @@ from sqlalchemy.exc import DataError, OperationalError
 from shared.accepting import Accepted
 from shared.database import transaction
 from shared.errors import PaymentsError, Unavailable
-from shared.queries.transactions import Request, find_transactions
-from shared.status import Type
+from shared.model import Request, Type
+from shared.queries.transactions import find_transactions
 from tests.integration.given import deposit, heard, new_user, outsider, states
-from web.bulk import MOST_COMMITS, MOST_SPOILT, submit
+from web.bulk import MAX_FAILING, MOST_COMMITS, submit
 
 pytestmark = pytest.mark.integration
 
@@ -63,7 +63,7 @@ def test_a_row_that_spoils_the_statement_is_told_alone() -> None:
 def test_where_every_row_fails_it_is_no_fault_of_the_rows() -> None:
     with heard() as sent, pytest.raises(DataError):
         submit([spoilt() for _ in range(1000)])
-    assert len(sent) < 10 * MOST_SPOILT
+    assert len(sent) < 10 * MAX_FAILING
 
 
 def test_who_waits_behind_lists_that_hang_is_told_in_time_what_became_of_his() -> None:

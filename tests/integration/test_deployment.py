@@ -11,7 +11,7 @@ import yaml
 from sqlalchemy import text
 
 from shared.database import transaction
-from shared.history import get_backlog
+from shared.health import get_backlog
 from tests.integration.conftest import ROOT, empty_database, migrate
 from tests.integration.given import accepted, deposit, new_users, run_sql
 

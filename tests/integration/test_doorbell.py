@@ -16,6 +16,7 @@ from redis import Redis
 from shared import doorbell, metrics
 from shared.errors import Unavailable
 from tests.integration.bells import forget
+from tests.integration.given import accepted, deposit, new_user, states
 from worker.messages import accept
 
 pytestmark = pytest.mark.integration
@@ -108,6 +109,19 @@ def test_a_ring_joins_a_message_that_waits(broker_url: str, monkeypatch: pytest.
     monkeypatch.setattr(doorbell, "MAX_JOIN_SECONDS", 0.0)
     assert doorbell.ring({10: bell})
     assert messages(broker_url) == [[3], [8], [10]], "a message that nobody takes is not relied on for long"
+
+
+def test_whoever_takes_a_message_settles_what_joined_it(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.tasks import settle
+
+    monkeypatch.setattr(doorbell, "MAX_JOIN_SECONDS", 60.0)
+    rows = [deposit(new_user(lane), 5) for lane in (3, 7, 9)]
+    accepted(*rows)
+    for lane in (3, 7):
+        doorbell.ring({lane: doorbell.Bell(f"uid-{lane}")})
+    assert messages(broker_url) == [[3]]
+    assert settle.run([3]) == "2 completed; lanes 3, 7"
+    assert states(*rows) == ["COMPLETED", "COMPLETED", "PENDING"], "nobody has rung for the last one"
 
 
 def test_a_ring_is_a_message_that_the_worker_takes(broker_url: str) -> None:

@@ -13,11 +13,22 @@ from shared import delivering, metrics, webhooks
 from shared.backoff import Backoff
 from shared.database import transaction
 from shared.delivering import expand
+from shared.model import lane_of
 from shared.queries import deliveries
-from shared.queries.webhooks import NewWebhook
 from shared.settings import settings
-from shared.status import lane_of
-from tests.integration.given import accepted, deposit, heard, new_user, new_users, outsider, run_sql, settled, states
+from shared.webhook_model import NewWebhook
+from tests.integration.given import (
+    accepted,
+    deposit,
+    heard,
+    new_user,
+    new_users,
+    outsider,
+    prune,
+    run_sql,
+    settled,
+    states,
+)
 from worker import duty as duty_module
 from worker import notify, sweep
 from worker.duty import Duty
@@ -35,7 +46,7 @@ def no_webhooks_are_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for webhook in webhooks.list_all():
         webhooks.delete(webhook.id)
-    while delivering.prune():
+    while prune():
         pass
     settings.cache_clear()
 

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from sqlalchemy import event as hooks
 from sqlalchemy import text
 
+from shared.batch import settle_batch
 from shared.database import engine, transaction
 from shared.errors import NotFound
 from shared.events import Cursor, Page, get_events, get_events_of
-from shared.queries.events import Event, find_seq, read_events_of_user
-from shared.settling import settle_batch, settle_lanes
-from shared.status import LANES, EventType, lane_of
+from shared.model import LANES, Event, EventType, lane_of
+from shared.queries.events import find_seq, read_events_of_user
+from shared.settle import settle_lanes
 from tests.integration.given import accepted, deposit, new_user, new_users, settled, stored, withdrawal
 
 pytestmark = pytest.mark.integration

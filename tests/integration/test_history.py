@@ -11,16 +11,14 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
-from shared import settling
+from shared.batch import settle_batch
 from shared.database import transaction
 from shared.errors import NotFound
 from shared.history import Balance, get_balance, get_statement, get_transaction, get_user
 from shared.ledger import Outcome, Past
+from shared.model import Filter, Request, Status, Type, lane_of
 from shared.queries import ledger
-from shared.queries.statement import Filter
-from shared.queries.transactions import Request
-from shared.settling import settle_batch, settle_lanes
-from shared.status import Status, Type, lane_of
+from shared.settle import settle_lanes
 from tests.integration.given import accepted, ago, clock, deposit, new_user, new_users, settled, states, withdrawal
 from tests.naive import NaiveAccount
 
@@ -125,7 +123,7 @@ def late_withdrawals_of_three_users() -> list[Request]:
 def test_long_pasts_are_scanned_one_user_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """With pasts of two entries each, and three allowed: the second user waits, and all rows after."""
     rows = late_withdrawals_of_three_users()
-    monkeypatch.setattr(settling, "SCAN_ENTRIES", 3)
+    monkeypatch.setattr("shared.batch.SCAN_ENTRIES", 3)
     first = settle_batch([9])
     assert first is not None
     assert first.more

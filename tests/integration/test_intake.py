@@ -9,13 +9,12 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DataError
 
 from shared.accepting import Accepted, Reply
 from shared.database import transaction
-from shared.errors import Unavailable
-from shared.queries.transactions import Request, find_transactions
-from shared.status import Type
+from shared.errors import PaymentsError, Unavailable
+from shared.model import Request, Type
+from shared.queries.transactions import find_transactions
 from tests.integration.given import await_waiter, deposit, heard, new_user, outsider, states
 from web import intake as module
 from web.intake import Intake
@@ -73,14 +72,18 @@ def test_what_waits_while_a_commit_is_under_way_is_one_commit() -> None:
 
 def test_a_request_that_spoils_the_statement_hears_of_it_alone() -> None:
     user = new_user()
-    good = [deposit(user, 1) for _ in range(5)]
-    with ThreadPoolExecutor(10) as threads:
+    good = [deposit(user, 1) for _ in range(31)]
+    with ThreadPoolExecutor(40) as threads, heard() as sent:
         with outsider() as other:
             kept = Kept(threads, other, deposit(user, 100))
             *fine, bad = kept.gather([*good, spoilt()])
         assert all(isinstance(future.result(5)[0], Accepted) for future in fine)
-        assert isinstance(bad.exception(5), DataError)
+        (reply,) = bad.result(5)
+    assert isinstance(reply, PaymentsError)
+    assert reply.code == "internal_error"
     assert set(states(*good)) == {"PENDING"}
+    tries = sum("INSERT INTO transactions" in statement for statement, _ in sent)
+    assert tries <= 1 + 1 + 2 * 5, "the first one, all together, then halves"
 
 
 def test_beyond_the_queues_bound_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from shared import doorbell, settling
+from shared import doorbell
+from shared.batch import settle_batch
 from shared.database import transaction
-from shared.parking import work_lanes
 from shared.queries import lanes
-from shared.settling import settle_batch, settle_lanes
+from shared.settle import settle_lanes, work_lanes
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import accepted, ago, deposit, new_user, outsider, settled, states, withdrawal
 
@@ -22,7 +22,7 @@ ONE, TWO, THREE = 1, 2, 3
 def rung(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """The lanes of each ring, in the place of a broker."""
     rings: list[list[int]] = []
-    monkeypatch.setattr(doorbell, "ring", lambda bells: rings.append(list(bells)))
+    monkeypatch.setattr(doorbell, "ring", lambda bells, *, apart: rings.append(list(bells)))
     return rings
 
 
@@ -50,18 +50,18 @@ def test_a_lane_that_is_busy_elsewhere_is_left_out() -> None:
         assert batch.lanes == [TWO]
         assert states(*rows) == ["PENDING", "COMPLETED"]
         assert settle_batch([ONE]) is None
-    assert settle_lanes([ONE, TWO]).settled == 1
+    assert settle_lanes([ONE, TWO]).counts.settled == 1
 
 
 def test_where_rows_pile_up_a_lane_is_kept_and_the_others_are_rung_for_one_by_one(
     rung: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 6))
+    monkeypatch.setattr(settle_batch, "__defaults__", (None, 6))
     rows = {lane: [deposit(user, 1) for _ in range(10)] for lane in (ONE, TWO, THREE) for user in [new_user(lane)]}
     accepted(*rows[ONE], *rows[TWO], *rows[THREE])
     done = settle_lanes([ONE, TWO, THREE])
     assert rung == [[TWO], [THREE]]
-    assert done.settled == 10 + 2 + 2
+    assert done.counts.settled == 10 + 2 + 2
     assert [states(*rows[lane]).count("PENDING") for lane in rows] == [0, 8, 8]
 
 
@@ -81,14 +81,14 @@ def test_a_lane_that_was_rung_for_meanwhile_is_settled_again_with_the_others_lef
 
     monkeypatch.setattr(doorbell, "rung", is_rung)
     accepted(deposit(one, 1), deposit(two, 1))
-    assert settle_lanes([ONE, TWO]).settled == 3
+    assert settle_lanes([ONE, TWO]).counts.settled == 3
     assert asked == [[ONE, TWO], [TWO]]
     assert states(late) == ["COMPLETED"]
 
 
 def test_a_long_past_is_scanned_for_its_lane_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or every lane of the commit would wait for it."""
-    monkeypatch.setattr(settling, "SCAN_ENTRIES", 1)
+    monkeypatch.setattr("shared.batch.SCAN_ENTRIES", 1)
     long, other, third = new_user(ONE), new_user(TWO), new_user(ONE)
     settled(deposit(long, 5, ago(days=2)), deposit(long, 5))
     accepted(
@@ -101,7 +101,7 @@ def test_a_long_past_is_scanned_for_its_lane_alone(monkeypatch: pytest.MonkeyPat
     assert batch
     assert batch.more == {ONE}
     assert states(before, late, after, beside) == ["COMPLETED", "PENDING", "PENDING", "COMPLETED"]
-    assert settle_lanes([ONE, TWO]).settled == 2
+    assert settle_lanes([ONE, TWO]).counts.settled == 2
     assert states(late, after) == ["COMPLETED"] * 2
 
 
@@ -110,7 +110,7 @@ def test_a_row_of_one_lane_that_fails_keeps_no_other_lane() -> None:
     unlucky, same, other = new_user(ONE), new_user(ONE), new_user(TWO)
     accepted(bad := deposit(unlucky, UNLUCKY), beside := deposit(same, 1), elsewhere := deposit(other, 1))
     done = work_lanes([ONE, TWO])
-    assert (done.settled, done.parked) == (2, 1)
+    assert (done.counts.settled, done.counts.parked) == (2, 1)
     assert (are_parked(bad), states(beside, elsewhere)) == ([True], ["COMPLETED"] * 2)
 
 
@@ -122,4 +122,4 @@ def test_a_user_who_is_locked_elsewhere_keeps_no_other_lane() -> None:
         with pytest.raises(Exception, match="lock timeout"):
             work_lanes([ONE, TWO])
         assert states(waits, goes_on) == ["PENDING", "COMPLETED"]
-    assert work_lanes([ONE, TWO]).settled == 1
+    assert work_lanes([ONE, TWO]).counts.settled == 1

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from shared import doorbell, parking, settling
+from shared import doorbell, settle
 from shared.accepting import Accepted, accept
+from shared.batch import BULK_SHARE, settle_batch
 from shared.database import transaction
-from shared.parking import release, work_lanes
+from shared.isolate import LaneFails
+from shared.model import Request
+from shared.parked import release
 from shared.queries.lanes import find_work
-from shared.queries.transactions import Request
-from shared.settling import BULK_SHARE, Slice, settle_batch, settle_lanes
+from shared.settle import Slice, settle_lanes, work_lanes
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import accepted, deposit, new_user, new_users, outsider, run_sql, states
 from tests.integration.test_plans import plans_of
@@ -26,7 +28,7 @@ LANE = 9
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 8))
+    monkeypatch.setattr(settle_batch, "__defaults__", (None, 8))
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_a_drain_settles_all_lanes_and_lets_requests_ring_again_at_its_end(doorb
     rows = [row for lane in range(6) for row in deposits(new_user(lane), 30)]
     listed(*rows)
     done = work_lanes([0])
-    assert (done.settled, states(*rows)) == (180, ["COMPLETED"] * 180)
+    assert (done.counts.settled, states(*rows)) == (180, ["COMPLETED"] * 180)
     assert done.lanes == list(range(6))
     assert doorbell_calls[:3] == ["hush", "invite", "hold"], "the first batch rang nobody"
     assert "ring" not in doorbell_calls
@@ -169,7 +171,7 @@ def states_known(request: Request) -> int:
 def test_a_drain_whose_time_is_over_invites_another_worker(
     doorbell_calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parking, "SLICE_SECONDS", 0.05)
+    monkeypatch.setattr("shared.settle.SLICE_SECONDS", 0.05)
     listed(*(rows := deposits(new_user(LANE), 2000)))
     work_lanes([LANE])
     assert 0 < states(*rows).count("PENDING") < 2000
@@ -180,20 +182,20 @@ def test_a_process_drains_in_one_thread_and_does_not_sweep_meanwhile(
     doorbell_calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed(*(rows := deposits(new_user(LANE), 100)))
-    settle_once = parking._settle_once
+    settle_once = settle._settle_once
     seen: list[tuple[int, bool]] = []
 
     def look(lanes: list[int]) -> Slice:
         seen.append((Sweep().run_once(), work_lanes([LANE]).lists_wait))
         return settle_once(lanes)
 
-    monkeypatch.setattr(parking, "_settle_once", look)
+    monkeypatch.setattr("shared.settle._settle_once", look)
     work_lanes([LANE])
     assert (0, True) in seen, "another thread settles a batch, and leaves the drain to this one"
     assert {swept for swept, _ in seen} == {0}
     assert doorbell_calls.count("invite") == 1
     assert states(*rows) == ["COMPLETED"] * 100
-    assert not parking.is_draining()
+    assert not settle.is_draining()
 
 
 def test_a_drain_goes_round_a_lane_that_is_busy_elsewhere(doorbell_calls: list[str]) -> None:
@@ -203,14 +205,14 @@ def test_a_drain_goes_round_a_lane_that_is_busy_elsewhere(doorbell_calls: list[s
         holder.execute(text("SELECT pg_advisory_xact_lock(7411, :lane)"), {"lane": LANE + 1})
         done = work_lanes([LANE])
     assert (states(*here), states(*there).count("PENDING")) == (["COMPLETED"] * 30, 30)
-    assert done.settled == 30
+    assert done.counts.settled == 30
 
 
 @pytest.mark.usefixtures("bug")
 def test_a_lane_that_fails_keeps_a_drain_from_no_other(doorbell_calls: list[str]) -> None:
     failing, fine = new_user(LANE), deposits(new_user(LANE + 1), 30)
     listed(deposit(failing, UNLUCKY), *fine)
-    with pytest.raises(parking.LaneFails):
+    with pytest.raises(LaneFails):
         work_lanes([LANE + 1])
     assert states(*fine) == ["COMPLETED"] * 30
     assert doorbell_calls[-1] == "hush"
@@ -247,7 +249,7 @@ def test_how_much_waits_is_counted_with_the_lists() -> None:
     with transaction() as connection:
         work = find_work(connection)
     assert (LANE in work.single, LANE in work.bulk, LANE + 1 in work.bulk) == (True, False, True)
-    assert settle_lanes([LANE, LANE + 1]).settled == 2
+    assert settle_lanes([LANE, LANE + 1]).counts.settled == 2
     assert states(single, bulk) == ["COMPLETED"] * 2
 
 

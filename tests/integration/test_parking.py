@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from shared import parking
 from shared.database import is_machinery, transaction
 from shared.errors import NotFound
 from shared.history import get_balance
-from shared.parking import LaneFails, release, retry_due, work_lanes
+from shared.isolate import LaneFails, settle_in_parts
+from shared.model import Request, lane_of
+from shared.parked import release, retry_due
 from shared.queries import lanes, ledger, parked, users
-from shared.queries.transactions import Request
-from shared.status import lane_of
+from shared.settle import work_lanes
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import (
     accepted,
@@ -59,7 +59,7 @@ def test_a_row_that_fails_is_parked_and_others_of_the_lane_go_on() -> None:
     others = [deposit(other, 3), withdrawal(other, 4)]
     accepted(before, bad, others[0], after, others[1])
 
-    assert work_lanes([11]).parked == 1
+    assert work_lanes([11]).counts.parked == 1
     work_lanes([11])
     assert states(before, bad, after, *others) == ["COMPLETED", "PENDING", "PENDING", "COMPLETED", "REJECTED"]
     assert are_parked(before, bad, after) == [False, True, True]
@@ -77,7 +77,7 @@ def test_what_is_accepted_later_is_parked_behind_when_its_turn_comes() -> None:
     work_lanes([11])
     accepted(behind := deposit(unlucky, 1), free := deposit(other, 1))
     assert are_parked(behind) == [False]
-    assert work_lanes([11]).parked == 1
+    assert work_lanes([11]).counts.parked == 1
     assert (are_parked(bad, behind), states(behind, free)) == ([True, True], ["PENDING", "COMPLETED"])
     assert attempts(behind) == 0
 
@@ -95,7 +95,7 @@ def test_a_bug_that_hits_every_row_parks_none() -> None:
 def test_a_users_long_queue_behind_a_bad_row_does_not_hold_up_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even if it fills a batch: the others, accepted later, are looked at too."""
     unlucky, other = new_users(2, lane=11)
-    monkeypatch.setattr(parking, "BATCH_ROWS", 5)
+    monkeypatch.setattr("shared.isolate.BATCH_ROWS", 5)
     accepted(bad := deposit(unlucky, UNLUCKY), *[deposit(unlucky, 1) for _ in range(10)], free := deposit(other, 1))
     work_lanes([11])
     assert (states(free), are_parked(bad)) == (["COMPLETED"], [True])
@@ -176,7 +176,7 @@ def test_a_connection_lost_once_parks_nothing_and_settles_nothing_in_parts(monke
         work_lanes([lane_of(row.user_id)])
     assert is_machinery(raised.value)
     assert (states(row), are_parked(row)) == (["PENDING"], [False])
-    assert work_lanes([lane_of(row.user_id)]).settled == 1
+    assert work_lanes([lane_of(row.user_id)]).counts.settled == 1
 
 
 @contextmanager
@@ -248,7 +248,7 @@ def test_a_lane_that_is_busy_is_not_settled_in_parts() -> None:
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
     with outsider() as holder:
         assert lanes.try_lock_lanes(holder, [11])
-        assert parking._settle_in_parts(11).busy
+        assert settle_in_parts(11).busy
     assert are_parked(bad) == [False]
 
 

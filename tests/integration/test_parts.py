@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared import parking
+from shared.batch import Batch, settle_batch
 from shared.database import is_machinery
-from shared.parking import LaneFails, release, retry_due, work_lanes
-from shared.settling import Batch, settle_batch
+from shared.isolate import LaneFails
+from shared.parked import release, retry_due
+from shared.settle import work_lanes
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import accepted, deposit, new_users, outsider, run_sql, states
 
@@ -29,18 +30,18 @@ def test_a_row_that_fails_is_parked_even_if_another_process_takes_the_lane_in_be
         return None if user_id == third else settle_batch(lanes, user_id, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parking, "settle_batch", busy_for_the_third)
+        patch.setattr("shared.isolate.settle_batch", busy_for_the_third)
         assert work_lanes([LANE]).busy
     assert (states(fine), are_parked(bad)) == (["COMPLETED"], [True])
 
 
 @pytest.mark.usefixtures("bug")
 def test_any_number_of_bad_rows_ahead_hides_no_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parking, "HEADS", 3)
+    monkeypatch.setattr("shared.isolate.HEADS", 3)
     *unlucky, last = new_users(8, lane=LANE)
     bad = [deposit(user, UNLUCKY) for user in unlucky]
     accepted(*bad, fine := deposit(last, 1))
-    assert work_lanes([LANE]).settled == 1
+    assert work_lanes([LANE]).counts.settled == 1
     assert states(fine) == ["COMPLETED"]
     assert are_parked(*bad) == [True] * len(bad)
 
@@ -88,7 +89,7 @@ def test_a_lock_on_one_parked_row_keeps_no_other_parked(bug: pytest.MonkeyPatch)
 def test_many_followers_are_released_some_at_a_time_and_settle_in_order(
     bug: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parking, "RELEASE_ROWS", 2)
+    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 2)
     unlucky, other = new_users(2, lane=LANE)
     rows = [deposit(unlucky, UNLUCKY), *[deposit(unlucky, number) for number in range(1, 6)]]
     accepted(*rows, deposit(other, 1))
@@ -107,7 +108,7 @@ def test_many_followers_are_released_some_at_a_time_and_settle_in_order(
 
 
 def test_an_operator_releases_all_at_once(bug: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parking, "RELEASE_ROWS", 2)
+    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 2)
     unlucky, other = new_users(2, lane=LANE)
     rows = [deposit(unlucky, UNLUCKY), *[deposit(unlucky, 1) for _ in range(4)]]
     accepted(*rows, deposit(other, 1))

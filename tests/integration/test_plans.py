@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from shared import history
+from shared import health, history
+from shared.batch import settle_batch
 from shared.database import transaction
 from shared.events import Cursor, get_events, get_events_of
 from shared.ledger import Account
+from shared.model import LANES, Filter, Key, Status, lane_of
 from shared.queries import lanes, ledger
-from shared.queries.statement import Filter, Key
-from shared.settling import settle_batch
-from shared.status import LANES, Status, lane_of
 from tests.integration.given import accepted, deposit, heard, new_user, new_users, run_sql, settled, withdrawal
 
 pytestmark = pytest.mark.integration
@@ -121,7 +120,7 @@ def test_a_page_of_the_statement(busy_user: int, wanted: Filter, after: Key | No
 def test_a_transaction_and_the_state_of_the_backlog(busy_user: int) -> None:
     accepted(row := deposit(busy_user, 1))
     assert_looked_up(plans_of(lambda: history.get_transaction(row.uid)), "transactions_pkey", "ledger_uid_key")
-    assert_looked_up(plans_of(history.get_backlog), "transactions_pending_lane", "transactions_parked")
+    assert_looked_up(plans_of(health.get_backlog), "transactions_pending_lane", "transactions_parked")
 
 
 def rows_read(plan: str) -> float:

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.events import Cursor, get_events, get_events_of
-from shared.status import LANES
+from shared.model import LANES
 from tests.integration.given import new_users, run_sql
 from tests.integration.test_plans import assert_looked_up, plans_of, rows_read
 

@@ -14,9 +14,9 @@ import trustme
 
 from shared import sending
 from shared.errors import Invalid
-from shared.queries.webhooks import NewWebhook
 from shared.sending import Message, send
 from shared.settings import settings
+from shared.webhook_model import NewWebhook
 from shared.webhooks import register
 from tests.receiver import Receiver, receiving, speaking
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared import doorbell, settling
+from shared import doorbell
 from shared.accepting import accept
+from shared.batch import BooksDisagree, settle_batch
 from shared.database import transaction
 from shared.history import get_balance, get_user
+from shared.model import Request, lane_of
 from shared.money import MAX_BALANCE
 from shared.queries import lanes, ledger, users
-from shared.queries.transactions import Request
 from shared.queries.users import Locked
-from shared.settling import BooksDisagree, settle_batch, settle_lanes
-from shared.status import lane_of
+from shared.settle import settle_lanes
 from tests.integration.given import (
     accepted,
     ago,
@@ -68,21 +68,21 @@ def test_a_completed_transaction_shows_its_balance_and_a_rejected_one_its_reason
 
 def test_many_batches_empty_a_lane_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     user = new_user()
-    monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 3))
+    monkeypatch.setattr(settle_batch, "__defaults__", (None, 3))
     rows = [deposit(user, 1) for _ in range(10)]
     accepted(*rows)
-    assert settle_lanes([lane_of(user)]).settled == 10
+    assert settle_lanes([lane_of(user)]).counts.settled == 10
     assert [balance for _, _, balance in entries(user)] == list(range(1, 11))
 
 
 def test_a_slice_ends_and_rings_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     user = new_user()
     rang: list[int] = []
-    monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 3))
-    monkeypatch.setattr(settling, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(doorbell, "ring", rang.extend)
+    monkeypatch.setattr(settle_batch, "__defaults__", (None, 3))
+    monkeypatch.setattr("shared.settle.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(doorbell, "ring", lambda bells, **_: rang.extend(bells))
     accepted(*[deposit(user, 1) for _ in range(10)])
-    assert settle_lanes([lane_of(user)]).settled == 3
+    assert settle_lanes([lane_of(user)]).counts.settled == 3
     assert rang == [lane_of(user)]
 
 
@@ -98,7 +98,7 @@ def settle_together(lane: int, workers: int = 4) -> None:
     """Several workers settle the same lane at once, each until it sees nothing left. Any error is raised."""
 
     def work(_: int) -> None:
-        while (done := settle_lanes([lane])).settled or done.busy:
+        while (done := settle_lanes([lane])).counts.settled or done.busy:
             pass
 
     with ThreadPoolExecutor(workers) as threads:
@@ -121,7 +121,7 @@ def test_of_a_hundred_withdrawals_at_once_exactly_those_that_are_covered_complet
 def test_workers_that_meet_on_a_lane_never_see_a_settled_row_as_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lock and read are statements of their own: in one, the read's snapshot is older than the lock."""
     three = new_users(3, lane=5)
-    monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 5))
+    monkeypatch.setattr(settle_batch, "__defaults__", (None, 5))
     for _ in range(25):
         accepted(*(rows := [deposit(user, 1) for user in three * 10]))
         settle_together(5, workers=6)
@@ -237,7 +237,7 @@ def test_events_of_a_lane_commit_in_the_order_of_their_ids() -> None:
         tasks = [threads.submit(pay, row) for row in rows]
         is_over, page = False, None
         while not is_over or page:
-            is_over = all(task.done() for task in tasks) and not settle_lanes([lane]).settled
+            is_over = all(task.done() for task in tasks) and not settle_lanes([lane]).counts.settled
             page = reader.execute(newer, {"last": last}).all()
             seen += [event.uid for event in page]
             last = page[-1].id if page else last

@@ -15,9 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from shared.accepting import Accepted, accept
 from shared.errors import Conflict
 from shared.history import get_balance
-from shared.queries.transactions import Request
-from shared.settling import settle_lanes
-from shared.status import Status, Type, lane_of
+from shared.model import Request, Status, Type, lane_of
+from shared.settle import settle_lanes
 from tests.integration.given import clock, new_users, stored
 from tests.naive import NaiveAccount
 

@@ -12,10 +12,8 @@ from sqlalchemy import text
 
 from shared.database import transaction
 from shared.history import get_statement
+from shared.model import Filter, Status, Transaction, Type
 from shared.queries import statement
-from shared.queries.statement import Filter
-from shared.queries.transactions import Transaction
-from shared.status import Status, Type
 from tests.integration.given import accepted, deposit, new_user, settled, stored, withdrawal
 from web import gate, users
 from web.app import create_app

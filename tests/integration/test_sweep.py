@@ -4,9 +4,9 @@ import pytest
 
 import shared.ledger
 from shared.database import transaction
+from shared.model import LANES, lane_of
 from shared.queries import lanes
 from shared.queries.lanes import find_overdue_lanes
-from shared.status import LANES, lane_of
 from tests.integration.given import accepted, deposit, new_user, new_users, outsider, run_sql, states
 from worker import sweep
 

@@ -15,12 +15,12 @@ from sqlalchemy import make_url
 
 from shared import database
 from shared.errors import NotReady
+from shared.health import unsafe_settings
+from shared.model import RowCounts, lane_of
 from shared.queries import guards, verifying
 from shared.queries.server import ServerState
-from shared.queries.verifying import Counts
-from shared.settling import settle_lanes
-from shared.status import lane_of
-from shared.verifying import SHOWN, Findings, unsafe_settings, verify
+from shared.settle import settle_lanes
+from shared.verifying import SHOWN, Findings, verify
 from tests.integration.conftest import drop_database, empty_database, forget_settings, migrate
 from tests.integration.given import accepted, ago, deposit, new_users, plain_engine, run_sql, settled, withdrawal
 
@@ -210,7 +210,7 @@ CHECKS = (
 
 
 def test_good_books_are_green_and_counted(books: None) -> None:
-    assert verified() == Findings(Counts(users=4, entries=8, completed=8, rejected=1, pending=1, parked=0))
+    assert verified() == Findings(RowCounts(users=4, entries=8, completed=8, rejected=1, pending=1, parked=0))
 
 
 def test_every_check_has_a_harm_that_must_turn_it_red() -> None:
@@ -267,9 +267,15 @@ def test_a_guard_that_is_off_is_told(books: None) -> None:
 
 
 def test_the_guards_are_all_that_the_migrations_make(books: None) -> None:
-    made = "SELECT count(*) FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid WHERE NOT tgisinternal"
+    triggers = "SELECT tgname, relname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid WHERE NOT tgisinternal"
+    constraints = """
+        SELECT relname, conname FROM pg_constraint JOIN pg_class c ON c.oid = conrelid
+        WHERE contype <> 'n' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+    """
     with plain_engine().connect() as connection:
-        assert connection.exec_driver_sql(made).scalar_one() == len(guards.TRIGGERS)
+        assert {*connection.exec_driver_sql(triggers).all()} == {*guards.TRIGGERS.items()}
+        made = {*connection.exec_driver_sql(constraints).all()}
+    assert made == {(table, name) for table, names in guards.CONSTRAINTS.items() for name in names}
 
 
 @pytest.mark.parametrize("constraint", ["ledger_uid_key", "ledger_pkey", "users_balance_not_negative"])
@@ -281,8 +287,8 @@ def test_a_constraint_that_is_gone_is_told(constraint: str, books: None) -> None
 @pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
 def test_a_server_that_could_lose_a_commit_is_told(name: str) -> None:
     state = ServerState("0001", "on", "on")
-    assert unsafe_settings(state) == []
-    assert [(d.row, d.found) for d in unsafe_settings(state._replace(**{name: "off"}))] == [(f"setting {name}", "off")]
+    assert unsafe_settings(state) == {}
+    assert unsafe_settings(state._replace(**{name: "off"})) == {name: "off"}
 
 
 def test_a_database_without_books_is_refused(server_url: str) -> None:

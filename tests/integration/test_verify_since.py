@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from shared.database import transaction
+from shared.model import RowCounts, lane_of
 from shared.queries import verifying, verifying_since
-from shared.queries.verifying import Counts
-from shared.settling import settle_lanes
-from shared.status import lane_of
+from shared.settle import settle_lanes
 from shared.verifying import Findings, record, verify
 from tests.integration.conftest import empty_database, migrate
 from tests.integration.given import (
@@ -102,7 +101,7 @@ def forget_marks() -> None:
 
 
 def test_nothing_new_is_nothing_to_check(books: None) -> None:
-    assert new() == Findings(Counts(), whole=False)
+    assert new() == Findings(RowCounts(), whole=False)
 
 
 def test_what_is_new_is_counted_and_proved_only_once(books: None) -> None:
@@ -112,12 +111,12 @@ def test_what_is_new_is_counted_and_proved_only_once(books: None) -> None:
         withdrawal(ANN, 10**9),
         deposit(BEN, 5),
     )
-    found = Counts(users=2, entries=3, completed=3, rejected=1)
+    found = RowCounts(users=2, entries=3, completed=3, rejected=1)
     assert new() == Findings(found, whole=False)
     assert new(keep=True) == Findings(found, whole=False)
-    assert new() == Findings(Counts(), whole=False)
+    assert new() == Findings(RowCounts(), whole=False)
     settle_lanes([lane_of(DAN)])
-    assert new().counts == Counts(users=1, entries=1, completed=1)
+    assert new().counts == RowCounts(users=1, entries=1, completed=1)
 
 
 @pytest.mark.parametrize("harm", HARMS, ids=lambda harm: f"{harm.what}: {harm.found}")
@@ -186,7 +185,7 @@ def test_without_a_recent_clean_proof_of_everything_all_is_checked(books: None) 
         return findings
 
     assert not last().whole
-    record(Findings(Counts(), whole=False, differences=1))
+    record(Findings(RowCounts(), whole=False, differences=1))
     assert not last().whole, "that one saw only what was new"
     run_sql("UPDATE verifications SET finished_at = clock_timestamp() - interval '7 days' WHERE whole")
     assert last().whole
@@ -220,7 +219,7 @@ def test_proofs_of_the_new_part_agree_with_the_whole(books: None, seed: int) -> 
         assert new().differences == whole().differences == 0
         if rng.random() < 0.5:
             assert new(keep=True).differences == 0
-            assert new() == Findings(Counts(), whole=False)
+            assert new() == Findings(RowCounts(), whole=False)
             before = whole().counts
         else:
             before = None

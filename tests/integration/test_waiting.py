@@ -10,12 +10,11 @@ import pytest
 from flask.testing import FlaskClient
 from redis import RedisError
 
-from shared import doorbell, settling
+from shared import doorbell
 from shared.accepting import accept
-from shared.parking import work_lanes
-from shared.queries.transactions import Transaction
-from shared.settling import settle_lanes
-from shared.status import LANES
+from shared.batch import settle_batch
+from shared.model import LANES, Transaction
+from shared.settle import settle_lanes, work_lanes
 from tests.integration.bells import forget
 from tests.integration.bug import UNLUCKY
 from tests.integration.given import accepted, deposit, heard, new_user, new_users
@@ -93,7 +92,7 @@ def test_without_a_hint_it_asks_by_itself(name: str, request: pytest.FixtureRequ
     with waits(room, transaction) as future:
         if name == "HINTED_POLL_SECONDS":
             wait_until(lambda: room._hears, "hints are heard")
-        settling.settle_batch([transaction.lane])  # whoever settles so tells nobody
+        settle_batch([transaction.lane])  # whoever settles so tells nobody
         waited, final = future.result(20)
     assert (waited, final and final.status) == (True, "COMPLETED")
 
@@ -129,7 +128,7 @@ def test_each_way_of_settling_gives_the_hint(
 ) -> None:
     (user,) = new_users(1, lane=5)
     if how == "drain":
-        monkeypatch.setattr(settling.settle_batch, "__defaults__", (None, 2))
+        monkeypatch.setattr(settle_batch, "__defaults__", (None, 2))
         accept([deposit(user, 1) for _ in range(4)], bulk=True)
     elif how == "parts":
         request.getfixturevalue("bug")

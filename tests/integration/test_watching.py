@@ -8,16 +8,25 @@ from flask.testing import FlaskClient
 from sqlalchemy import text
 
 from shared import database, doorbell, webhooks
-from shared.delivering import expand, prune
+from shared.delivering import expand
+from shared.health import get_oldest_snapshot_seconds
+from shared.model import LANES, RowCounts, Status
 from shared.queries.lanes import read_backlog
-from shared.queries.verifying import Counts
-from shared.queries.webhooks import NewWebhook
 from shared.settings import settings
-from shared.status import LANES, Status
-from shared.verifying import Findings, record
-from shared.watching import get_oldest_snapshot_seconds, list_last_verification
+from shared.verifying import Findings, list_last_verification, record
+from shared.webhook_model import NewWebhook
 from tests.integration.conftest import forget_settings
-from tests.integration.given import accepted, deposit, new_user, new_users, outsider, run_sql, settled, withdrawal
+from tests.integration.given import (
+    accepted,
+    deposit,
+    new_user,
+    new_users,
+    outsider,
+    prune,
+    run_sql,
+    settled,
+    withdrawal,
+)
 from tests.integration.test_plans import plans_of
 from web import gauges
 from web.app import create_app
@@ -92,12 +101,12 @@ def test_a_snapshot_that_is_held_is_told_by_its_age() -> None:
 @pytest.mark.usefixtures("no_verification")
 def test_the_last_verification_is_told_and_nothing_while_there_is_none(client: FlaskClient) -> None:
     assert not [name for name in numbers(client) if "verify" in name]
-    record(Findings(Counts(users=2, entries=5), differences=3))
+    record(Findings(RowCounts(users=2, entries=5), differences=3))
     run_sql("UPDATE verifications SET finished_at = finished_at - interval '1 hour'")
     found = numbers(client)
     assert found["payments_verify_differences"] == 3
     assert 3600 <= found["payments_verify_age_seconds"] < 3700
-    record(Findings(Counts(users=2, entries=5)))
+    record(Findings(RowCounts(users=2, entries=5)))
     found = numbers(client)
     assert found["payments_verify_differences"] == 0
     assert found["payments_verify_age_seconds"] < 100

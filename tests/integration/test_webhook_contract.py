@@ -12,12 +12,12 @@ from sqlalchemy import text
 
 from shared import delivering, webhooks
 from shared.database import transaction
-from shared.delivering import expand, prune, work
+from shared.delivering import expand, work
 from shared.errors import Conflict, Refused
-from shared.queries.webhooks import NewWebhook
 from shared.settings import settings
 from shared.telling import DELAYS_SECONDS, MAX_RETRY_AFTER_SECONDS
-from tests.integration.given import clock, deposit, new_user, run_sql, settled
+from shared.webhook_model import NewWebhook
+from tests.integration.given import clock, deposit, new_user, prune, run_sql, settled
 from tests.integration.test_webhooks import DONE, FUNDED, Hook, private_addresses  # noqa: F401 - a fixture
 from tests.receiver import Got, Receiver, receiving
 

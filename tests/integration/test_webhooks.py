@@ -10,15 +10,15 @@ from sqlalchemy import text
 
 from shared import delivering, webhooks
 from shared.database import transaction
-from shared.delivering import expand, find_due, prune, work
+from shared.delivering import expand, find_due, work
 from shared.errors import Invalid, NotFound
+from shared.model import LANES, lane_of
 from shared.queries import attempts, deliveries
-from shared.queries.webhooks import NewWebhook
 from shared.settings import settings
-from shared.settling import settle_lanes
-from shared.status import LANES, lane_of
+from shared.settle import settle_lanes
 from shared.telling import DELAYS_SECONDS
-from shared.watching import get_waiting
+from shared.webhook_model import NewWebhook
+from shared.webhooks import get_waiting
 from tests.integration.given import (
     accepted,
     deposit,
@@ -26,6 +26,7 @@ from tests.integration.given import (
     new_users,
     outsider,
     plain_engine,
+    prune,
     run_sql,
     settled,
     withdrawal,

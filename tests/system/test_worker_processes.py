@@ -24,7 +24,7 @@ PLANTED = """
 import sys, time
 from kombu.transport.virtual import QoS
 import worker.guard, worker.tasks, worker.sweep
-from shared.settling import Slice
+from shared.settle import Slice
 from worker.__main__ import main
 
 def a_long_task(lanes):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.events import CURSOR_PATTERN, Cursor, Place, format_cursor, parse_cursor
-from shared.status import LANES
+from shared.model import LANES
 
 pytestmark = pytest.mark.unit
 

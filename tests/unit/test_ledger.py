@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from shared.ledger import Account, Past, Pending, effective_instant, fold, instants_to_scan, judge
+from shared.model import EventType, Reason, Status, Type
 from shared.money import MAX_BALANCE
-from shared.status import EventType, Reason, Status, Type
 
 pytestmark = pytest.mark.unit
 

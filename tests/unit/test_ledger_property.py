@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.ledger import Account, Past, Pending, fold, instants_to_scan
-from shared.status import Type
+from shared.model import Type
 from tests.naive import NaiveAccount
 
 pytestmark = pytest.mark.unit

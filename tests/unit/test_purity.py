@@ -8,8 +8,8 @@ import pytest
 pytestmark = pytest.mark.unit
 
 PURE = [
-    *("shared.money", "shared.instants", "shared.ledger", "shared.status", "shared.errors"),
-    *("shared.receivers", "shared.telling"),
+    *("shared.money", "shared.instants", "shared.ledger", "shared.model", "shared.errors"),
+    *("shared.receivers", "shared.telling", "shared.webhook_model", "shared.scopes", "shared.actions"),
 ]
 
 

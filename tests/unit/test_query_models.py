@@ -10,9 +10,8 @@ from werkzeug.test import create_environ
 from shared.errors import Invalid
 from shared.events import Cursor
 from shared.history import MOST_USER_ID
-from shared.queries.letters import LetterKey
-from shared.queries.statement import Key
-from shared.status import Status, Type
+from shared.model import Key, Status, Type
+from shared.webhook_model import LetterKey
 from web.app import create_app
 from web.query_models import BalanceQuery, DeadLettersQuery, EventsQuery, Query, StatementQuery, query_model, read_query
 

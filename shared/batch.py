@@ -1,4 +1,4 @@
-"""Settle lanes: their PENDING rows in acceptance order, one commit per batch, each lane by one worker at a time.
+"""Settle a batch: the next PENDING rows of some lanes in acceptance order, one commit, each lane by one worker at a time.
 
 A lane's lock is tried, never waited for: with waiting, every process ends up asleep on one busy lane. Lock,
 read and clock are statements of their own, since what a statement sees is fixed when it begins. What a batch costs is
@@ -7,10 +7,9 @@ rows pile up, each lane goes its own way, so that many processes share the work.
 
 Rows of lists yield to single requests, without starving: of each lane a batch takes single requests first, and lists fill
 it, to a quarter at least. No row overtakes an earlier one of its user: one that follows a list of its user is accepted
-as one of the list (queries/transactions), and `_take` holds back what follows single requests that were not read.
+as one of the list (queries/transactions), and `take_turns` holds back what follows single requests that were not read.
 """
 
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,15 +22,13 @@ from sqlalchemy.exc import DBAPIError
 
 from shared import doorbell, metrics
 from shared.database import is_too_much, transaction
-from shared.ledger import Account, Outcome, Pending, fold, instants_to_scan
+from shared.ledger import Account, Outcome, Pending, PendingRow, fold, instants_to_scan
 from shared.logs import get_logger
+from shared.model import Reason, Status, lane_of
 from shared.queries import lanes as lane_queries
 from shared.queries import ledger, parked, users
-from shared.queries.lanes import PendingRow
-from shared.status import Reason, Status, lane_of
 
 BATCH_ROWS: Final = 500
-SLICE_SECONDS: Final = 2.0
 BULK_SHARE: Final = 4  # a fourth of a batch's rows may be of lists, however many single requests wait
 SCAN_ENTRIES: Final = 20_000  # of all pasts that one commit scans, unless a single one is longer
 
@@ -44,6 +41,22 @@ class BooksDisagree(Exception):
 
 class PastTooLong(Exception):
     """A late withdrawal's past could not be read in time. That is the row's own: waiting would not mend it."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of rows; `rejected` are among the settled. Those of several pieces of work are added with +."""
+
+    settled: int = 0
+    rejected: int = 0
+    parked: int = 0
+
+    @property
+    def completed(self) -> int:
+        return self.settled - self.rejected
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.settled + other.settled, self.rejected + other.rejected, self.parked + other.parked)
 
 
 @dataclass
@@ -62,76 +75,15 @@ class Batch:
     rung: set[int] = field(default_factory=set)
 
     @property
-    def rejected(self) -> int:
-        return sum(outcome.status == Status.REJECTED for outcome in self.outcomes)
+    def counts(self) -> Counts:
+        """Returns the numbers of rows that it settled and parked."""
+        rejected = sum(outcome.status == Status.REJECTED for outcome in self.outcomes)
+        return Counts(len(self.outcomes), rejected, self.parked)
 
     @property
     def settled_lanes(self) -> set[int]:
         """Those in which rows became final."""
         return {lane_of(outcome.pending.user_id) for outcome in self.outcomes}
-
-
-@dataclass
-class Slice:
-    """What a slice of work on lanes did. `busy`: other processes had them all. The counts are of rows; `rejected`
-    are among the settled. `lists_wait`: rows of lists pile up, and nobody was rung for them. Its text is what Flower shows.
-    """
-
-    lanes: list[int]
-    settled: int = 0
-    parked: int = 0
-    busy: bool = False
-    rejected: int = 0
-    lists_wait: bool = False
-
-    def add(self, batch: "Batch | Slice") -> None:
-        """Counts what another piece of work did."""
-        self.settled += len(batch.outcomes) if isinstance(batch, Batch) else batch.settled
-        self.rejected += batch.rejected
-        self.parked += batch.parked
-
-    def __str__(self) -> str:
-        counts = {"completed": self.settled - self.rejected, "rejected": self.rejected, "parked": self.parked}
-        did = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        lanes = f"lane{'s' * (len(self.lanes) > 1)} {', '.join(map(str, sorted(self.lanes)))}"
-        return f"{did or ('busy elsewhere' if self.busy else 'nothing to do')}; {lanes}"
-
-
-def settle_lanes(lanes: Sequence[int]) -> Slice:
-    """Settle lanes until they are empty or the slice's time is over; then hand them back by ringing.
-
-    Returns early where rows of lists pile up: they are for `drain` in shared/parking, which looks at all lanes.
-    Raises the first error met. What was committed before it stays; the rest is PENDING as it was.
-    """
-    done = Slice(list(lanes))
-    ends = time.monotonic() + SLICE_SECONDS
-    while True:
-        batch = settle_batch(lanes)
-        if batch is None:
-            done.busy = True
-            return done
-        done.add(batch)
-        if batch.lists_wait:
-            done.lists_wait = True
-            return done
-        left = sorted(batch.more | batch.rung)
-        if not left:
-            return done
-        if time.monotonic() > ends:
-            _hand_back(left, batch)
-            return done
-        if batch.more:  # they pile up: one is ours, the others are for whoever comes
-            _hand_back(left[1:], batch)
-            left = left[:1]
-        lanes = left
-
-
-def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
-    """Ring for each lane by itself: one process a lane. Hushed first, or the ring would ride on a spent message."""
-    uid = str(batch.outcomes[-1].pending.uid) if batch.outcomes else "nothing"
-    for lane in lanes:
-        doorbell.hush([lane])
-        doorbell.ring({lane: doorbell.Bell(f"{uid}-{lane}")}, apart=True)
 
 
 def settle_batch(
@@ -284,19 +236,19 @@ def _report(batch: Batch) -> None:
         log.error("parked behind a parked one", lanes=batch.lanes, parked=batch.parked)
     if batch.moment is None:
         return
-    completed = len(batch.outcomes) - batch.rejected
-    metrics.SETTLED.labels(Status.COMPLETED.value).inc(completed)
-    metrics.SETTLED.labels(Status.REJECTED.value).inc(batch.rejected)
+    counts = batch.counts
+    metrics.SETTLED.labels(Status.COMPLETED.value).inc(counts.completed)
+    metrics.SETTLED.labels(Status.REJECTED.value).inc(counts.rejected)
     reasons = Counter(outcome.reason for outcome in batch.outcomes if outcome.reason)
     for reason in Reason:  # also those that are 0: a rate needs a beginning
         metrics.REJECTED.labels(reason.value).inc(reasons[reason])
-    metrics.BATCH_SIZE.observe(len(batch.outcomes))
+    metrics.BATCH_SIZE.observe(counts.settled)
     for outcome in batch.outcomes:
         metrics.TIME_TO_FINAL.observe((batch.moment - outcome.pending.accepted_at).total_seconds())
     log.info(
         "settled",
         lanes=batch.lanes,
-        completed=completed,
-        rejected=batch.rejected,
+        completed=counts.completed,
+        rejected=counts.rejected,
         transactions=[(str(o.pending.uid), o.reason or o.status, o.pending.request_id) for o in batch.outcomes],
     )

@@ -1,0 +1,44 @@
+"""The state of the service as probes and operators see it: the database server, the backlog, what holds back vacuum."""
+
+from typing import Final
+
+from shared.database import autocommit, transaction
+from shared.errors import NotReady
+from shared.model import LANES, Backlog
+from shared.queries import lanes, server, watched
+from shared.queries.server import ServerState
+
+MIGRATION: Final = "0009"  # the newest one that this code needs
+
+
+def check_server() -> None:
+    """Raises NotReady where the database cannot keep our promises."""
+    with transaction() as connection:
+        state = server.read_state(connection)
+    check_migration(state)
+    for name in unsafe_settings(state):
+        raise NotReady(f"Postgres runs with {name} off: a crash would lose payments.")
+
+
+def check_migration(state: ServerState) -> None:
+    """Raises NotReady where the schema is older than this code."""
+    if state.migration is None or state.migration < MIGRATION:
+        raise NotReady(f"The database is at migration {state.migration}; {MIGRATION} is needed.")
+
+
+def unsafe_settings(state: ServerState) -> dict[str, str]:
+    """Returns the settings, by name, under which a crash of the server could lose what was committed."""
+    durable = {"fsync": state.fsync, "full_page_writes": state.full_page_writes}
+    return {name: value for name, value in durable.items() if value != "on"}
+
+
+def get_backlog() -> Backlog:
+    """Returns how much waits to be settled."""
+    with autocommit() as connection:
+        return lanes.read_backlog(connection, LANES)
+
+
+def get_oldest_snapshot_seconds() -> float:
+    """Returns the age of the oldest transaction that holds back vacuum."""
+    with autocommit() as connection:
+        return watched.read_oldest_snapshot(connection)

@@ -1,0 +1,186 @@
+"""What our own code cannot settle is parked: its user waits behind it, everybody else goes on, and it is tried again.
+
+It is released by itself after a minute, then ever more rarely, up to an hour; or at once by an operator.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy.exc import DBAPIError
+
+from shared import metrics
+from shared.actions import SERVICE
+from shared.database import allow, is_lock_timeout, may_be_one_users, transaction
+from shared.errors import NotFound
+from shared.ledger import PendingRow
+from shared.logs import get_logger
+from shared.model import LANES, ErrorCount, ParkedRow, lane_of
+from shared.queries import actions, lanes, parked
+from shared.queries.parked import ParkedUsers
+from shared.queries.server import read_clock
+
+RETRIED_USERS: Final = 100  # looked at by one statement
+RETRY_SECONDS: Final = 1.0
+RELEASE_ROWS: Final = 5000  # in one commit
+RELEASE_USERS: Final = 5000  # looked up at once
+FIND_SECONDS: Final = 60
+EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number
+
+log = get_logger("parking")
+
+
+def park(row: PendingRow, error: str) -> int:
+    """Parks a row that fails by itself. Returns the number of rows: 0 where somebody else has settled or parked it."""
+    with transaction() as connection:
+        count = parked.park(connection, [row.pending.uid], error, failed=True)
+    metrics.PARKED.inc(count)
+    user_id = row.pending.user_id
+    log.error("parked", uid=str(row.pending.uid), user_id=user_id, lane=lane_of(user_id), error=error)
+    return count
+
+
+class Listed(NamedTuple):
+    """The first parked rows by user and acceptance, how many there are in all, and the most frequent errors."""
+
+    rows: list[ParkedRow]
+    in_all: int
+    errors: list[ErrorCount]
+
+
+def list_parked(limit: int, error_limit: int) -> Listed:
+    """Returns what is parked. Of rows beyond the limit MAX_PARKED_COUNTED are counted at most."""
+    with transaction() as connection:
+        rows = parked.list_parked(connection, limit)
+        errors = parked.count_errors(connection, error_limit) if error_limit else []
+        in_all = lanes.read_backlog(connection, LANES).parked if len(rows) == limit else len(rows)
+    return Listed(rows, in_all, errors)
+
+
+@dataclass
+class Place:
+    """How far a process has looked through the users with parked rows: the last user's id, 0 at the beginning."""
+
+    after: int = 0
+
+
+def retry_due(place: Place | None = None) -> int:
+    """Release what has been parked long enough: a failed row alone, its followers once it is settled.
+
+    Begins after the place, and moves it: a round through very many users takes several calls.
+    """
+    place = place or Place()
+    ends = time.monotonic() + RETRY_SECONDS
+    released = 0
+    while True:
+        with transaction() as connection:
+            heads, place.after = parked.find_due_heads(connection, place.after, RETRIED_USERS)
+        released += sum(_retry(head) for head in heads)
+        if not place.after or time.monotonic() > ends:
+            return released
+
+
+def _retry(head: ParkedRow) -> int:
+    """One user's trouble keeps no other's rows parked."""
+    try:
+        with transaction() as connection:
+            # Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: the sweep returns.
+            if not lanes.try_lock_lanes(connection, [head.lane]):
+                return 0
+            lanes.hurry(connection)
+            through = head.accept_order if head.attempts else EVERYTHING
+            released = parked.release(connection, head.user_id, through, RELEASE_ROWS)
+    except Exception as error:
+        if not may_be_one_users(error):
+            raise
+        log.warning("a parked row was not released; it is tried again", uid=str(head.uid), error=repr(error))
+        return 0
+    _tell_released(head, released)
+    return released
+
+
+def release(uid: UUID, actor: str = SERVICE) -> int:
+    """Release a parked transaction and all of its user's that are parked with it; the number of rows.
+
+    Raises NotFound where no parked transaction has this uid. Waits for a busy lane, up to the lock's time-out:
+    nobody would come back to it.
+    """
+    with transaction() as connection:
+        row = parked.find_parked(connection, uid)
+        before = read_clock(connection)
+    if row is None:
+        raise NotFound("not_parked", f"There is no parked transaction {uid}.")
+    released = sum(_release_users(row.lane, [row.user_id], before, Asked(actor, str(uid))))
+    _tell_released(row, released)
+    return released
+
+
+class Asked(NamedTuple):
+    """Who asked for a release, and of what: a uid, `all`, or an error's text."""
+
+    actor: str
+    target: str
+
+
+class Released(NamedTuple):
+    """How a release of many goes: rows released so far, and users left because their lane was busy."""
+
+    rows: int = 0
+    busy_users: int = 0
+
+
+def release_matching(error: str, actor: str = SERVICE) -> Iterator[Released]:
+    """Release the users whose first parked row has this text in its error ("" for all); yields the counts so far.
+
+    A commit covers one lane and a bounded number of rows. A user's rows are released in their order. A lane that stays
+    busy is left, and its users are counted.
+    """
+    asked = Asked(actor, f"error: {error}" if error else "all")
+    with transaction() as connection:
+        before = read_clock(connection)
+    done = Released()
+    for lane in range(LANES):
+        for users in _find_users(ParkedUsers(lane, error, before)):
+            try:
+                for rows in _release_users(lane, users, before, asked):
+                    done = done._replace(rows=done.rows + rows)
+                    yield done
+            except DBAPIError as failure:
+                if not is_lock_timeout(failure):
+                    raise
+                done = done._replace(busy_users=done.busy_users + len(users))
+    log.warning("released parked transactions", target=asked.target, **done._asdict())
+    yield done
+
+
+def _find_users(wanted: ParkedUsers) -> Iterator[list[int]]:
+    after = 0
+    while True:
+        with transaction() as connection:
+            allow(connection, FIND_SECONDS)
+            users = parked.find_users(connection, wanted, after, RELEASE_USERS)
+        if not users:
+            return
+        yield users
+        after = users[-1]
+
+
+def _release_users(lane: int, users: Sequence[int], before: datetime, asked: Asked) -> Iterator[int]:
+    """The number of rows of each commit."""
+    while True:
+        with transaction() as connection:
+            lanes.lock_lane(connection, lane)
+            count = parked.release_users(connection, users, before, RELEASE_ROWS)
+            if count:
+                details = {"lane": lane, "rows": count}
+                actions.record(connection, asked.actor, "parked.release", asked.target, **details)
+        yield count
+        if count < RELEASE_ROWS:
+            return
+
+
+def _tell_released(row: ParkedRow, released: int) -> None:
+    log.warning("released", uid=str(row.uid), user_id=row.user_id, lane=row.lane, rows=released)
