@@ -8,18 +8,18 @@ import json
 import re
 import subprocess
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
-from typing import Any, Final, NamedTuple
-from uuid import uuid4
+from typing import IO, Any, Final
+
+import click
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from local.books import books
-from local.command import ROOT, Command, CommandError, version
+from local.command import ROOT, CommandError, command_group, setting_options
 from local.tables import table
 from shared.instants import format_instant
+from shared.settings import Settings
 
 LIST: Final = ROOT / "requirements" / "runtime.txt"
 DEFAULT_LOG_LINES: Final = 100
@@ -35,12 +35,8 @@ PERMISSIVE: Final = {
 }
 # LGPL: used as it comes and through its interface, so it asks nothing of our code.
 ACCEPTED: Final = {"psycopg2-binary": "GNU Library or Lesser General Public License (LGPL)"}
-# Installed on Windows or on Pythons before 3.11.3 alone, so not seen here: read in their wheels.
-ELSEWHERE: Final = {"async-timeout": "Apache-2.0", "tzdata": "Apache-2.0"}
-
-_PACKAGE = re.compile(
-    r"^([a-z0-9.-]+)(?:\[[^]]*\])?==([^ ]+)(?: ; (.*))? \\\n((?: +--hash=sha256:[0-9a-f]{64}.*\n)+)", re.M
-)
+# Installed on Pythons before 3.11.3 alone, so not seen here: read in its wheel.
+ELSEWHERE: Final = {"async-timeout": "Apache-2.0"}
 
 DESCRIPTION = """\
 Of the packages that the service runs with (requirements/runtime.txt), each with its hashes:
@@ -54,137 +50,64 @@ Of the database, newest first:
   ./payments audit log [--limit N] [--json]   who created or revoked a key, changed a webhook, released what was parked
                                               or applied a migration, and when"""
 
-
-class Package(NamedTuple):
-    """A line of the list."""
-
-    name: str
-    version: str
-    marker: str  # where it is installed; "" for everywhere
-    hashes: list[str]  # SHA-256, one for each of its files
+group = command_group(
+    "audit",
+    "licences, bill of materials and known vulnerabilities of what the service runs with; the log of operator actions",
+    DESCRIPTION,
+)
 
 
-def read_list() -> list[Package]:
-    try:
-        text = LIST.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CommandError(f"audit: {LIST} is not here: it is of the repository, not of the image") from None
-    return [
-        Package(name, pinned, marker, re.findall("sha256:([0-9a-f]+)", hashes))
-        for name, pinned, marker, hashes in _PACKAGE.findall(text)
-    ]
-
-
-def licence_of(package: Package) -> str:
-    """As the installed package says it, in the newest of the three ways that it may; "" where it does not."""
-    try:
-        told = metadata.metadata(package.name)
-    except metadata.PackageNotFoundError:
-        return ELSEWHERE.get(package.name, "")
-    classified = [
-        line.rpartition(" :: ")[2] for line in told.get_all("Classifier", []) if line.startswith("License ::")
-    ]
-    ways = [*told.get_all("License-Expression", []), " AND ".join(classified), *told.get_all("License", [])]
-    return next(filter(None, ways), "")
-
-
-def is_accepted(package: Package, licence: str) -> bool:
-    return ACCEPTED.get(package.name) == licence or PERMISSIVE.issuperset(re.split(" AND | OR ", licence))
-
-
-def bill_of_materials(packages: Sequence[Package]) -> dict[str, Any]:
-    """CycloneDX 1.6. A package's hashes are those of all its files: which one is installed, the machine decides."""
-    return {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid4()}",
-        "version": 1,
-        "metadata": {
-            "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-            "component": {"type": "application", "bom-ref": "payments", "name": "payments", "version": version()},
-        },
-        "components": [_component(package) for package in packages],
-    }
-
-
-def _component(package: Package) -> dict[str, Any]:
-    url = f"pkg:pypi/{package.name}@{package.version}"
-    return {
-        "type": "library",
-        "bom-ref": url,
-        "name": package.name,
-        "version": package.version,
-        "scope": "optional" if package.marker else "required",
-        "hashes": [{"alg": "SHA-256", "content": content} for content in package.hashes],
-        "licenses": [{"license": {"name": licence_of(package)}}],
-        "purl": url,
-    }
-
-
-def judge(report: str, packages: Sequence[Package], complaint: str = "") -> tuple[int, list[str]]:
-    """The exit code and the lines to print, from pip-audit's report. It calls clean what it could not look up; we do not."""
-    try:
-        answers = json.loads(report)["dependencies"]
-    except (ValueError, KeyError, TypeError):
-        return NOT_KNOWN, [f"not known: the database of vulnerabilities could not be asked ({complaint[:200]})"]
-    flaws = [
-        f"{answer['name']} {answer['version']}: {flaw['id']}, mended in {', '.join(flaw['fix_versions']) or 'no version yet'}"
-        for answer in answers
-        for flaw in answer.get("vulns", [])
-    ]
-    answered = {answer["name"] for answer in answers if "vulns" in answer}
-    asked = {answer["name"] for answer in answers} | {package.name for package in packages if not package.marker}
-    if silent := sorted(asked - answered):
-        flaws.append(
-            f"not known of {len(silent)} of {len(asked)} packages, the first {silent[0]}: "
-            "the database of vulnerabilities cannot be reached, or does not have them"
-        )
-        return (1 if len(flaws) > 1 else NOT_KNOWN), flaws
-    return (1, flaws) if flaws else (0, [f"no vulnerability is known of {len(asked)} packages"])
-
-
-def _licences(_args: Namespace) -> int:
+@group.command(
+    "licences",
+    short_help="Prints each package's licence.",
+    help="Prints each package's licence; exit code 1 if one has to be looked at.",
+)
+@setting_options()
+def licences(_options: Settings) -> int:
+    requirements, known = read_list(), read_licences()
     wrong = 0
-    for package in read_list():
-        licence = licence_of(package)
-        accepted = is_accepted(package, licence)
+    for requirement in requirements:
+        licence = known.get(requirement.name, "")
+        accepted = is_accepted(requirement.name, licence)
         wrong += not accepted
-        print(f"{package.name} {package.version} {licence or 'UNKNOWN'}{'' if accepted else '  <- look at this one'}")
+        mark = "" if accepted else "  <- look at this one"
+        print(f"{requirement.name} {_version(requirement)} {licence or 'UNKNOWN'}{mark}")
     return 1 if wrong else 0
 
 
-def _sbom(args: Namespace) -> int:
-    text = json.dumps(bill_of_materials(read_list()), indent=2)
-    if not args.output:
-        print(text)
-        return 0
-    try:
-        args.output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"--output: {args.output}: {error.strerror}") from None
+@group.command("sbom", help="Prints or writes a bill of materials, CycloneDX as JSON.")
+@click.option("--output", type=click.File("w", encoding="utf-8"), default="-", help="write it to this file")
+@setting_options()
+def sbom(_options: Settings, output: IO[str]) -> int:
+    output.write(json.dumps(bill_of_materials(), indent=2) + "\n")
     return 0
 
 
-def _vulnerabilities(_args: Namespace) -> int:
-    packages = read_list()
+@group.command(
+    "vulnerabilities",
+    short_help="Asks for known vulnerabilities.",
+    help="Asks for known ones. Exit code 0: none; 1: some; 2: that could not be asked.",
+)
+@setting_options()
+def vulnerabilities(_options: Settings) -> int:
+    requirements = read_list()
     options = ["--require-hashes", "--disable-pip", "--format=json", "--progress-spinner=off"]
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip_audit", "--requirement", LIST, *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    code, lines = judge(asked.stdout, packages, (asked.stderr.strip().splitlines() or ["no reason given"])[-1])
+    asked = _run_tool("pip_audit", "--requirement", str(LIST), *options)
+    code, lines = judge(asked.stdout, requirements, _last_line(asked.stderr))
     print("\n".join(lines), file=sys.stderr if code == NOT_KNOWN else sys.stdout)
     return code
 
 
-def _log(args: Namespace) -> int:
+@group.command("log", help="Shows what operators did, newest first.")
+@click.option("--limit", type=click.IntRange(1, MAX_LOG_LINES), default=DEFAULT_LOG_LINES, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="a JSON list")
+@setting_options()
+def log(options: Settings, limit: int, as_json: bool) -> int:
     from shared.history import list_actions
 
-    with books(args.data):
-        actions = list_actions(args.limit or DEFAULT_LOG_LINES)
-    if args.json:
+    with books(options.data):
+        actions = list_actions(limit)
+    if as_json:
         print(json.dumps([{**action._asdict(), "at": format_instant(action.at)} for action in actions]))
         return 0
     header = ("id", "at", "actor", "action", "target", "details")
@@ -196,32 +119,79 @@ def _log(args: Namespace) -> int:
     return 0
 
 
-def _limit(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text, re.ASCII) or not 1 <= int(text) <= MAX_LOG_LINES:
-        raise ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_LOG_LINES}")
-    return int(text)
+def read_list() -> list[Requirement]:
+    try:
+        lines = LIST.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise CommandError(f"audit: {LIST} is not here: it is of the repository, not of the image") from None
+    return [Requirement(line.removesuffix(" \\")) for line in lines if line[:1].isalnum()]
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("question", choices=("licences", "sbom", "vulnerabilities", "log"), help="what to tell")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the bill of materials there")
-    parser.add_argument("--limit", type=_limit, metavar="N", help=f"lines of the log (default {DEFAULT_LOG_LINES})")
-    parser.add_argument("--json", action="store_true", help="the log as a JSON list")
+def read_licences() -> dict[str, str]:
+    """Returns the licence of each installed package by its normalized name; a package without one is left out."""
+    found = json.loads(_output_of("piplicenses", "--with-system", "--format=json"))
+    own = {
+        canonicalize_name(p["Name"]): p["License"].replace("; ", " AND ") for p in found if p["License"] != "UNKNOWN"
+    }
+    return ELSEWHERE | own
 
 
-def _run(args: Namespace) -> int:
-    if args.output and args.question != "sbom":
-        raise CommandError("audit: --output is of `sbom`")
-    if (args.limit or args.json) and args.question != "log":
-        raise CommandError("audit: --limit and --json are of `log`")
-    questions = {"licences": _licences, "sbom": _sbom, "vulnerabilities": _vulnerabilities, "log": _log}
-    return questions[args.question](args)
+def is_accepted(name: str, licence: str) -> bool:
+    """Stricter than pip-licenses, whose --allow-only is content with one of several licences that all hold."""
+    return ACCEPTED.get(name) == licence or PERMISSIVE.issuperset(re.split(" AND | OR ", licence))
 
 
-COMMAND = Command(
-    "audit",
-    "licences, bill of materials and known vulnerabilities of what the service runs with; the log of operator actions",
-    _run,
-    description=DESCRIPTION,
-    add_arguments=_add_arguments,
-)
+def bill_of_materials() -> Any:
+    """Returns what cyclonedx-bom makes of the list, and what it does not know: licences, and what is not for every machine."""
+    requirements, known = {requirement.name: requirement for requirement in read_list()}, read_licences()
+    options = ["--pyproject", str(ROOT / "pyproject.toml"), "--spec-version=1.6"]
+    bill = json.loads(_output_of("cyclonedx_py", "requirements", str(LIST), *options))
+    for component in bill["components"]:
+        requirement = requirements[component["name"]]
+        component["scope"] = "optional" if requirement.marker else "required"
+        component["licenses"] = [{"license": {"name": known.get(requirement.name, "UNKNOWN")}}]
+    return bill
+
+
+def judge(report: str, requirements: Sequence[Requirement], complaint: str = "") -> tuple[int, list[str]]:
+    """The exit code and the lines to print, from pip-audit's report. It calls clean what it could not look up; we do not."""
+    try:
+        answers = json.loads(report)["dependencies"]
+    except (ValueError, KeyError, TypeError):
+        return NOT_KNOWN, [f"not known: the database of vulnerabilities could not be asked ({complaint[:200]})"]
+    flaws = [
+        f"{answer['name']} {answer['version']}: {flaw['id']}, mended in {', '.join(flaw['fix_versions']) or 'no version yet'}"
+        for answer in answers
+        for flaw in answer.get("vulns", [])
+    ]
+    answered = {answer["name"] for answer in answers if "vulns" in answer}
+    asked = {answer["name"] for answer in answers} | {
+        requirement.name for requirement in requirements if not requirement.marker
+    }
+    if silent := sorted(asked - answered):
+        flaws.append(
+            f"not known of {len(silent)} of {len(asked)} packages, the first {silent[0]}: "
+            "the database of vulnerabilities cannot be reached, or does not have them"
+        )
+        return (1 if len(flaws) > 1 else NOT_KNOWN), flaws
+    return (1, flaws) if flaws else (0, [f"no vulnerability is known of {len(asked)} packages"])
+
+
+def _output_of(module: str, *arguments: str) -> str:
+    done = _run_tool(module, *arguments)
+    if done.returncode:
+        raise CommandError(f"audit: {module} failed: {_last_line(done.stderr)}")
+    return done.stdout
+
+
+def _run_tool(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1]
+
+
+def _version(requirement: Requirement) -> str:
+    return next(iter(requirement.specifier)).version

@@ -2,14 +2,16 @@
 
 import os
 import sys
-from argparse import Namespace
 
-from local.command import ROOT, Command
+import click
+
+from local.command import PASSES_ON, ROOT, setting_options
+from shared.settings import Settings
 
 
-def _run(args: Namespace) -> int:
+@click.command("bench", short_help="measure the service beside floors of the same run (`bench --help`)", **PASSES_ON)
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+@setting_options()
+def command(_options: Settings, rest: tuple[str, ...]) -> int:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    os.execve(sys.executable, [sys.executable, "-m", "bench", *args.rest], environment)  # noqa: S606 - no shell is wanted
-
-
-COMMAND = Command("bench", "measure the service beside floors of the same run (`bench --help`)", _run, passes_on=True)
+    os.execve(sys.executable, [sys.executable, "-m", "bench", *rest], environment)  # noqa: S606 - no shell is wanted

@@ -4,11 +4,9 @@ Whoever goes this way imports SQLAlchemy, Celery and Flask only when it runs: `u
 """
 
 import os
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
 
 from local.command import CommandError
 from local.state import connect_to
@@ -38,10 +36,3 @@ def books(data: Path) -> Iterator[None]:
         raise CommandError(f"the database does not serve: {first_line(getattr(error, 'orig', error))}") from None
     finally:
         engine().dispose()
-
-
-def uid_argument(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a uid, such as 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10") from None

@@ -1,53 +1,82 @@
-"""What a command of `./payments` is made of.
+"""What the commands of `./payments` have in common.
 
-A command is a small function in a module of its own, listed in local.cli. Its options are fields of
-shared.settings, so that an option's default, meaning and limits are written once, beside its environment variable.
+A command is a click command in a module of its own, listed in local.cli. Its options are fields of shared.settings, so
+that an option's default, meaning and limits are written once, beside its environment variable.
 """
 
+import os
 import tomllib
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
+from typing import Any, Final
 
-from shared.settings import Settings
+import click
+
+from shared.settings import Settings, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# For commands that hand every argument but our settings, --help too, to another program.
+PASSES_ON: Final[dict[str, Any]] = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True}}
 
-class CommandError(Exception):
+
+class CommandError(click.ClickException):
     """An expected failure. Its text is the one line that the user sees; the exit code is 1."""
 
 
-def _no_arguments(parser: ArgumentParser) -> None:
-    pass
+class CommandGroup(click.Group):
+    """A group that lists its commands in the order of their definition, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
+        return list(self.commands)
 
 
-@dataclass(frozen=True)
-class Command:
-    """One subcommand. `run` gets the parsed arguments, with `data` always an absolute path."""
+def command_group(name: str, summary: str, description: str) -> CommandGroup:
+    """Returns a command that has sub-commands. It takes --data, too, for all of them."""
+    help_text = verbatim(description)
+    return CommandGroup(name, short_help=summary, help=help_text, params=[_option("data")], no_args_is_help=False)
 
-    name: str
-    summary: str
-    run: Callable[[Namespace], int]
-    description: str = ""
-    settings: tuple[str, ...] = ()  # fields of Settings that are options here, beside --data
-    add_arguments: Callable[[ArgumentParser], None] = _no_arguments
-    passes_on: bool = False  # every other argument, --help too, goes to another program as args.rest
+
+def setting_options(*names: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Adds --data and fields of Settings as options. The command gets them as its first argument, a Settings.
+
+    They stay text here: Settings itself judges them, in one line. `data` is always an absolute path.
+    """
+    fields = ("data", *names)
+
+    def decorate(run: Callable[..., int]) -> Callable[..., int]:
+        @wraps(run)
+        def run_checked(**arguments: Any) -> int:
+            options = {name: arguments.pop(name) for name in fields}
+            return run(_check(options), **arguments)
+
+        vars(run_checked)["__click_params__"] = [*getattr(run, "__click_params__", []), *map(_option, reversed(fields))]
+        return run_checked
+
+    return decorate
+
+
+def verbatim(text: str) -> str:
+    """Returns a help text whose lines click leaves as they are."""
+    return "\b\n" + text.replace("\n\n", "\n\n\b\n")
 
 
 def version() -> str:
-    """Of the service."""
+    """Returns the version of the service."""
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
-def add_setting(parser: ArgumentParser, name: str, default: object) -> None:
-    """Add a field of Settings as an option. It stays text here: Settings itself judges it, in one line."""
+def _option(name: str) -> click.Option:
     field = Settings.model_fields[name]
-    known = f"default {default}; " if str(default) else ""
-    parser.add_argument(
-        f"--{name.replace('_', '-')}",
-        default=str(default),
-        metavar=name.rpartition("_")[2].upper(),
-        help=f"{field.description} ({known}variable {field.alias})".replace("%", "%%"),
-    )
+    default = f"default {field.default}; " if str(field.default) else ""
+    text = f"{field.description} ({default}variable {field.alias})"
+    return click.Option([f"--{name.replace('_', '-')}"], metavar=name.rpartition("_")[2].upper(), help=text)
+
+
+def _check(options: Mapping[str, str | None]) -> Settings:
+    """Raises InvalidSettings if the environment is wrong, ValidationError if an option is."""
+    environment, group = settings(), click.get_current_context().parent
+    inherited = group.params.get("data") if group else None
+    given: dict[str, Any] = {"data": inherited, **{name: value for name, value in options.items() if value is not None}}
+    return Settings(**{**given, "data": os.path.abspath(given["data"] or environment.data)})

@@ -4,17 +4,18 @@ It uses nothing but `client`, as any other program would.
 """
 
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
+import click
+
 from client import Balance, Payments, PaymentsApiError, Rejected, Transaction, Unavailable, make_uid
-from local.command import Command, CommandError
+from local.command import CommandError, setting_options, verbatim
 from local.state import connect_to
 from local.tables import table
-from shared.settings import settings
+from shared.settings import Settings, settings
 
 PATIENCE_SECONDS: Final = 5.0
 WAIT_SECONDS: Final = 15.0
@@ -28,8 +29,10 @@ payment twice, asks for too much, asks for balances now and then, and prints the
   PAYMENTS_KEY=... ./payments demo --url https://payments.example.com"""
 
 
-def _run(args: Namespace) -> int:
-    url = args.url or connect_to(args.data).web_url
+@click.command("demo", short_help="make the first payments, step by step", help=verbatim(DESCRIPTION))
+@setting_options("url")
+def command(options: Settings) -> int:
+    url = options.url or connect_to(options.data).web_url
     try:
         _tell(Payments(url, settings().key or None, patience=PATIENCE_SECONDS), url)
     except ValueError as error:
@@ -102,6 +105,3 @@ def _statement(transactions: Iterable[Transaction]) -> str:
 
 def _dotted(title: str) -> str:
     return f"{title + ' ':.<{TITLE_WIDTH}}"
-
-
-COMMAND = Command("demo", "make the first payments, step by step", _run, description=DESCRIPTION, settings=("url",))

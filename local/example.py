@@ -2,11 +2,13 @@
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
 from typing import Final
 
-from local.command import ROOT, Command
+import click
+
+from local.command import ROOT, setting_options, verbatim
 from local.state import connect_to
+from shared.settings import Settings
 
 MODULES: Final = {"ads": "examples.ad_engine"}
 
@@ -17,21 +19,12 @@ only while there is money; it shows its campaigns on a page of its own. Ctrl-C s
   ./payments example ads"""
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("name", choices=[*MODULES], help="which one")
-
-
-def _run(args: Namespace) -> int:
-    url = args.url or connect_to(args.data).web_url
-    program = [sys.executable, "-P", "-m", MODULES[args.name], "--url", url, "--port", str(args.ads_port)]
-    os.execve(sys.executable, program, {**os.environ, "PYTHONPATH": str(ROOT)})  # noqa: S606 - no shell is wanted
-
-
-COMMAND = Command(
-    "example",
-    "start an example of a service that listens to this one",
-    _run,
-    description=DESCRIPTION,
-    settings=("url", "ads_port"),
-    add_arguments=_add_arguments,
+@click.command(
+    "example", short_help="start an example of a service that listens to this one", help=verbatim(DESCRIPTION)
 )
+@click.argument("name", type=click.Choice([*MODULES]))
+@setting_options("url", "ads_port")
+def command(options: Settings, name: str) -> int:
+    url = options.url or connect_to(options.data).web_url
+    program = [sys.executable, "-P", "-m", MODULES[name], "--url", url, "--port", str(options.ads_port)]
+    os.execve(sys.executable, program, {**os.environ, "PYTHONPATH": str(ROOT)})  # noqa: S606 - no shell is wanted

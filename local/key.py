@@ -1,17 +1,20 @@
 """`key`: make, list and revoke API keys. Works on the running service, or on its data while none runs."""
 
-import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from local import postgres
 from local.books import books
-from local.command import Command, CommandError
+from local.command import CommandError, command_group, setting_options
 from local.standalone import served
 from shared.instants import format_instant
 from shared.processes import operator
 from shared.scopes import Scope
-from shared.settings import settings
+from shared.settings import Settings, settings
 
 if TYPE_CHECKING:
     from shared.scopes import Key
@@ -26,68 +29,62 @@ look-up by POST), write (users and transactions, too), admin (webhooks, too).
 
 To exchange a key: create another, give it to the caller, revoke the old one. Needs the data folder or DATABASE_URL."""
 
+MAX_KEY_ID = 10**18 - 1
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
-    parser.add_argument("key_id", metavar="ID", nargs="?", type=_key_id, help="the key, for revoke")
-    parser.add_argument("--name", help="whose key it is: letters, digits, . _ - (for create)")
-    parser.add_argument("--scope", choices=[*Scope], help="what it allows (for create)")
+group = command_group("key", "create, list and revoke API keys", DESCRIPTION)
 
 
-def _run(args: Namespace) -> int:
-    if (args.action == "revoke") != (args.key_id is not None):
-        raise CommandError("key: `revoke` needs an ID, the others none")
-    if args.action == "create" and not (args.name and args.scope):
-        raise CommandError("key: `create` needs --name and --scope")
-    if args.action != "create" and (args.name or args.scope):
-        raise CommandError("key: --name and --scope are for `create`")
-    if args.action != "create" and not settings().database_url and not postgres.exists(args.data):
-        raise CommandError(f"there is no database in {args.data}")
-    with served(args.data), books(args.data):
-        {"create": _create, "list": _list, "revoke": _revoke}[args.action](args)
+@group.command("create", help="Creates a key and prints it.")
+@click.option("--name", required=True, help="whose key it is: letters, digits, . _ -")
+@click.option("--scope", required=True, type=click.Choice([scope.value for scope in Scope]), help="what it allows")
+@setting_options()
+def create(options: Settings, name: str, scope: str) -> int:
+    from shared import keys
+
+    with served(options.data), books(options.data):
+        try:
+            key_id, key = keys.create(name, Scope(scope), operator())
+        except ValueError as error:
+            raise CommandError(f"--name: {error}") from None
+    print(f"key {key_id}, {name}, {scope}, shown this once: {key}")
     return 0
 
 
-def _create(args: Namespace) -> None:
+@group.command(
+    "list", short_help="Lists the keys.", help="Lists the keys: id, name, scope, since when, and whether each is valid."
+)
+@setting_options()
+def list_all(options: Settings) -> int:
     from shared import keys
 
-    try:
-        key_id, key = keys.create(args.name, Scope(args.scope), operator())
-    except ValueError as error:
-        raise CommandError(f"--name: {error}") from None
-    print(f"key {key_id}, {args.name}, {args.scope}, shown this once: {key}")
+    with _existing_database(options.data):
+        for key in keys.list_all():
+            print(_line(key))
+    return 0
 
 
-def _list(_args: Namespace) -> None:
+@group.command("revoke", help="Revokes the key with this ID, which `key list` shows.")
+@click.argument("key_id", metavar="ID", type=click.IntRange(0, MAX_KEY_ID))
+@setting_options()
+def revoke(options: Settings, key_id: int) -> int:
     from shared import keys
 
-    for key in keys.list_all():
-        print(_line(key))
+    with _existing_database(options.data):
+        if not keys.revoke(key_id, operator()):
+            raise CommandError(f"there is no key {key_id} (key list shows them)")
+    print(f"key {key_id} is revoked: nobody gets in by it ten seconds from now")
+    return 0
+
+
+@contextmanager
+def _existing_database(data: Path) -> Iterator[None]:
+    """Unlike for `create`, none is made."""
+    if not settings().database_url and not postgres.exists(data):
+        raise CommandError(f"there is no database in {data}")
+    with served(data), books(data):
+        yield
 
 
 def _line(key: "Key") -> str:
     state = f"revoked {format_instant(key.revoked_at)}" if key.revoked_at else "valid"
     return f"{key.id} {key.name} {key.scope} {format_instant(key.created_at)} {state}"
-
-
-def _revoke(args: Namespace) -> None:
-    from shared import keys
-
-    if not keys.revoke(args.key_id, operator()):
-        raise CommandError(f"there is no key {args.key_id} (key list shows them)")
-    print(f"key {args.key_id} is revoked: nobody gets in by it ten seconds from now")
-
-
-def _key_id(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text, re.ASCII):
-        raise ArgumentTypeError(f"{text!r} is not a key's id, which `key list` shows")
-    return int(text)
-
-
-COMMAND = Command(
-    "key",
-    "create, list and revoke API keys",
-    _run,
-    description=DESCRIPTION,
-    add_arguments=_add_arguments,
-)

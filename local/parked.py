@@ -2,16 +2,18 @@
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from local.books import books, uid_argument
-from local.command import Command, CommandError
+import click
+
+from local.books import books
+from local.command import CommandError, command_group, setting_options
 from local.tables import table
 from shared.instants import format_instant
 from shared.money import format_amount
 from shared.processes import operator
+from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.model import ParkedRow
@@ -33,27 +35,36 @@ everybody else goes on, and it is tried again by itself, after a minute and then
 A release of many commits lane by lane and shows its progress. It asks nothing."""
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("action", choices=("list", "release"), help="what to do")
-    parser.add_argument("uid", metavar="UID", nargs="?", type=uid_argument, help="a parked transaction, for release")
-    parser.add_argument("--all", action="store_true", help="release what is parked of all users")
-    parser.add_argument("--error", metavar="TEXT", help="release users by their error: TEXT is part of it, in any case")
-    parser.add_argument("--json", action="store_true", help="list as a JSON list")
+group = command_group("parked", "list what could not be settled, or release it", DESCRIPTION)
 
 
-def _run(args: Namespace) -> int:
-    ways = [args.uid is not None, args.all, args.error is not None]
-    if sum(ways) != (args.action == "release"):
-        raise CommandError("parked: `release` needs one of UID, --all and --error TEXT, `list` none")
-    if args.error == "":
-        raise CommandError("parked: --error needs a TEXT; --all releases everything")
-    with books(args.data):
-        if args.action == "list":
-            print(_list(args.json))
-        elif args.uid:
-            print(_release(args.uid))
-        else:
-            return _release_matching(args.error or "")
+@group.command("list", help="Lists what is parked, since when and why.")
+@click.option("--json", "as_json", is_flag=True, help="a JSON list")
+@setting_options()
+def list_rows(options: Settings, as_json: bool) -> int:
+    with books(options.data):
+        print(_list(as_json))
+    return 0
+
+
+@group.command(
+    "release",
+    short_help="Tries again at once.",
+    help="Tries again at once: one user's, by UID of a parked transaction, or many users'.",
+)
+@click.argument("uid", type=click.UUID, required=False)
+@click.option("--all", "everything", is_flag=True, help="release what is parked of all users")
+@click.option("--error", metavar="TEXT", help="release users by their error: TEXT is part of it, in any case")
+@setting_options()
+def release(options: Settings, uid: UUID | None, everything: bool, error: str | None) -> int:
+    if sum((uid is not None, everything, error is not None)) != 1:
+        raise click.UsageError("`release` needs one of UID, --all and --error TEXT")
+    if error == "":
+        raise click.UsageError("--error needs a TEXT; --all releases everything")
+    with books(options.data):
+        if uid is None:
+            return _release_matching(error or "")
+        print(_release(uid))
     return 0
 
 
@@ -134,12 +145,3 @@ def _release_matching(error: str) -> int:
         return 1
     print(f"released {done.rows} transactions; the workers settle them, each user's in their order")
     return 0
-
-
-COMMAND = Command(
-    "parked",
-    "list what could not be settled, or release it",
-    _run,
-    description=DESCRIPTION,
-    add_arguments=_add_arguments,
-)

@@ -1,31 +1,26 @@
 """`ps`: what runs, with the pid of each main process and its url, passwords included: it is the operator's own."""
 
 import json
-from argparse import ArgumentParser, Namespace
 
-from local.command import Command
+import click
+
+from local.command import setting_options, verbatim
 from local.state import running_processes
+from shared.settings import Settings
+
+DESCRIPTION = """\
+Lists the processes of the running `up`: role, pid of the main process, url. The urls of Postgres and of the
+broker are complete, with password. A server that `up` was given (DATABASE_URL, BROKER_URL) has no pid."""
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="a JSON list of {role, pid, url}")
-
-
-def _run(args: Namespace) -> int:
-    processes = running_processes(args.data)
-    if args.json:
+@click.command("ps", short_help="list the processes of the running service", help=verbatim(DESCRIPTION))
+@click.option("--json", "as_json", is_flag=True, help="a JSON list of {role, pid, url}")
+@setting_options()
+def command(options: Settings, as_json: bool) -> int:
+    processes = running_processes(options.data)
+    if as_json:
         print(json.dumps([process.as_json() for process in processes]))
     else:
         for process in processes:
             print(f"{process.role:<10}{process.pid or 'external':<10}{process.url or ''}".rstrip())
     return 0
-
-
-COMMAND = Command(
-    "ps",
-    "list the processes of the running service",
-    _run,
-    description="Lists the processes of the running `up`: role, pid of the main process, url. The urls of Postgres "
-    "and of the\nbroker are complete, with password. A server that `up` was given (DATABASE_URL, BROKER_URL) has no pid.",
-    add_arguments=_add_arguments,
-)

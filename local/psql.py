@@ -2,28 +2,34 @@
 
 import os
 import shutil
-from argparse import Namespace
 
+import click
 from psycopg2.extensions import parse_dsn  # type: ignore[import-untyped]
 
-from local.command import Command, CommandError
+from local.command import PASSES_ON, CommandError, setting_options
 from local.look import check_answers
 from local.postgres import binary
 from local.state import connect_to
+from shared.settings import Settings
+
+SUMMARY = "open the database; all arguments go to psql (of the PATH where DATABASE_URL demands TLS)"
 
 # libpq's variables are PG and the keyword, but for these.
 _IRREGULAR = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "target_session_attrs": "PGTARGETSESSIONATTRS"}
 _WITH_TLS = ("require", "verify-ca", "verify-full")
 
 
-def _run(args: Namespace) -> int:
-    url = connect_to(args.data).database_url
+@click.command("psql", short_help=SUMMARY, **PASSES_ON)
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+@setting_options()
+def command(options: Settings, rest: tuple[str, ...]) -> int:
+    url = connect_to(options.data).database_url
     check_answers(url)
     parameters = parse_dsn(url)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     for keyword, value in parameters.items():
         environment[_IRREGULAR.get(keyword, f"PG{keyword.upper()}")] = str(value)
-    os.execve(find_psql(parameters.get("sslmode", "")), ["psql", *args.rest], environment)  # noqa: S606 - no shell is wanted
+    os.execve(find_psql(parameters.get("sslmode", "")), ["psql", *rest], environment)  # noqa: S606 - no shell is wanted
 
 
 def find_psql(sslmode: str) -> str:
@@ -42,11 +48,3 @@ def find_psql(sslmode: str) -> str:
     if own:
         return own
     raise CommandError(f"DATABASE_URL has sslmode={sslmode}, and the wheel's psql has no TLS: install psql on the PATH")
-
-
-COMMAND = Command(
-    "psql",
-    "open the database; all arguments go to psql (of the PATH where DATABASE_URL demands TLS)",
-    _run,
-    passes_on=True,
-)

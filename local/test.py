@@ -7,25 +7,35 @@ pytest: it breaks a service of its own on purpose, for as long as it is told.
 import os
 import subprocess
 import sys
-from argparse import Namespace
 
-from local.command import ROOT, Command
+import click
+
+from local.command import PASSES_ON, ROOT, setting_options
+from shared.settings import Settings
+
+SUMMARY = "run the tests; all arguments go to pytest (`test faults --help`: break things on purpose)"
 
 ALL = ("--numprocesses=3", "--dist=loadfile")
 
 
-def _test(args: Namespace) -> int:
-    faults = args.rest[:1] == ["faults"]
-    program = _python("tests.faults", *args.rest[1:]) if faults else _pytest(*(args.rest or ALL))
+@click.command("test", short_help=SUMMARY, **PASSES_ON)
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+@setting_options()
+def command(_options: Settings, rest: tuple[str, ...]) -> int:
+    faults = rest[:1] == ("faults",)
+    program = _python("tests.faults", *rest[1:]) if faults else _pytest(*(rest or ALL))
     os.execve(sys.executable, program, _environment())  # noqa: S606 - no shell is wanted
 
 
-def _check(args: Namespace) -> int:
+@click.command("check", short_help="what CI runs, the house rules first, up to the first failure", **PASSES_ON)
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+@setting_options()
+def check(_options: Settings, rest: tuple[str, ...]) -> int:
     house = subprocess.run(_pytest("-q", "-m", "house"), env=_environment(), check=False).returncode
     return (
         house
         or subprocess.run(
-            _pytest("-x", "-m", "not house and not faults", *args.rest), env=_environment(), check=False
+            _pytest("-x", "-m", "not house and not faults", *rest), env=_environment(), check=False
         ).returncode
     )
 
@@ -41,12 +51,3 @@ def _python(module: str, *arguments: str) -> list[str]:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-COMMAND = Command(
-    "test",
-    "run the tests; all arguments go to pytest (`test faults --help`: break things on purpose)",
-    _test,
-    passes_on=True,
-)
-CHECK = Command("check", "what CI runs, the house rules first, up to the first failure", _check, passes_on=True)

@@ -1,16 +1,19 @@
 """`tx`: a transaction's whole story, in lines for a person or as JSON."""
 
 import json
-from argparse import ArgumentParser, Namespace
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
-from local.books import books, uid_argument
-from local.command import Command
+import click
+
+from local.books import books
+from local.command import setting_options, verbatim
 from shared.instants import format_instant
 from shared.ledger import CLOCK_TOLERANCE
 from shared.model import Status, Type
 from shared.money import format_amount
+from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.model import Story, Transaction
@@ -25,17 +28,16 @@ id), what it waits for or why it is parked, when it was settled, its entry, its 
 ANSWERS = {Status.PENDING: "202", Status.COMPLETED: "200", Status.REJECTED: "409"}
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("uid", metavar="UID", type=uid_argument, help="the uid of the request")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-
-
-def _run(args: Namespace) -> int:
+@click.command("tx", short_help="tell a transaction's whole story", help=verbatim(DESCRIPTION))
+@click.argument("uid", type=click.UUID)
+@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+@setting_options()
+def command(options: Settings, uid: UUID, as_json: bool) -> int:
     from shared.story import get_story
 
-    with books(args.data):
-        story = get_story(args.uid)
-    print(json.dumps(_as_json(story), default=str) if args.json else "\n".join(_lines(story)))
+    with books(options.data):
+        story = get_story(uid)
+    print(json.dumps(_as_json(story), default=str) if as_json else "\n".join(_lines(story)))
     return 0
 
 
@@ -144,6 +146,3 @@ def _as_json(story: "Story") -> dict[str, object]:
     rest |= {name: format_amount(rest[name]) for name in amounts if rest[name] is not None}
     rest |= {name: format_instant(rest[name]) for name in instants if rest[name] is not None}
     return {**_shown(t), **rest}
-
-
-COMMAND = Command("tx", "tell a transaction's whole story", _run, description=DESCRIPTION, add_arguments=_add_arguments)

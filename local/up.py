@@ -6,22 +6,23 @@ Everything that can be refused is refused before anything is touched.
 import os
 import shutil
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
+
 from local import broker, postgres
 from local.addresses import answers, check_host, claim_port, free_port, url_of, without_password
 from local.child import Child, Program
-from local.command import ROOT, Command, CommandError
+from local.command import ROOT, CommandError, setting_options, verbatim
 from local.look import forget_libpq, has_rows
 from local.recovery import Recovery, refuse_standby
 from local.state import Process, hold, plain_url, refuse_second_up, wait_for_remains, write_processes
 from local.supervisor import StopRequested, Supervisor
-from shared.settings import is_loopback, settings
+from shared.settings import Settings, is_loopback, settings
 
 STANDARD_OUTPUT = 1
 VALID_KEYS = "SELECT FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
@@ -34,22 +35,25 @@ started again. Ctrl-C or SIGTERM stops all in order, within 30 s; a second one a
 With DATABASE_URL or BROKER_URL set, those servers are used and none of its own."""
 
 
-def _run(args: Namespace) -> int:
-    check_host(args.host)
+@click.command("up", short_help="start the whole service, in the foreground", help=verbatim(DESCRIPTION))
+@setting_options("host", "port", "flower_port", "workers")
+def command(options: Settings) -> int:
+    check_host(options.host)
     if not settings().database_url:
         forget_libpq()
-    if _needs_keys(args.host) and not settings().database_url and not postgres.exists(args.data):
-        raise _no_key(args.host)
-    refuse_second_up(args.data)
-    wait_for_remains(args.data)
-    args.port = claim_port(args.host, args.port, "--port")
-    args.flower_port = claim_port("127.0.0.1", args.flower_port, "--flower-port")
+    if _needs_keys(options.host) and not settings().database_url and not postgres.exists(options.data):
+        raise _no_key(options.host)
+    refuse_second_up(options.data)
+    wait_for_remains(options.data)
+    port = claim_port(options.host, options.port, "--port")
+    flower_port = claim_port("127.0.0.1", options.flower_port, "--flower-port")
+    options = options.model_copy(update={"port": port, "flower_port": flower_port})
     _open_standard_descriptors()
-    with hold(args.data) as lock:
-        supervisor = Supervisor(STANDARD_OUTPUT, lock, partial(_record, args.data))
+    with hold(options.data) as lock:
+        supervisor = Supervisor(STANDARD_OUTPUT, lock, partial(_record, options.data))
         try:
-            _start(args, supervisor)
-            supervisor.say(f"ready {url_of(args.host, args.port)}")
+            _start(options, supervisor)
+            supervisor.say(f"ready {url_of(options.host, options.port)}")
             supervisor.watch()
         except StopRequested:
             return 0
@@ -57,17 +61,17 @@ def _run(args: Namespace) -> int:
             supervisor.stop()
 
 
-def _start(args: Namespace, supervisor: Supervisor) -> None:
-    environment = _environment(args)
-    url = start_database(args.data, environment, supervisor)
-    if _needs_keys(args.host) and not has_rows(url, VALID_KEYS):
-        raise _no_key(args.host)
-    environment["DATABASE_URL"] = url if settings().database_url else postgres.url_of_app(args.data, url)
-    _tell_who_gets_in(args.host)
-    environment["BROKER_URL"] = _start_broker(args.data, environment, supervisor)
+def _start(options: Settings, supervisor: Supervisor) -> None:
+    environment = _environment(options)
+    url = start_database(options.data, environment, supervisor)
+    if _needs_keys(options.host) and not has_rows(url, VALID_KEYS):
+        raise _no_key(options.host)
+    environment["DATABASE_URL"] = url if settings().database_url else postgres.url_of_app(options.data, url)
+    _tell_who_gets_in(options.host)
+    environment["BROKER_URL"] = _start_broker(options.data, environment, supervisor)
     _progress("starting the workers, web and Flower")
     # stopped the other way round
-    programs = (_worker(environment), _notify(environment), _web(args, environment), _flower(args, environment))
+    programs = (_worker(environment), _notify(environment), _web(options, environment), _flower(options, environment))
     supervisor.await_ready([supervisor.start(program) for program in programs], partial(_tell, supervisor))
 
 
@@ -152,19 +156,19 @@ def _notify(environment: Mapping[str, str]) -> Program:
     )
 
 
-def _web(args: Namespace, environment: Mapping[str, str]) -> Program:
+def _web(options: Settings, environment: Mapping[str, str]) -> Program:
     return _python(
         "web",
         environment,
-        *("-m", "web", "--host", args.host, "--port", str(args.port)),
-        url=url_of(args.host, args.port),
-        is_ready=lambda: answers(args.host, args.port, "/readyz"),
+        *("-m", "web", "--host", options.host, "--port", str(options.port)),
+        url=url_of(options.host, options.port),
+        is_ready=lambda: answers(options.host, options.port, "/readyz"),
         stop_seconds=6,
     )
 
 
-def _flower(args: Namespace, environment: Mapping[str, str]) -> Program:
-    port = args.flower_port
+def _flower(options: Settings, environment: Mapping[str, str]) -> Program:
+    port = options.flower_port
     # its metrics are its own: in the shared folder web would tell them a second time
     own = {name: value for name, value in environment.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     return _python(
@@ -182,17 +186,17 @@ def _python(role: str, environment: Mapping[str, str], *arguments: str, **option
     return Program(role, (sys.executable, *arguments), ROOT, own, **options)
 
 
-def _environment(args: Namespace) -> dict[str, str]:
+def _environment(options: Settings) -> dict[str, str]:
     """What every process gets."""
-    run = args.data / "run"
+    run = options.data / "run"
     shutil.rmtree(run / "metrics", ignore_errors=True)
     (run / "metrics").mkdir()
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
-        "PAYMENTS_HOST": args.host,
-        "PAYMENTS_WORKERS": str(args.workers),
+        "PAYMENTS_HOST": options.host,
+        "PAYMENTS_WORKERS": str(options.workers),
         "PAYMENTS_HEARTBEAT_FILE": str(run / "worker.heartbeat"),
         "PROMETHEUS_MULTIPROC_DIR": str(run / "metrics"),
     }
@@ -225,12 +229,3 @@ def _open_standard_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STANDARD_OUTPUT + 1:
         pass
     os.close(descriptor)
-
-
-COMMAND = Command(
-    "up",
-    "start the whole service, in the foreground",
-    _run,
-    description=DESCRIPTION,
-    settings=("host", "port", "flower_port", "workers"),
-)

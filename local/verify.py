@@ -3,11 +3,13 @@
 import json
 import sys
 import time
-from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+import click
+
 from local.books import books
-from local.command import Command
+from local.command import setting_options, verbatim
+from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.model import Difference, RowCounts
@@ -28,28 +30,27 @@ it writes one row at the end.
 A difference names the user, the row, what was expected and what was found; amounts are in minor units."""
 
 
-def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--record", action="store_true", help="keep the result for the metrics and their alerts")
-    parser.add_argument("--since", action="store_true", help="check what is new since the last proof")
-
-
-def _run(args: Namespace) -> int:
+@click.command("verify", short_help="prove from the rows alone that the books balance", help=verbatim(DESCRIPTION))
+@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+@click.option("--record", "keep", is_flag=True, help="keep the result for the metrics and their alerts")
+@click.option("--since", is_flag=True, help="check what is new since the last proof")
+@setting_options()
+def command(options: Settings, as_json: bool, keep: bool, since: bool) -> int:
     from shared.verifying import Findings, record, verify
 
     started = time.monotonic()
     findings = Findings()
-    with books(args.data):
-        for findings in verify(since=args.since, keep=args.record):
+    with books(options.data):
+        for findings in verify(since=since, keep=keep):
             _show_progress(findings.counts)
-        if args.record:
+        if keep:
             record(findings)
     _show_progress(None)
     seconds = time.monotonic() - started
-    if args.json:
+    if as_json:
         print(json.dumps(_as_json(findings, seconds)))
     else:
-        if args.since:
+        if since:
             part = (
                 "everything, as no recent proof of it is recorded"
                 if findings.whole
@@ -104,12 +105,3 @@ def _as_json(findings: "Findings", seconds: float) -> dict[str, object]:
         "first": [difference._asdict() for difference in findings.first],
         "seconds": round(seconds, 3),
     }
-
-
-COMMAND = Command(
-    "verify",
-    "prove from the rows alone that the books balance",
-    _run,
-    description=DESCRIPTION,
-    add_arguments=_add_arguments,
-)
