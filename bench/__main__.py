@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if not options.keep:
             shutil.rmtree(folder)
-    _tell(results, options)
+    _print_report(results, options)
     return 130 if interrupted else int(results.failed)
 
 
-def _tell(results: Results, options: argparse.Namespace) -> None:
+def _print_report(results: Results, options: argparse.Namespace) -> None:
     print(report.as_text(results))
     if options.json:
         options.json.write_text(json.dumps(report.as_json(results), indent=1, default=str) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from bench.report import Line
 
 WIDTH, ROW, TOP = 900, 26, 44
 LEFT, RIGHT = 400, 110  # of the bars: room for the names and for the numbers
-MOST = 3.0  # times the bar; longer bars are cut
+MAX_BARS = 3.0  # times the bar; longer bars are cut
 
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
@@ -39,7 +39,7 @@ def draw(lines: Sequence[Line], title: str) -> str:
 def _draw_row(line: Line, top: int) -> list[str]:
     ratio, middle = line.ratio, top + 17
     assert ratio.bar is not None
-    score = _score(line.median, ratio.bar, ratio.most)
+    score = _score(line.median, ratio.bar, ratio.upper_bound)
     kind = "missed" if line.verdict == "missed" else "reached"
     row = [
         f'<text x="8" y="{middle}">{escape(ratio.title)}</text>',
@@ -47,9 +47,9 @@ def _draw_row(line: Line, top: int) -> list[str]:
         f'<rect class="{kind}" x="{LEFT}" y="{top + 4}" width="{_x(score) - LEFT:.1f}" height="{ROW - 8}"/>',
     ]
     if ratio.stretch is not None:
-        x = _x(_score(ratio.stretch, ratio.bar, ratio.most))
+        x = _x(_score(ratio.stretch, ratio.bar, ratio.upper_bound))
         row.append(f'<line class="stretch" x1="{x:.1f}" x2="{x:.1f}" y1="{top + 2}" y2="{top + ROW - 2}"/>')
-    sign = "≤" if ratio.most else "≥"
+    sign = "≤" if ratio.upper_bound else "≥"
     row.append(f'<text x="{WIDTH - RIGHT + 8}" y="{middle}">{line.median:.2f} ({sign} {ratio.bar:g})</text>')
     return row
 
@@ -59,4 +59,4 @@ def _score(ratio: float, bar: float, most: bool) -> float:
 
 
 def _x(score: float) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT) * min(score, MOST) / MOST
+    return LEFT + (WIDTH - LEFT - RIGHT) * min(score, MAX_BARS) / MAX_BARS

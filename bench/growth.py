@@ -15,9 +15,9 @@ from bench.floors import books
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, query
 from shared.accepting import accept
-from shared.batch import BATCH_ROWS, settle_batch
+from shared.batch import SETTLE_BATCH_ROWS, settle_batch
 from shared.database import engine
-from shared.model import LANES, Request, Type, lane_of
+from shared.model import LANES, TransactionRequest, Type, lane_of
 from shared.queries import lanes, transactions
 
 ACCEPT_ROWS = 1_000
@@ -87,10 +87,10 @@ def _measure(run: Run, url: str, kind: str, name: str) -> Values:
             accepting.append(_timed(accept, _requests(kind, of_lane)))
             if lane == 0:
                 run.notes[name] = _plans(_requests(kind, of_lane))
-            settling += [_timed(_settle_whole_batch, lane) for _ in range(ACCEPT_ROWS // BATCH_ROWS)]
+            settling += [_timed(_settle_whole_batch, lane) for _ in range(ACCEPT_ROWS // SETTLE_BATCH_ROWS)]
     return {
         f"{name}_accept_{ACCEPT_ROWS}_rows_ms": statistics.median(accepting),
-        f"{name}_settle_{BATCH_ROWS}_rows_ms": statistics.median(settling),
+        f"{name}_settle_{SETTLE_BATCH_ROWS}_rows_ms": statistics.median(settling),
     }
 
 
@@ -102,13 +102,16 @@ def _timed(act: Any, *arguments: Any) -> float:
 
 def _settle_whole_batch(lane: int) -> None:
     batch = settle_batch([lane])
-    if batch is None or len(batch.outcomes) != BATCH_ROWS:
-        raise BenchError(f"lane {lane} did not settle {BATCH_ROWS} rows: {batch}")
+    if batch is None or len(batch.outcomes) != SETTLE_BATCH_ROWS:
+        raise BenchError(f"lane {lane} did not settle {SETTLE_BATCH_ROWS} rows: {batch}")
 
 
-def _requests(kind: str, users: Sequence[int]) -> list[Request]:
+def _requests(kind: str, users: Sequence[int]) -> list[TransactionRequest]:
     make = uuid4 if kind == "uuid4" else uuid7
-    return [Request(make(), random.choice(users), Type.DEPOSIT, 100, None, uuid4().hex) for _ in range(ACCEPT_ROWS)]
+    return [
+        TransactionRequest(make(), random.choice(users), Type.DEPOSIT, 100, None, uuid4().hex)
+        for _ in range(ACCEPT_ROWS)
+    ]
 
 
 def uuid7() -> UUID:
@@ -117,12 +120,12 @@ def uuid7() -> UUID:
     return UUID(int=milliseconds << 80 | 0x7 << 76 | random.getrandbits(12) << 64 | 0b10 << 62 | random.getrandbits(62))
 
 
-def _plans(requests: Sequence[Request]) -> dict[str, list[str]]:
+def _plans(requests: Sequence[TransactionRequest]) -> dict[str, list[str]]:
     """EXPLAIN (ANALYZE, BUFFERS) of the two statements that every payment goes through. What it did is rolled back."""
     plans = {}
     for what, act in (
         ("accept", lambda connection: transactions.insert_pending(connection, requests)),
-        ("read pending", lambda connection: lanes.read_pending(connection, [0], BATCH_ROWS)),
+        ("read pending", lambda connection: lanes.read_pending(connection, [0], SETTLE_BATCH_ROWS)),
     ):
         with engine().connect() as connection:
             statement, parameters = _sent_by(connection, act)

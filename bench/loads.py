@@ -15,7 +15,7 @@ from bench.stack import BenchError, add_users, query, sql, wait_until
 CONNECTIONS = 64
 BULK_CONNECTIONS = 4
 BULK_ITEMS = 1_000
-MOST_BULKS_PER_S = 40
+MAX_BULKS_PER_S = 40
 OPENING = "1000000.00"  # the first deposit of each user: no withdrawal is refused
 SETTLED_SECONDS = 300.0
 LONE_REQUESTS = 300
@@ -143,7 +143,7 @@ def bulk(run: Run) -> Values:
     await_settled(url)
     (before,) = query(url, "SELECT count(*) FROM transactions")[0]
     # made before they are sent: a thousand uids cost us what a look-up costs the service
-    ready = list(itertools.islice(bulks(users), int(run.plan.seconds * MOST_BULKS_PER_S)))
+    ready = list(itertools.islice(bulks(users), int(run.plan.seconds * MAX_BULKS_PER_S)))
     began = time.perf_counter()
     sample = closed_loop(run.stack.web, iter(ready), BULK_CONNECTIONS, run.plan.seconds)
     await_settled(url)

@@ -122,7 +122,7 @@ def _cpu_table(results: Results) -> list[str]:
 
 def _judged(line: Line) -> tuple[str, str, str]:
     """The ratio, its bar, and whether that is reached."""
-    sign = "<=" if line.ratio.most else ">="
+    sign = "<=" if line.ratio.upper_bound else ">="
     return f"{line.median:.2f}", "" if line.ratio.bar is None else f"{sign} {line.ratio.bar:g}", line.verdict
 
 
@@ -137,7 +137,7 @@ def _not_waited(medians: Values) -> list[str]:
 
 
 def _row(line: Line) -> tuple[str, ...]:
-    ratio, sign = line.ratio, "<=" if line.ratio.most else ">="
+    ratio, sign = line.ratio, "<=" if line.ratio.upper_bound else ">="
     median, bar, verdict = _judged(line)
     return (
         ratio.name,

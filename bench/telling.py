@@ -16,7 +16,7 @@ from bench.plan import Run, Values
 from bench.stack import BenchError, server, wait_until
 
 RATE = 100.0  # events a second
-TOLD_SECONDS = 60.0
+DELIVERED_TIMEOUT_SECONDS = 60.0
 ROUNDS = 3
 
 
@@ -60,7 +60,7 @@ def beside_an_ill_one(run: Run) -> Values:
             got.update(ask(receiver, "GET", "/got"))
             return got.keys() >= sent.keys()
 
-        wait_until(all_are_told, "the healthy receiver has all", TOLD_SECONDS, every=0.2)
+        wait_until(all_are_told, "the healthy receiver has all", DELIVERED_TIMEOUT_SECONDS, every=0.2)
     late = sorted(got[uid] - sent[uid] for uid in sent)
     return {"told_p50_ms": 1000 * late[len(late) // 2], "told_p99_ms": 1000 * late[int(len(late) * 0.99)]}
 

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from client.answers import Answer, read_answer
+from client.answers import ServiceResponse, read_answer
 from client.errors import InvalidRequest, NotFound, PaymentsApiError, Rejected, UidReused, Unavailable
 from client.values import Balance, Event, EventPage, Payment, Result, Transaction, User, instant_of, make_uid
 
@@ -40,10 +40,10 @@ __all__ = [
     "make_uid",
 ]
 
-CONNECT_SECONDS: Final = 3.0
-LONGEST_WAIT_SECONDS: Final = 30  # that the service grants one request
-RETRY_SECONDS: Final = (0.1, 5.0)  # the first pause and the longest
-POLL_SECONDS: Final = (0.05, 1.0)
+CLIENT_CONNECT_TIMEOUT_SECONDS: Final = 3.0
+MAX_SERVER_WAIT_SECONDS: Final = 30  # that the service grants one request
+CLIENT_BACKOFF_SECONDS: Final = (0.1, 5.0)  # the first pause and the longest
+CLIENT_POLL_INTERVAL_SECONDS: Final = (0.05, 1.0)
 
 
 class Payments:
@@ -62,8 +62,8 @@ class Payments:
     def add_user(self, name: str, idempotency_key: str | None = None) -> User:
         """Add a user, once per key. Without a key of yours one is made, for the retries of this call."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
-        made = self._send("POST", "/api/user/", headers, {"name": name}).document
-        return User(made["id"], made["name"], instant_of(made["created_at"]))
+        created = self._send("POST", "/api/user/", headers, {"name": name}).document
+        return User(created["id"], created["name"], instant_of(created["created_at"]))
 
     def deposit(
         self,
@@ -96,14 +96,14 @@ class Payments:
 
     def submit(self, payment: Payment, wait: float = 0.0) -> Transaction:
         """Send a payment, for the first time or again. PENDING or COMPLETED; raises Rejected."""
-        ends = time.monotonic() + wait
+        deadline = time.monotonic() + wait
         with _naming(payment.uid):
             answer = self._send("PUT", "/api/transaction/", body=payment.as_json(), wait=wait)
         sent = Transaction.of(answer.document, answer.replayed)
-        left = ends - time.monotonic()
-        if sent.is_final or left <= 0:
+        remaining = deadline - time.monotonic()
+        if sent.is_final or remaining <= 0:
             return sent
-        settled = self.wait_until_final(payment.uid, left)
+        settled = self.wait_until_final(payment.uid, remaining)
         if settled.status == "REJECTED":
             raise Rejected(settled, answer.request_id)
         return settled
@@ -120,22 +120,22 @@ class Payments:
 
     def wait_until_final(self, uid: UUID, seconds: float = 10.0) -> Transaction:
         """The transaction, final or as it is after the seconds. Polls where the service does not let it wait."""
-        ends = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         for attempt in itertools.count():
-            found = self.get(uid, max(ends - time.monotonic(), 0.0))
-            left = ends - time.monotonic()
-            if found.is_final or left <= 0:
+            transaction = self.get(uid, max(deadline - time.monotonic(), 0.0))
+            remaining = deadline - time.monotonic()
+            if transaction.is_final or remaining <= 0:
                 break
-            time.sleep(min(_pause(attempt, *POLL_SECONDS), left))
-        return found
+            time.sleep(min(_pause(attempt, *CLIENT_POLL_INTERVAL_SECONDS), remaining))
+        return transaction
 
     def balance(self, user_id: int, at: datetime | None = None) -> Balance:
         """The balance of now, or as it was at an instant."""
         if at is not None and at.tzinfo is None:
             raise ValueError("an instant needs its time zone")
         query = f"?{urlencode({'date': at.isoformat()})}" if at else ""
-        found = self._send("GET", f"/api/user/{user_id}/balance/{query}").document
-        return Balance(found["user_id"], Decimal(found["balance"]), instant_of(found["date"]))
+        document = self._send("GET", f"/api/user/{user_id}/balance/{query}").document
+        return Balance(document["user_id"], Decimal(document["balance"]), instant_of(document["date"]))
 
     def statement(self, user_id: int, page_size: int = 500) -> Iterator[Transaction]:
         """All transactions of the user, newest accepted first, fetched page by page."""
@@ -155,8 +155,8 @@ class Payments:
         """
         query: dict[str, Any] = {"limit": page_size, **({} if user_id is None else {"user_id": user_id})}
         while True:
-            found = self._send("GET", f"/api/events/?{urlencode({**query, 'after': after})}").document
-            page = EventPage.of(found)
+            document = self._send("GET", f"/api/events/?{urlencode({**query, 'after': after})}").document
+            page = EventPage.of(document)
             if not page.items:
                 return
             yield page
@@ -169,27 +169,29 @@ class Payments:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
         wait: float = 0.0,
-    ) -> Answer:
+    ) -> ServiceResponse:
         """Send until an answer stands. All that comes here may be sent twice: it reads, or has a uid or a key."""
         sent = {**self._headers, **(headers or {}), "X-Request-ID": uuid4().hex}
         if wait > 0:
-            sent["Prefer"] = f"wait={min(max(round(wait), 1), LONGEST_WAIT_SECONDS)}"
-        ends = time.monotonic() + self._patience + wait
+            sent["Prefer"] = f"wait={min(max(round(wait), 1), MAX_SERVER_WAIT_SECONDS)}"
+        deadline = time.monotonic() + self._patience + wait
         attempt = 0
         while True:
-            left = max(ends - time.monotonic(), 0.1)
+            remaining = max(deadline - time.monotonic(), 0.1)
             try:
-                return self._send_once(method, path, sent, body, min(self._timeout + wait, left))
-            except Unavailable as trouble:
-                pause = trouble.retry_after + _pause(attempt, *RETRY_SECONDS)
-                if time.monotonic() + pause >= ends:
+                return self._send_once(method, path, sent, body, min(self._timeout + wait, remaining))
+            except Unavailable as unavailable:
+                pause = unavailable.retry_after + _pause(attempt, *CLIENT_BACKOFF_SECONDS)
+                if time.monotonic() + pause >= deadline:
                     raise
             time.sleep(pause)
             attempt += 1
 
-    def _send_once(self, method: str, path: str, headers: Mapping[str, str], body: Any, seconds: float) -> Answer:
+    def _send_once(
+        self, method: str, path: str, headers: Mapping[str, str], body: Any, seconds: float
+    ) -> ServiceResponse:
         request_id = headers["X-Request-ID"]
-        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
+        timeout = urllib3.Timeout(connect=min(CLIENT_CONNECT_TIMEOUT_SECONDS, seconds), read=seconds)
         try:
             # its own retries are bounded by number; ours by time
             response = self._http.request(

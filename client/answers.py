@@ -11,7 +11,7 @@ from client.errors import InvalidRequest, NotFound, PaymentsApiError, Rejected, 
 from client.values import Transaction
 
 
-class Answer(NamedTuple):
+class ServiceResponse(NamedTuple):
     """A good answer: its JSON object, and what its headers say."""
 
     document: dict[str, Any]
@@ -19,17 +19,17 @@ class Answer(NamedTuple):
     replayed: bool
 
 
-def read_answer(response: urllib3.BaseHTTPResponse, request_id: str) -> Answer:
+def read_answer(response: urllib3.BaseHTTPResponse, request_id: str) -> ServiceResponse:
     """The answer if it is a good one. Raises what it is otherwise."""
     status, document = response.status, _document(response.data)
     code = document.get("code", f"http_{status}")
     detail = document.get("detail", f"The answer was {status} {response.reason or ''}".strip())
     if status == 429 or status >= 500:
-        trouble = Unavailable(code, detail, status, request_id)
-        trouble.retry_after = _retry_after(response.headers.get("Retry-After"))
-        raise trouble
+        error = Unavailable(code, detail, status, request_id)
+        error.retry_after = _retry_after(response.headers.get("Retry-After"))
+        raise error
     if status < 300 and document:
-        return Answer(document, request_id, _replayed(response))
+        return ServiceResponse(document, request_id, _replayed(response))
     if status < 300:
         raise Unavailable("not_understood", "The answer is no JSON object.", status, request_id)
     if status == 409 and "transaction" in document:

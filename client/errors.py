@@ -37,8 +37,8 @@ class Rejected(PaymentsApiError):
 
     def __init__(self, transaction: Transaction, request_id: str, detail: str = "") -> None:
         reason = str(transaction.reason)
-        said = detail or f"The transaction was rejected: {reason}."
-        super().__init__(reason, f"{said} Its uid is {transaction.uid}.", 409, request_id)
+        message = detail or f"The transaction was rejected: {reason}."
+        super().__init__(reason, f"{message} Its uid is {transaction.uid}.", 409, request_id)
         self.transaction = transaction
 
 

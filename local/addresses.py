@@ -11,7 +11,7 @@ from local.command import CommandError
 # Below the ports that kernels give to outgoing connections. There, while a server is being restarted, a client that
 # tries its port again and again can be given that same port and connect to itself, and the server cannot come back.
 FREE_PORTS = range(20_000, 30_000)
-PROBE_SECONDS = 1.0
+PROBE_TIMEOUT_SECONDS = 1.0
 
 
 def check_host(host: str) -> None:
@@ -26,14 +26,14 @@ def claim_port(host: str, port: int, option: str) -> int:
     """The port if it is free, or a free one for 0."""
     if port == 0:
         return free_port(host)
-    if (reason := _why_taken(host, port)) is not None:
+    if (reason := _reason_taken(host, port)) is not None:
         raise CommandError(f"port {port} of {host} cannot be used ({reason}): choose another with {option}")
     return port
 
 
 def free_port(host: str = "127.0.0.1") -> int:
     for port in random.sample(FREE_PORTS, 100):
-        if _why_taken(host, port) is None:
+        if _reason_taken(host, port) is None:
             return port
     raise CommandError(f"no free port on {host} between {FREE_PORTS.start} and {FREE_PORTS.stop}")
 
@@ -42,9 +42,9 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def answers(host: str, port: int, path: str) -> bool:
+def responds(host: str, port: int, path: str) -> bool:
     """Whether GET gives 200. Not urllib: a proxy variable must not send it elsewhere."""
-    connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=PROBE_TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200
@@ -61,7 +61,7 @@ def without_password(url: str) -> str:
     return parts._replace(netloc=f"{name}@{address}" if name else address).geturl()
 
 
-def _why_taken(host: str, port: int) -> str | None:
+def _reason_taken(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as server:
         # as the servers do: connections of an earlier run that are still closing do not take a port

@@ -15,28 +15,28 @@ import click
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from local.books import books
+from local.books import database_session
 from local.command import ROOT, CommandError, command_group, setting_options
 from local.tables import table
 from shared.instants import format_instant
 from shared.settings import Settings
 
-LIST: Final = ROOT / "requirements" / "runtime.txt"
+RUNTIME_REQUIREMENTS: Final = ROOT / "requirements" / "runtime.txt"
 DEFAULT_LOG_LINES: Final = 100
 MAX_LOG_LINES: Final = 100_000
-NOT_KNOWN: Final = 2  # exit code, where 0 is clean and 1 is not
+EXIT_UNKNOWN: Final = 2  # exit code, where 0 is clean and 1 is not
 
 # What asks no more of us than to be named. Any other spelling has to be looked at once.
-PERMISSIVE: Final = {
+PERMISSIVE_LICENCES: Final = {
     *("Apache Software License", "Apache-2.0"),
     *("BSD", "BSD License", "BSD-2-Clause", "BSD-3-Clause"),
     *("MIT", "MIT License"),
     "PSF-2.0",
 }
 # LGPL: used as it comes and through its interface, so it asks nothing of our code.
-ACCEPTED: Final = {"psycopg2-binary": "GNU Library or Lesser General Public License (LGPL)"}
+ACCEPTED_LICENCES: Final = {"psycopg2-binary": "GNU Library or Lesser General Public License (LGPL)"}
 # Installed on Pythons before 3.11.3 alone, so not seen here: read in its wheel.
-ELSEWHERE: Final = {"async-timeout": "Apache-2.0"}
+LICENCES_OF_OTHER_PLATFORMS: Final = {"async-timeout": "Apache-2.0"}
 
 DESCRIPTION = """\
 Of the packages that the service runs with (requirements/runtime.txt), each with its hashes:
@@ -92,9 +92,9 @@ def sbom(_options: Settings, output: IO[str]) -> int:
 def vulnerabilities(_options: Settings) -> int:
     requirements = read_list()
     options = ["--require-hashes", "--disable-pip", "--format=json", "--progress-spinner=off"]
-    asked = _run_tool("pip_audit", "--requirement", str(LIST), *options)
+    asked = _run_tool("pip_audit", "--requirement", str(RUNTIME_REQUIREMENTS), *options)
     code, lines = judge(asked.stdout, requirements, _last_line(asked.stderr))
-    print("\n".join(lines), file=sys.stderr if code == NOT_KNOWN else sys.stdout)
+    print("\n".join(lines), file=sys.stderr if code == EXIT_UNKNOWN else sys.stdout)
     return code
 
 
@@ -105,7 +105,7 @@ def vulnerabilities(_options: Settings) -> int:
 def log(options: Settings, limit: int, as_json: bool) -> int:
     from shared.history import list_actions
 
-    with books(options.data):
+    with database_session(options.data):
         actions = list_actions(limit)
     if as_json:
         print(json.dumps([{**action._asdict(), "at": format_instant(action.at)} for action in actions]))
@@ -121,9 +121,11 @@ def log(options: Settings, limit: int, as_json: bool) -> int:
 
 def read_list() -> list[Requirement]:
     try:
-        lines = LIST.read_text(encoding="utf-8").splitlines()
+        lines = RUNTIME_REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise CommandError(f"audit: {LIST} is not here: it is of the repository, not of the image") from None
+        raise CommandError(
+            f"audit: {RUNTIME_REQUIREMENTS} is not here: it is of the repository, not of the image"
+        ) from None
     return [Requirement(line.removesuffix(" \\")) for line in lines if line[:1].isalnum()]
 
 
@@ -133,19 +135,19 @@ def read_licences() -> dict[str, str]:
     own = {
         canonicalize_name(p["Name"]): p["License"].replace("; ", " AND ") for p in found if p["License"] != "UNKNOWN"
     }
-    return ELSEWHERE | own
+    return LICENCES_OF_OTHER_PLATFORMS | own
 
 
 def is_accepted(name: str, licence: str) -> bool:
     """Stricter than pip-licenses, whose --allow-only is content with one of several licences that all hold."""
-    return ACCEPTED.get(name) == licence or PERMISSIVE.issuperset(re.split(" AND | OR ", licence))
+    return ACCEPTED_LICENCES.get(name) == licence or PERMISSIVE_LICENCES.issuperset(re.split(" AND | OR ", licence))
 
 
 def bill_of_materials() -> Any:
     """Returns what cyclonedx-bom makes of the list, and what it does not know: licences, and what is not for every machine."""
     requirements, known = {requirement.name: requirement for requirement in read_list()}, read_licences()
     options = ["--pyproject", str(ROOT / "pyproject.toml"), "--spec-version=1.6"]
-    bill = json.loads(_output_of("cyclonedx_py", "requirements", str(LIST), *options))
+    bill = json.loads(_output_of("cyclonedx_py", "requirements", str(RUNTIME_REQUIREMENTS), *options))
     for component in bill["components"]:
         requirement = requirements[component["name"]]
         component["scope"] = "optional" if requirement.marker else "required"
@@ -158,23 +160,23 @@ def judge(report: str, requirements: Sequence[Requirement], complaint: str = "")
     try:
         answers = json.loads(report)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        return NOT_KNOWN, [f"not known: the database of vulnerabilities could not be asked ({complaint[:200]})"]
+        return EXIT_UNKNOWN, [f"not known: the database of vulnerabilities could not be asked ({complaint[:200]})"]
     flaws = [
         f"{answer['name']} {answer['version']}: {flaw['id']}, mended in {', '.join(flaw['fix_versions']) or 'no version yet'}"
         for answer in answers
         for flaw in answer.get("vulns", [])
     ]
-    answered = {answer["name"] for answer in answers if "vulns" in answer}
-    asked = {answer["name"] for answer in answers} | {
+    looked_up = {answer["name"] for answer in answers if "vulns" in answer}
+    queried = {answer["name"] for answer in answers} | {
         requirement.name for requirement in requirements if not requirement.marker
     }
-    if silent := sorted(asked - answered):
+    if missing := sorted(queried - looked_up):
         flaws.append(
-            f"not known of {len(silent)} of {len(asked)} packages, the first {silent[0]}: "
+            f"not known of {len(missing)} of {len(queried)} packages, the first {missing[0]}: "
             "the database of vulnerabilities cannot be reached, or does not have them"
         )
-        return (1 if len(flaws) > 1 else NOT_KNOWN), flaws
-    return (1, flaws) if flaws else (0, [f"no vulnerability is known of {len(asked)} packages"])
+        return (1 if len(flaws) > 1 else EXIT_UNKNOWN), flaws
+    return (1, flaws) if flaws else (0, [f"no vulnerability is known of {len(queried)} packages"])
 
 
 def _output_of(module: str, *arguments: str) -> str:

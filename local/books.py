@@ -15,7 +15,7 @@ from shared.settings import settings
 
 
 @contextmanager
-def books(data: Path) -> Iterator[None]:
+def database_session(data: Path) -> Iterator[None]:
     """Within it, shared's use cases work on the service that runs on this data, or on DATABASE_URL."""
     import psycopg2  # type: ignore[import-untyped]
     from sqlalchemy.exc import SQLAlchemyError

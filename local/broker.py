@@ -18,7 +18,7 @@ from local.command import CommandError
 _LINE = re.compile(r"\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.*#-]) (.*)")
 _LEVELS = {".": "debug", "-": "debug", "*": "info", "#": "warning"}
 
-CONFIGURATION = """\
+BROKER_CONFIGURATION = """\
 bind 127.0.0.1
 port {port}
 requirepass {password}
@@ -35,7 +35,7 @@ def server(data: Path, port: int, environment: Mapping[str, str]) -> Program:
     folder.mkdir(mode=0o700, exist_ok=True)
     configuration = folder / "valkey.conf"
     with os.fdopen(os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(CONFIGURATION.format(port=port, password=password))
+        file.write(BROKER_CONFIGURATION.format(port=port, password=password))
     return Program(
         role="broker",
         argv=(_binary(), configuration.name),
@@ -68,5 +68,5 @@ def _accepts(port: int) -> bool:
 
 
 def _split_line(line: str) -> tuple[str, str]:
-    found = _LINE.match(line)
-    return (_LEVELS[found[1]], found[2]) if found else ("info", line)
+    match = _LINE.match(line)
+    return (_LEVELS[match[1]], match[2]) if match else ("info", line)

@@ -19,8 +19,8 @@ from pathlib import Path
 from local.output import Splitter, split_python
 from shared.processes import die_with_parent
 
-READ_BYTES = 1 << 16
-LINE_BYTES = 1 << 20  # a longer line is cut, not collected for ever
+READ_CHUNK_BYTES = 1 << 16
+MAX_LOG_LINE_BYTES = 1 << 20  # a longer line is cut, not collected for ever
 
 
 def _nothing() -> None:
@@ -42,7 +42,7 @@ class Program:
     stop_seconds: float = 5
     death_signal: signal.Signals = signal.SIGKILL  # when `up` is killed: a sure end, not an orderly one
     split: Splitter = split_python
-    ends: bool = False  # it does its work once, and is not started again
+    runs_once: bool = False  # it does its work once, and is not started again
     clear: Callable[[], None] = _nothing  # away with what an earlier process of the role left
     before_exec: Callable[[], None] = _nothing
 
@@ -95,13 +95,13 @@ class Child:
     def read(self) -> list[str] | None:
         """The whole lines that have come; None at the end of the output."""
         try:
-            data = os.read(self.output, READ_BYTES)
+            data = os.read(self.output, READ_CHUNK_BYTES)
         except BlockingIOError:
             return []
         if not data and not self._partial:
             return None
         *lines, self._partial = (self._partial + data).split(b"\n")
-        if not data or len(self._partial) > LINE_BYTES:
+        if not data or len(self._partial) > MAX_LOG_LINE_BYTES:
             lines, self._partial = [*lines, self._partial], b""
         texts = [text for line in lines if (text := line.decode("utf-8", "replace").rstrip())]
         self.tail += texts
@@ -123,7 +123,7 @@ class Child:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def bury(self) -> None:
+    def reap(self) -> None:
         """After the end of the process: nothing of it is left."""
         os.close(self.output)
         self.process, self.output = None, -1

@@ -17,8 +17,8 @@ from local.state import connect_to
 from local.tables import table
 from shared.settings import Settings, settings
 
-PATIENCE_SECONDS: Final = 5.0
-WAIT_SECONDS: Final = 15.0
+DEMO_TIMEOUT_SECONDS: Final = 5.0
+DEMO_WAIT_SECONDS: Final = 15.0
 TITLE_WIDTH: Final = 58
 
 DESCRIPTION = """\
@@ -34,7 +34,7 @@ payment twice, asks for too much, asks for balances now and then, and prints the
 def command(options: Settings) -> int:
     url = options.url or connect_to(options.data).web_url
     try:
-        _tell(Payments(url, settings().key or None, patience=PATIENCE_SECONDS), url)
+        _run_steps(Payments(url, settings().key or None, patience=DEMO_TIMEOUT_SECONDS), url)
     except ValueError as error:
         raise CommandError(str(error)) from None
     except Unavailable as error:
@@ -44,16 +44,16 @@ def command(options: Settings) -> int:
     return 0
 
 
-def _tell(payments: Payments, url: str) -> None:
+def _run_steps(payments: Payments, url: str) -> None:
     ada = payments.add_user("Ada")  # first of all, so that nothing is said where there is no service
     print(f"The first payments at {url}\n\n  {_dotted('add a user, Ada')} user {ada.id}")
     last_week, uid = datetime.now(UTC) - timedelta(days=7), make_uid()
-    pay_in = partial(payments.deposit, ada.id, "100.00", last_week, wait=WAIT_SECONDS)
-    pay_out = partial(payments.withdraw, ada.id, "30.00", uid=uid, wait=WAIT_SECONDS)
+    pay_in = partial(payments.deposit, ada.id, "100.00", last_week, wait=DEMO_WAIT_SECONDS)
+    pay_out = partial(payments.withdraw, ada.id, "30.00", uid=uid, wait=DEMO_WAIT_SECONDS)
     _step(f"pay in 100.00, dated {last_week:%Y-%m-%d}", pay_in)
     _step("pay out 30.00, now", pay_out)
     _step("send that again, with the same uid, as after a cut line", pay_out)
-    _step("pay out 1000.00, more than there is", partial(payments.withdraw, ada.id, "1000.00", wait=WAIT_SECONDS))
+    _step("pay out 1000.00, more than there is", partial(payments.withdraw, ada.id, "1000.00", wait=DEMO_WAIT_SECONDS))
     _step("ask for the balance now", partial(payments.balance, ada.id))
     for days in (8, 2):
         at = datetime.now(UTC) - timedelta(days=days)
@@ -66,24 +66,24 @@ def _step(title: str, act: Callable[[], Transaction | Balance]) -> None:
     print(f"  {_dotted(title)} ", end="", flush=True)
     started = time.monotonic()
     try:
-        outcome = _in_words(act())
+        outcome = _describe(act())
     except Rejected as error:
-        outcome = _in_words(error.transaction)
+        outcome = _describe(error.transaction)
     except BaseException:
         print("failed", flush=True)
         raise
     print(f"{outcome} ({(time.monotonic() - started) * 1000:.0f} ms)", flush=True)
 
 
-def _in_words(answer: Transaction | Balance) -> str:
+def _describe(answer: Transaction | Balance) -> str:
     if isinstance(answer, Balance):
         return str(answer.balance)
     if not answer.is_final:
-        raise CommandError(f"{answer.uid} is still PENDING after {WAIT_SECONDS:.0f} s: does a worker run?")
-    known = ", recognised: the same answer" if answer.replayed else ""
+        raise CommandError(f"{answer.uid} is still PENDING after {DEMO_WAIT_SECONDS:.0f} s: does a worker run?")
+    repeat_note = ", recognised: the same answer" if answer.replayed else ""
     if answer.reason:
-        return f"{answer.status}: {answer.reason}{known}"
-    return f"{answer.status}, balance {answer.balance_after}{known}"
+        return f"{answer.status}: {answer.reason}{repeat_note}"
+    return f"{answer.status}, balance {answer.balance_after}{repeat_note}"
 
 
 def _statement(transactions: Iterable[Transaction]) -> str:

@@ -36,7 +36,7 @@ def identity() -> Identity:
     uid, gid = os.geteuid(), os.getegid()
     if sys.platform != "linux" or (uid != 0 and _has_name(uid)):
         return Identity(lambda: None, uid, gid)
-    name = _someone()
+    name = _other_user()
     in_namespace = Identity(lambda: _enter_namespace(name, uid, gid), uid, gid)
     if uid != 0 or _works(in_namespace.assume):
         return in_namespace
@@ -46,13 +46,13 @@ def identity() -> Identity:
     return as_nobody
 
 
-def own(folder: Path, who: Identity) -> None:
+def take_ownership(folder: Path, owner: Identity) -> None:
     """Give a cluster to the one who runs Postgres now; it may have been made in the other way."""
-    if folder.stat().st_uid == who.uid:
+    if folder.stat().st_uid == owner.uid:
         return
     for parent, _, files in os.walk(folder):
         for path in (parent, *(os.path.join(parent, name) for name in files)):
-            os.chown(path, who.uid, who.gid, follow_symlinks=False)
+            os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
 
 
 def _enter_namespace(name: pwd.struct_passwd, uid: int, gid: int) -> None:
@@ -98,7 +98,7 @@ def _has_name(uid: int) -> bool:
         return False
 
 
-def _someone() -> pwd.struct_passwd:
+def _other_user() -> pwd.struct_passwd:
     """A user that exists (initdb asks for the name), best the one who owns nothing."""
     others = [entry for entry in pwd.getpwall() if entry.pw_uid not in (0, os.geteuid())]
     named = [entry for entry in others if entry.pw_name == "nobody"]

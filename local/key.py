@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from local import postgres
-from local.books import books
+from local.books import database_session
 from local.command import CommandError, command_group, setting_options
-from local.standalone import served
+from local.standalone import running_database
 from shared.instants import format_instant
-from shared.processes import operator
+from shared.processes import operator_name
 from shared.scopes import Scope
 from shared.settings import Settings, settings
 
 if TYPE_CHECKING:
-    from shared.scopes import Key
+    from shared.scopes import ApiKey
 
 DESCRIPTION = """\
 Callers show a key: `Authorization: Bearer KEY`. Its scope says what it allows: read (every GET but webhooks, and the
@@ -41,9 +41,9 @@ group = command_group("key", "create, list and revoke API keys", DESCRIPTION)
 def create(options: Settings, name: str, scope: str) -> int:
     from shared import keys
 
-    with served(options.data), books(options.data):
+    with running_database(options.data), database_session(options.data):
         try:
-            key_id, key = keys.create(name, Scope(scope), operator())
+            key_id, key = keys.create(name, Scope(scope), operator_name())
         except ValueError as error:
             raise CommandError(f"--name: {error}") from None
     print(f"key {key_id}, {name}, {scope}, shown this once: {key}")
@@ -70,7 +70,7 @@ def revoke(options: Settings, key_id: int) -> int:
     from shared import keys
 
     with _existing_database(options.data):
-        if not keys.revoke(key_id, operator()):
+        if not keys.revoke(key_id, operator_name()):
             raise CommandError(f"there is no key {key_id} (key list shows them)")
     print(f"key {key_id} is revoked: nobody gets in by it ten seconds from now")
     return 0
@@ -81,10 +81,10 @@ def _existing_database(data: Path) -> Iterator[None]:
     """Unlike for `create`, none is made."""
     if not settings().database_url and not postgres.exists(data):
         raise CommandError(f"there is no database in {data}")
-    with served(data), books(data):
+    with running_database(data), database_session(data):
         yield
 
 
-def _line(key: "Key") -> str:
+def _line(key: "ApiKey") -> str:
     state = f"revoked {format_instant(key.revoked_at)}" if key.revoked_at else "valid"
     return f"{key.id} {key.name} {key.scope} {format_instant(key.created_at)} {state}"

@@ -8,7 +8,7 @@ import psycopg2  # type: ignore[import-untyped]
 from local.command import CommandError
 
 
-def forget_libpq() -> None:
+def clear_libpq_environment() -> None:
     """The embedded server has no TLS and no services file: what a shell says in PG* is not meant for it."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]

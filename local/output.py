@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 Splitter = Callable[[str], tuple[str, str]]  # a line -> (level, event)
 
-LIMIT_BYTES = 8 << 20
-CHUNK_BYTES = 4096  # what a pipe that select() calls writable takes without blocking
+MAX_QUEUED_BYTES = 8 << 20
+OUTPUT_CHUNK_BYTES = 4096  # what a pipe that select() calls writable takes without blocking
 
 _TORNADO = re.compile(r"\[([DIWEC]) \d+ [\d:]+ [\w:]+\] (.*)")
 _TORNADO_LEVELS = {"D": "debug", "I": "info", "W": "warning", "E": "error", "C": "critical"}
@@ -29,12 +29,12 @@ class Output:
         self._descriptor = descriptor
         self._queue = bytearray()
         self._dropped = 0
-        self._gone = False
+        self._is_closed = False
 
     def write(self, line: str) -> None:
-        if self._gone:
+        if self._is_closed:
             return
-        if len(self._queue) > LIMIT_BYTES:
+        if len(self._queue) > MAX_QUEUED_BYTES:
             self._dropped += 1
             return
         if self._dropped:
@@ -47,17 +47,17 @@ class Output:
     def drain(self, seconds: float) -> None:
         """Send what is left, for a reader that still reads."""
         deadline = time.monotonic() + seconds
-        while self._queue and (left := deadline - time.monotonic()) > 0:
-            for key, _ in self._selector.select(left):
+        while self._queue and (remaining := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(remaining):
                 key.data()
 
     def _send(self) -> None:
         try:
-            sent = os.write(self._descriptor, memoryview(self._queue)[:CHUNK_BYTES].tobytes())
+            sent = os.write(self._descriptor, memoryview(self._queue)[:OUTPUT_CHUNK_BYTES].tobytes())
         except BlockingIOError:
             return
         except OSError:  # the reader is gone; the service is not
-            self._gone = True
+            self._is_closed = True
             self._queue.clear()
         else:
             del self._queue[:sent]
@@ -88,17 +88,17 @@ def split_python(line: str) -> tuple[str, str]:
     """Lines that libraries print past the logs. A traceback's first line is enough to be seen as an error."""
     if line.startswith("Traceback "):
         return "error", line
-    if found := _TORNADO.match(line):  # Flower's
-        return _TORNADO_LEVELS[found[1]], found[2]
-    found = _LEVEL.search(line)
-    return found[1].lower() if found else "info", line
+    if match := _TORNADO.match(line):  # Flower's
+        return _TORNADO_LEVELS[match[1]], match[2]
+    match = _LEVEL.search(line)
+    return match[1].lower() if match else "info", line
 
 
 def text_of(line: str, split: Splitter) -> str:
     """What a log line says, for a person: of an exception only the last one's type and message."""
     try:
         fields = json.loads(line)
-        raised = fields.get("exception")
-        return f"{raised[-1]['exc_type']}: {raised[-1]['exc_value']}" if raised else str(fields["event"])
+        exceptions = fields.get("exception")
+        return f"{exceptions[-1]['exc_type']}: {exceptions[-1]['exc_value']}" if exceptions else str(fields["event"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return split(line)[1]

@@ -7,20 +7,20 @@ from uuid import UUID
 
 import click
 
-from local.books import books
+from local.books import database_session
 from local.command import CommandError, command_group, setting_options
 from local.tables import table
 from shared.instants import format_instant
 from shared.money import format_amount
-from shared.processes import operator
+from shared.processes import operator_name
 from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.model import ParkedRow
 
-LISTED: Final = 1000
-LISTED_ERRORS: Final = 20
-ERROR_CHARACTERS: Final = 80
+MAX_LISTED_ROWS: Final = 1000
+MAX_LISTED_ERRORS: Final = 20
+MAX_ERROR_CHARACTERS: Final = 80
 
 DESCRIPTION = """\
 A transaction is parked when our own code fails on it while others settle. Its user's later ones wait behind it,
@@ -42,7 +42,7 @@ group = command_group("parked", "list what could not be settled, or release it",
 @click.option("--json", "as_json", is_flag=True, help="a JSON list")
 @setting_options()
 def list_rows(options: Settings, as_json: bool) -> int:
-    with books(options.data):
+    with database_session(options.data):
         print(_list(as_json))
     return 0
 
@@ -61,7 +61,7 @@ def release(options: Settings, uid: UUID | None, everything: bool, error: str | 
         raise click.UsageError("`release` needs one of UID, --all and --error TEXT")
     if error == "":
         raise click.UsageError("--error needs a TEXT; --all releases everything")
-    with books(options.data):
+    with database_session(options.data):
         if uid is None:
             return _release_matching(error or "")
         print(_release(uid))
@@ -71,7 +71,7 @@ def release(options: Settings, uid: UUID | None, everything: bool, error: str | 
 def _list(as_json: bool) -> str:
     from shared.parked import list_parked
 
-    rows, in_all, errors = list_parked(LISTED, 0 if as_json else LISTED_ERRORS)
+    rows, in_all, errors = list_parked(MAX_LISTED_ROWS, 0 if as_json else MAX_LISTED_ERRORS)
     if as_json:
         return json.dumps([_as_json(row) for row in rows])
     if not rows:
@@ -86,7 +86,7 @@ def _list(as_json: bool) -> str:
     listed = table(header, [_cells(row) for row in rows], right=("user", "lane", "amount", "attempts"))
     by_error = table(
         ("rows", "users", "error"),
-        [(str(found.rows), str(found.users), _shorten(found.error)) for found in errors],
+        [(str(count.rows), str(count.users), _shorten(count.error)) for count in errors],
         right=("rows", "users"),
     )
     return f"{listed}\n\n{by_error}\n\n{summary}"
@@ -108,7 +108,7 @@ def _cells(row: "ParkedRow") -> tuple[str, ...]:
 def _shorten(error: str) -> str:
     """Returns an error as one line of bounded length."""
     line = " ".join(error.split())
-    return line if len(line) <= ERROR_CHARACTERS else f"{line[: ERROR_CHARACTERS - 3]}..."
+    return line if len(line) <= MAX_ERROR_CHARACTERS else f"{line[: MAX_ERROR_CHARACTERS - 3]}..."
 
 
 def _as_json(row: "ParkedRow") -> dict[str, object]:
@@ -123,7 +123,7 @@ def _release(uid: UUID) -> str:
     from shared import database, parked
 
     try:
-        rows = parked.release(uid, operator())
+        rows = parked.release(uid, operator_name())
     except DBAPIError as error:
         if database.is_lock_timeout(error):
             raise CommandError(f"the lane of {uid} is busy; nothing was released, try again") from None
@@ -135,7 +135,7 @@ def _release_matching(error: str) -> int:
     from shared.parked import Released, release_matching
 
     done = Released()
-    for done in release_matching(error, operator()):
+    for done in release_matching(error, operator_name()):
         if sys.stderr.isatty():
             print(f"\r\x1b[K{done.rows:,} released ...", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():

@@ -25,13 +25,13 @@ from psycopg2 import sql
 
 from local.child import Program
 from local.command import CommandError
-from local.identity import Identity, identity, own
+from local.identity import Identity, identity, take_ownership
 
-OWNER = DATABASE = "payments"
-APP = "payments_app"  # of web and workers: migrations grant it what they need
-NEEDED_BYTES = 128 << 20  # a new cluster, its first WAL segments and room for a start
+OWNER_ROLE = DATABASE_NAME = "payments"
+APP_ROLE = "payments_app"  # of web and workers: migrations grant it what they need
+MIN_FREE_BYTES = 128 << 20  # a new cluster, its first WAL segments and room for a start
 
-SETTINGS = {
+SERVER_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
@@ -65,7 +65,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return f"postgresql://{OWNER}:{self.owner_password}@127.0.0.1:{self.port}/{DATABASE}"
+        return f"postgresql://{OWNER_ROLE}:{self.owner_password}@127.0.0.1:{self.port}/{DATABASE_NAME}"
 
     def connect(self) -> Any:
         """Returns a psycopg2 connection of the superuser. Raises OperationalError."""
@@ -77,9 +77,9 @@ def prepare(data: Path, port: int) -> Cluster:
     """Check what can be checked before anything is started, and make the passwords."""
     binary("postgres")
     folder = data / "postgres"
-    if not folder.exists() and (free := shutil.disk_usage(data).free) < NEEDED_BYTES:
-        raise CommandError(f"{data} has {free >> 20} MB free; a new database needs {NEEDED_BYTES >> 20} MB")
-    if others := _working_in(folder):
+    if not folder.exists() and (free := shutil.disk_usage(data).free) < MIN_FREE_BYTES:
+        raise CommandError(f"{data} has {free >> 20} MB free; a new database needs {MIN_FREE_BYTES >> 20} MB")
+    if others := _processes_in(folder):
         raise CommandError(f"another Postgres (process {min(others)}) works in {folder}")
     if folder.exists() and not (data / "postgres.password").exists():
         raise CommandError(f"{folder} is a database, but {data}/postgres.password is missing: restore both together")
@@ -98,7 +98,7 @@ def initdb(cluster: Cluster, environment: Mapping[str, str]) -> Program:
         argv=(binary("initdb"), "-D", str(new), *options, *locale, "--no-instructions"),
         folder=cluster.folder.parent,
         environment=_environment(environment),
-        ends=True,
+        runs_once=True,
         split=split_line,
         before_exec=cluster.runs_as.assume,
     )
@@ -112,8 +112,8 @@ def adopt(cluster: Cluster) -> None:
 
 
 def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
-    settings = [f"--{name}={value}" for name, value in {**SETTINGS, "port": str(cluster.port)}.items()]
-    own(cluster.folder, cluster.runs_as)
+    settings = [f"--{name}={value}" for name, value in {**SERVER_SETTINGS, "port": str(cluster.port)}.items()]
+    take_ownership(cluster.folder, cluster.runs_as)
     return Program(
         role="postgres",
         argv=(binary("postgres"), "-D", str(cluster.folder), *settings),
@@ -144,14 +144,14 @@ def ensure_roles(cluster: Cluster) -> None:
         raise CommandError(f"cannot connect to the embedded Postgres: {' '.join(str(error).split())}") from None
     with closing(connection), connection.cursor() as cursor:
         connection.autocommit = True  # CREATE DATABASE wants no transaction
-        _ensure_role(cursor, OWNER, "CREATEDB", cluster.owner_password)
-        _ensure_role(cursor, APP, "NOCREATEDB", cluster.app_password)
-        owner, app = sql.Identifier(OWNER), sql.Identifier(APP)
+        _ensure_role(cursor, OWNER_ROLE, "CREATEDB", cluster.owner_password)
+        _ensure_role(cursor, APP_ROLE, "NOCREATEDB", cluster.app_password)
+        owner, app = sql.Identifier(OWNER_ROLE), sql.Identifier(APP_ROLE)
         cursor.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(app))  # the oldest snapshot is a metric
         cursor.execute(sql.SQL("GRANT {} TO {}").format(app, owner))  # so that it sees and ends the app's sessions
-        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE_NAME,))
         if not cursor.fetchone():
-            cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), owner))
+            cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE_NAME), owner))
 
 
 def _ensure_role(cursor: Any, name: str, attribute: str, password: str) -> None:
@@ -167,7 +167,7 @@ def url_of_app(data: Path, url: str) -> str:
     """The owner's url, with the role of web and workers in its place."""
     parts = urlsplit(url)
     address = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{APP}:{_password(data / 'app.password')}@{address}").geturl()
+    return parts._replace(netloc=f"{APP_ROLE}:{_password(data / 'app.password')}@{address}").geturl()
 
 
 def binary(name: str) -> str:
@@ -180,8 +180,8 @@ def binary(name: str) -> str:
 
 
 def split_line(line: str) -> tuple[str, str]:
-    found = _LINE.match(line)
-    return (_LEVELS.get(found[1], "info"), found[2]) if found else ("info", line.strip())
+    match = _LINE.match(line)
+    return (_LEVELS.get(match[1], "info"), match[2]) if match else ("info", line.strip())
 
 
 def _accepts(cluster: Cluster) -> bool:
@@ -200,25 +200,25 @@ def _clear(folder: Path) -> None:
     for a running server.
     """
     deadline = time.monotonic() + 1
-    while (left := _working_in(folder)) and time.monotonic() < deadline:
-        for pid in left:
+    while (pids := _processes_in(folder)) and time.monotonic() < deadline:
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-    if sys.platform == "linux" and not left:
+    if sys.platform == "linux" and not pids:
         (folder / "postmaster.pid").unlink(missing_ok=True)
 
 
-def _working_in(folder: Path) -> list[int]:
+def _processes_in(folder: Path) -> list[int]:
     """The processes whose working directory it is: a cluster's postmaster and backends. Linux only."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if os.readlink(entry / "cwd") == str(folder.resolve()):
-                found.append(int(entry.name))
+                pids.append(int(entry.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,8 +13,8 @@ import psycopg2  # type: ignore[import-untyped]
 from local.command import CommandError
 from local.postgres import Cluster, binary
 
-PROGRESS_INTERVAL_SECONDS: Final = 10.0
-LOOK_INTERVAL_SECONDS: Final = 0.5
+RECOVERY_REPORT_INTERVAL_SECONDS: Final = 10.0
+RECOVERY_POLL_INTERVAL_SECONDS: Final = 0.5
 
 _STATE: Final = """
     SELECT pg_is_in_recovery(),
@@ -45,13 +45,13 @@ def refuse_standby(cluster: Cluster) -> None:
 class Recovery:
     """Looks whether the recovery has ended, and tells of its progress now and then."""
 
-    def __init__(self, cluster: Cluster, is_up: Callable[[], bool], tell: Callable[[str], None]) -> None:
+    def __init__(self, cluster: Cluster, is_up: Callable[[], bool], write: Callable[[str], None]) -> None:
         """`is_up`: whether the server answers, though perhaps only reads."""
         self._cluster = cluster
         self._is_up = is_up
-        self._tell = tell
+        self._write = write
         self._next_look = 0.0
-        self._next_line = time.monotonic() + PROGRESS_INTERVAL_SECONDS
+        self._next_line = time.monotonic() + RECOVERY_REPORT_INTERVAL_SECONDS
         self._phase = ""
 
     def has_ended(self) -> bool:
@@ -62,7 +62,7 @@ class Recovery:
         if state and not state.in_recovery:
             return True
         if state:
-            self._next_look = time.monotonic() + LOOK_INTERVAL_SECONDS
+            self._next_look = time.monotonic() + RECOVERY_POLL_INTERVAL_SECONDS
         self._report(state)
         return False
 
@@ -85,16 +85,16 @@ class Recovery:
         phase = self._phase if state is None else state.pause or ""
         if phase == self._phase and time.monotonic() < self._next_line:
             return
-        self._phase, self._next_line = phase, time.monotonic() + PROGRESS_INTERVAL_SECONDS
+        self._phase, self._next_line = phase, time.monotonic() + RECOVERY_REPORT_INTERVAL_SECONDS
         if state is None:
-            self._tell("waiting for the database: it does not answer yet (its own log lines say why)")
+            self._write("waiting for the database: it does not answer yet (its own log lines say why)")
             return
         progress = f"replayed up to {state.replayed}, last commit {state.replayed_until or 'none yet'}"
         if phase != "paused":
-            self._tell(f"the database is in recovery: {progress}")
+            self._write(f"the database is in recovery: {progress}")
             return
         resume = (
             f"PGPASSWORD=$(cat '{self._cluster.folder.parent}/postgres.password') '{binary('psql')}' -h 127.0.0.1 "
             f"-p {self._cluster.port} -U postgres -d postgres -c 'SELECT pg_wal_replay_resume()'"
         )
-        self._tell(f"the database has paused its recovery, {progress}. Look at it, then end the recovery: {resume}")
+        self._write(f"the database has paused its recovery, {progress}. Look at it, then end the recovery: {resume}")

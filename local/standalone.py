@@ -10,50 +10,50 @@ from pathlib import Path
 
 from local import up
 from local.command import ROOT, CommandError
-from local.look import forget_libpq, has_rows
-from local.state import Process, hold, pid_of_up, plain_url, running_processes, wait_for_remains, write_processes
+from local.look import clear_libpq_environment, has_rows
+from local.state import Process, lock_folder, pid_of_up, plain_url, running_processes, wait_for_orphans, write_processes
 from local.supervisor import StopRequested, Supervisor
 from shared.settings import settings
 
-STARTING_SECONDS = 60.0
-KEYS = "SELECT WHERE to_regclass('api_keys') IS NOT NULL"
+START_TIMEOUT_SECONDS = 60.0
+KEYS_TABLE_EXISTS = "SELECT WHERE to_regclass('api_keys') IS NOT NULL"
 
 
 def _migrate_if_new() -> None:
     """A database that was given may never have been migrated; one that was is left as it is."""
-    if not has_rows(plain_url(settings().database_url), KEYS):
-        done = subprocess.run([sys.executable, "-m", "migrations"], cwd=ROOT, capture_output=True, check=False)
-        if done.returncode:
+    if not has_rows(plain_url(settings().database_url), KEYS_TABLE_EXISTS):
+        migration = subprocess.run([sys.executable, "-m", "migrations"], cwd=ROOT, capture_output=True, check=False)
+        if migration.returncode:
             raise CommandError("the database is not migrated, and cannot be: ./payments migrate says why")
 
 
 def _await_tables(data: Path) -> None:
     """Another `up`, or a command like this one, may just have begun."""
-    ends = time.monotonic() + STARTING_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while pid_of_up(data) is not None:
         urls = [process.url for process in running_processes(data) if process.role == "postgres" and process.url]
-        if urls and has_rows(urls[0], KEYS):
+        if urls and has_rows(urls[0], KEYS_TABLE_EXISTS):
             return
-        if time.monotonic() > ends:
+        if time.monotonic() > deadline:
             raise CommandError(f"what runs on {data} has no database yet; try again")
         time.sleep(0.2)
 
 
 @contextmanager
-def served(data: Path) -> Iterator[None]:
+def running_database(data: Path) -> Iterator[None]:
     """Within it the database can be found as that of a running `up`. Another `up` is refused meanwhile."""
     if settings().database_url:
         _migrate_if_new()
         yield
         return
-    forget_libpq()
+    clear_libpq_environment()
     if pid_of_up(data) is not None:
         _await_tables(data)
         yield
         return
-    wait_for_remains(data)
+    wait_for_orphans(data)
     silence = os.open(os.devnull, os.O_WRONLY)
-    with hold(data) as lock:
+    with lock_folder(data) as lock:
         supervisor = Supervisor(silence, lock, lambda _: None)
         try:
             url = up.start_database(data, dict(os.environ), supervisor)

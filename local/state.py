@@ -16,7 +16,7 @@ from pathlib import Path
 from local.command import CommandError
 from shared.settings import settings
 
-REMAINS_SECONDS = 25.0  # an orphaned Postgres needs its shutdown checkpoint
+CHILDREN_EXIT_TIMEOUT_SECONDS = 25.0  # an orphaned Postgres needs its shutdown checkpoint
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def connect_to(data: Path) -> Running:
     """Find the `up` that runs on this data; without one, the servers that the environment names are used."""
     if (up := pid_of_up(data)) is not None:
         return Running(data, {p.role: p.url for p in running_processes(data) if p.url}, up)
-    given = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
-    return Running(data, {role: url for role, url in given.items() if url})
+    external_urls = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
+    return Running(data, {role: url for role, url in external_urls.items() if url})
 
 
 def running_processes(data: Path) -> list[Process]:
@@ -109,11 +109,11 @@ def refuse_second_up(data: Path) -> None:
         raise CommandError(f"already running on {data}, as process {pid}")
 
 
-def wait_for_remains(data: Path) -> None:
+def wait_for_orphans(data: Path) -> None:
     """Wait until the last process of a killed `up` has ended. Touches nothing: the folder need not exist."""
     try:
         with open(_folder(data) / "children.lock", encoding="ascii") as file:
-            _lock(file.fileno(), fcntl.LOCK_SH, REMAINS_SECONDS)
+            _lock(file.fileno(), fcntl.LOCK_SH, CHILDREN_EXIT_TIMEOUT_SECONDS)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except BlockingIOError:
@@ -123,7 +123,7 @@ def wait_for_remains(data: Path) -> None:
 
 
 @contextmanager
-def hold(data: Path) -> Iterator[int]:
+def lock_folder(data: Path) -> Iterator[int]:
     """Make the folder and take both locks. Yields the descriptor that every child must inherit."""
     run = _folder(data)
     try:

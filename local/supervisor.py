@@ -18,13 +18,13 @@ from local.command import CommandError
 from local.output import Output, as_json, event, text_of
 from shared.processes import describe_exit
 
-RESTART_DELAYS = (0.5, 1.0, 2.0, 4.0, 5.0)
-HEALTHY_SECONDS = 60.0  # a process that lived this long has earned the short delay again
-TRIES_TO_START = 4  # before `ready`; after it there is no end to them
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PROBE_SECONDS = 0.1
-TURN_SECONDS = 1.0
-KILLED_SECONDS = 2.0  # a killed process that takes longer hangs in the kernel: it is not waited for
+RESTART_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0, 5.0)
+HEALTHY_PROCESS_SECONDS = 60.0  # a process that lived this long has earned the short delay again
+MAX_START_ATTEMPTS = 4  # before `ready`; after it there is no end to them
+SUPERVISOR_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+READY_PROBE_INTERVAL_SECONDS = 0.1
+LOOP_INTERVAL_SECONDS = 1.0
+KILL_TIMEOUT_SECONDS = 2.0  # a killed process that takes longer hangs in the kernel: it is not waited for
 
 
 class StopRequested(Exception):
@@ -34,19 +34,19 @@ class StopRequested(Exception):
 class Supervisor:
     """The processes of one `up`. Everything happens in `_turn`."""
 
-    def __init__(self, output: int, lock: int, changed: Callable[[Sequence[Child]], None]) -> None:
-        """`lock` is inherited by every process; `changed` is told after each start and end."""
+    def __init__(self, output: int, lock: int, on_change: Callable[[Sequence[Child]], None]) -> None:
+        """`lock` is inherited by every process; `on_change` is told after each start and end."""
         self.children: list[Child] = []
         self._selector = selectors.SelectSelector()  # not epoll: standard output may be a file
         self._output = Output(self._selector, output)
         self._lock = lock
-        self._changed = changed
+        self._on_change = on_change
         self._signals = 0
         self._starting = True
         self._stopping = False
         self._listen_to_signals()
 
-    def say(self, line: str) -> None:
+    def write(self, line: str) -> None:
         self._output.write(line)
 
     def start(self, program: Program) -> Child:
@@ -62,25 +62,25 @@ class Supervisor:
             self._turn()
         self.children.remove(child)
         if child.failures:
-            raise CommandError(f"{program.role} failed: {_last_words(child)}")
+            raise CommandError(f"{program.role} failed: {_last_lines(child)}")
 
     def await_true(self, condition: Callable[[], bool]) -> None:
         """Keep the processes alive until the condition holds; it must not block for long."""
         while not condition():
-            self._turn(PROBE_SECONDS)
+            self._turn(READY_PROBE_INTERVAL_SECONDS)
 
-    def await_ready(self, children: Sequence[Child], tell: Callable[[Child], None]) -> None:
+    def await_ready(self, children: Sequence[Child], on_ready: Callable[[Child], None]) -> None:
         """Wait for all of them, and tell of each as soon as it is ready."""
         waiting, started = list(children), time.monotonic()
         while waiting:
-            self._turn(PROBE_SECONDS)
+            self._turn(READY_PROBE_INTERVAL_SECONDS)
             for child in [child for child in waiting if child.is_ready()]:
                 waiting.remove(child)
-                tell(child)
+                on_ready(child)
             for child in waiting:
                 if time.monotonic() - started > child.program.ready_seconds:
                     limit = child.program.ready_seconds
-                    raise CommandError(f"{child.program.role} is not ready after {limit:.0f} s: {_last_words(child)}")
+                    raise CommandError(f"{child.program.role} is not ready after {limit:.0f} s: {_last_lines(child)}")
 
     def watch(self) -> NoReturn:
         """Start again whatever dies, until StopRequested."""
@@ -94,21 +94,23 @@ class Supervisor:
         for child in reversed(self.children):
             child.send(child.program.stop_signal)
             deadline = time.monotonic() + child.program.stop_seconds
-            while child.process and time.monotonic() < deadline + KILLED_SECONDS:
-                self._turn(PROBE_SECONDS)
+            while child.process and time.monotonic() < deadline + KILL_TIMEOUT_SECONDS:
+                self._turn(READY_PROBE_INTERVAL_SECONDS)
                 if time.monotonic() > deadline or self._signals > 1:
                     child.kill()
         self._output.drain(seconds=1)
-        for number in STOP_SIGNALS:  # Python resets handlers as it ends; a late signal must not spoil the exit code
+        for (
+            number
+        ) in SUPERVISOR_STOP_SIGNALS:  # Python resets handlers as it ends; a late signal must not spoil the exit code
             signal.signal(number, signal.SIG_IGN)
 
-    def _turn(self, seconds: float = TURN_SECONDS) -> None:
+    def _turn(self, seconds: float = LOOP_INTERVAL_SECONDS) -> None:
         restarts = [child.restart_at - time.monotonic() for child in self.children if child.restart_at is not None]
         for key, _ in self._selector.select(max(0.0, min([seconds, *restarts]))):
             key.data()
         for child in self.children:
             if child.process and (code := child.process.poll()) is not None:
-                self._bury(child, code)
+                self._reap(child, code)
             elif child.restart_at is not None and child.restart_at <= time.monotonic() and not self._stopping:
                 self._launch(child)
         if self._signals and not self._stopping:
@@ -122,38 +124,38 @@ class Supervisor:
             self._plan_restart(child, "cannot be started")
         else:
             self._selector.register(child.output, selectors.EVENT_READ, partial(self._read, child))
-            self._changed(self.children)
+            self._on_change(self.children)
 
     def _read(self, child: Child) -> None:
         lines = child.read()
         if lines is None:
             self._selector.unregister(child.output)
         for line in lines or []:
-            self.say(as_json(line, child.program.role, child.program.split))
+            self.write(as_json(line, child.program.role, child.program.split))
 
-    def _bury(self, child: Child, code: int) -> None:
+    def _reap(self, child: Child, code: int) -> None:
         """A process has ended: pass on its last lines, end what it left, and plan the next."""
         child.kill()
         while child.output in self._selector.get_map() and child.has_output():
             self._read(child)
         if child.output in self._selector.get_map():  # a grandchild in a session of its own still has it
             self._selector.unregister(child.output)
-        child.bury()
-        self._changed(self.children)
-        if child.program.ends:
+        child.reap()
+        self._on_change(self.children)
+        if child.program.runs_once:
             child.failures = code
         elif not self._stopping:
             self._plan_restart(child, describe_exit(code))
 
     def _plan_restart(self, child: Child, how: str) -> None:
-        lived = time.monotonic() - child.started
-        child.failures = 1 if lived > HEALTHY_SECONDS else child.failures + 1
-        if self._starting and child.failures == TRIES_TO_START:
-            raise CommandError(f"{child.program.role} does not start ({how}): {_last_words(child)}")
-        delay = RESTART_DELAYS[min(child.failures, len(RESTART_DELAYS)) - 1]
+        lifetime = time.monotonic() - child.started
+        child.failures = 1 if lifetime > HEALTHY_PROCESS_SECONDS else child.failures + 1
+        if self._starting and child.failures == MAX_START_ATTEMPTS:
+            raise CommandError(f"{child.program.role} does not start ({how}): {_last_lines(child)}")
+        delay = RESTART_DELAYS_SECONDS[min(child.failures, len(RESTART_DELAYS_SECONDS)) - 1]
         child.restart_at = time.monotonic() + delay
         fields = {"role": child.program.role, "how": how, "restart_in_seconds": delay}
-        self.say(event("up", "error", "process ended", **fields))
+        self.write(event("up", "error", "process ended", **fields))
 
     def _listen_to_signals(self) -> None:
         receiver, sender = socket.socketpair()
@@ -161,7 +163,7 @@ class Supervisor:
         sender.setblocking(False)
         self._sockets = (receiver, sender)  # kept: the signal machinery knows only the descriptor
         self._selector.register(receiver, selectors.EVENT_READ, self._count_signals)
-        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+        for number in (*SUPERVISOR_STOP_SIGNALS, signal.SIGCHLD):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
@@ -170,6 +172,6 @@ class Supervisor:
         self._signals += sum(number != signal.SIGCHLD for number in self._sockets[0].recv(4096))
 
 
-def _last_words(child: Child) -> str:
+def _last_lines(child: Child) -> str:
     texts = [text_of(line, child.program.split) for line in list(child.tail)[-3:]]
     return " ".join(" ".join(texts).split())[-500:] or "it wrote nothing"

@@ -15,7 +15,7 @@ from shared.settings import Settings
 
 SUMMARY = "run the tests; all arguments go to pytest (`test faults --help`: break things on purpose)"
 
-ALL = ("--numprocesses=3", "--dist=loadfile")
+ALL_TESTS = ("--numprocesses=3", "--dist=loadfile")
 
 
 @click.command("test", short_help=SUMMARY, **PASSES_ON)
@@ -23,7 +23,7 @@ ALL = ("--numprocesses=3", "--dist=loadfile")
 @setting_options()
 def command(_options: Settings, rest: tuple[str, ...]) -> int:
     faults = rest[:1] == ("faults",)
-    program = _python("tests.faults", *rest[1:]) if faults else _pytest(*(rest or ALL))
+    program = _python("tests.faults", *rest[1:]) if faults else _pytest(*(rest or ALL_TESTS))
     os.execve(sys.executable, program, _environment())  # noqa: S606 - no shell is wanted
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from local.books import books
+from local.books import database_session
 from local.command import setting_options, verbatim
 from shared.instants import format_instant
 from shared.ledger import CLOCK_TOLERANCE
@@ -25,7 +25,7 @@ id), what it waits for or why it is parked, when it was settled, its entry, its 
   ./payments tx 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10
   ./payments tx 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10 --json"""
 
-ANSWERS = {Status.PENDING: "202", Status.COMPLETED: "200", Status.REJECTED: "409"}
+STATUS_CODES = {Status.PENDING: "202", Status.COMPLETED: "200", Status.REJECTED: "409"}
 
 
 @click.command("tx", short_help="tell a transaction's whole story", help=verbatim(DESCRIPTION))
@@ -35,7 +35,7 @@ ANSWERS = {Status.PENDING: "202", Status.COMPLETED: "200", Status.REJECTED: "409
 def command(options: Settings, uid: UUID, as_json: bool) -> int:
     from shared.story import get_story
 
-    with books(options.data):
+    with database_session(options.data):
         story = get_story(uid)
     print(json.dumps(_as_json(story), default=str) if as_json else "\n".join(_lines(story)))
     return 0
@@ -51,13 +51,15 @@ def _lines(story: "Story") -> list[str]:
         "event": _event(story),
         "user": [f"{t.user_id}, {story.user_name}; balance now {format_amount(story.user_balance)}"],
         "client": [
-            f"PUT again: {ANSWERS[t.status]}{f' {t.reason}' if t.reason else ''}; GET: 200 with",
-            json.dumps(_shown(t)),
+            f"PUT again: {STATUS_CODES[t.status]}{f' {t.reason}' if t.reason else ''}; GET: 200 with",
+            json.dumps(_public_json(t)),
         ],
     }
     lines = [f"{t.status} {t.type} of {format_amount(t.amount)} for user {t.user_id}, uid {t.uid}"]
-    for name, told in chapters.items():
-        lines += [f"{title:<10}{line}" for title, line in zip([name, *[""] * len(told)], told, strict=False)]
+    for name, chapter_lines in chapters.items():
+        lines += [
+            f"{title:<10}{line}" for title, line in zip([name, *[""] * len(chapter_lines)], chapter_lines, strict=False)
+        ]
     return lines
 
 
@@ -66,17 +68,17 @@ def _accepted(story: "Story") -> list[str]:
     return [
         f"{format_instant(t.accepted_at)} by request {story.request_id or 'without an id'}",
         f"lane {t.lane}, number {t.accept_order} in the order of acceptance",
-        _asked(t),
+        _describe_timestamp(t),
     ]
 
 
-def _asked(t: "Transaction") -> str:
+def _describe_timestamp(t: "Transaction") -> str:
     if t.requested_at is None:
         return "no timestamp asked for: it counts when it is settled"
-    asked = f"timestamp asked for: {format_instant(t.requested_at)}"
+    requested = f"timestamp asked for: {format_instant(t.requested_at)}"
     if t.requested_at < t.accepted_at - CLOCK_TOLERANCE:
-        return f"{asked}, {_duration(t.accepted_at - t.requested_at)} before: kept"
-    return f"{asked}, within {CLOCK_TOLERANCE.seconds} s of acceptance: it means now"
+        return f"{requested}, {_duration(t.accepted_at - t.requested_at)} before: kept"
+    return f"{requested}, within {CLOCK_TOLERANCE.seconds} s of acceptance: it means now"
 
 
 def _waits(story: "Story") -> list[str]:
@@ -129,11 +131,11 @@ def _duration(time: timedelta) -> str:
     return f"{seconds:.3f} s" if abs(seconds) < 120 else str(timedelta(seconds=round(seconds)))
 
 
-def _shown(t: "Transaction") -> dict[str, object]:
+def _public_json(t: "Transaction") -> dict[str, object]:
     """As the service shows it to clients."""
-    from shared.showing import show_transaction
+    from shared.showing import transaction_to_json
 
-    return show_transaction(t)
+    return transaction_to_json(t)
 
 
 def _as_json(story: "Story") -> dict[str, object]:
@@ -145,4 +147,4 @@ def _as_json(story: "Story") -> dict[str, object]:
     instants = ("requested_at", "parked_at", "history_at")
     rest |= {name: format_amount(rest[name]) for name in amounts if rest[name] is not None}
     rest |= {name: format_instant(rest[name]) for name in instants if rest[name] is not None}
-    return {**_shown(t), **rest}
+    return {**_public_json(t), **rest}

@@ -15,12 +15,12 @@ from typing import Any
 import click
 
 from local import broker, postgres
-from local.addresses import answers, check_host, claim_port, free_port, url_of, without_password
+from local.addresses import check_host, claim_port, free_port, responds, url_of, without_password
 from local.child import Child, Program
 from local.command import ROOT, CommandError, setting_options, verbatim
-from local.look import forget_libpq, has_rows
+from local.look import clear_libpq_environment, has_rows
 from local.recovery import Recovery, refuse_standby
-from local.state import Process, hold, plain_url, refuse_second_up, wait_for_remains, write_processes
+from local.state import Process, lock_folder, plain_url, refuse_second_up, wait_for_orphans, write_processes
 from local.supervisor import StopRequested, Supervisor
 from shared.settings import Settings, is_loopback, settings
 
@@ -40,20 +40,20 @@ With DATABASE_URL or BROKER_URL set, those servers are used and none of its own.
 def command(options: Settings) -> int:
     check_host(options.host)
     if not settings().database_url:
-        forget_libpq()
+        clear_libpq_environment()
     if _needs_keys(options.host) and not settings().database_url and not postgres.exists(options.data):
         raise _no_key(options.host)
     refuse_second_up(options.data)
-    wait_for_remains(options.data)
+    wait_for_orphans(options.data)
     port = claim_port(options.host, options.port, "--port")
     flower_port = claim_port("127.0.0.1", options.flower_port, "--flower-port")
     options = options.model_copy(update={"port": port, "flower_port": flower_port})
     _open_standard_descriptors()
-    with hold(options.data) as lock:
+    with lock_folder(options.data) as lock:
         supervisor = Supervisor(STANDARD_OUTPUT, lock, partial(_record, options.data))
         try:
             _start(options, supervisor)
-            supervisor.say(f"ready {url_of(options.host, options.port)}")
+            supervisor.write(f"ready {url_of(options.host, options.port)}")
             supervisor.watch()
         except StopRequested:
             return 0
@@ -67,12 +67,12 @@ def _start(options: Settings, supervisor: Supervisor) -> None:
     if _needs_keys(options.host) and not has_rows(url, VALID_KEYS):
         raise _no_key(options.host)
     environment["DATABASE_URL"] = url if settings().database_url else postgres.url_of_app(options.data, url)
-    _tell_who_gets_in(options.host)
+    _report_access(options.host)
     environment["BROKER_URL"] = _start_broker(options.data, environment, supervisor)
     _progress("starting the workers, web and Flower")
     # stopped the other way round
     programs = (_worker(environment), _notify(environment), _web(options, environment), _flower(options, environment))
-    supervisor.await_ready([supervisor.start(program) for program in programs], partial(_tell, supervisor))
+    supervisor.await_ready([supervisor.start(program) for program in programs], partial(_announce, supervisor))
 
 
 def _needs_keys(host: str) -> bool:
@@ -87,7 +87,7 @@ def _no_key(host: str) -> CommandError:
     )
 
 
-def _tell_who_gets_in(host: str) -> None:
+def _report_access(host: str) -> None:
     if settings().auth != "required" and is_loopback(host):
         _progress("no key is asked for on loopback (PAYMENTS_AUTH=required asks for one)")
     elif settings().auth == "off":
@@ -98,15 +98,15 @@ def start_database(data: Path, environment: Mapping[str, str], supervisor: Super
     """Postgres, or the one that was given, brought to the newest migration; its url, the owner's."""
     url = _start_postgres(data, environment, supervisor)
     _progress("migrating the database")
-    role = settings().app_role if settings().database_url else postgres.APP
+    role = settings().app_role if settings().database_url else postgres.APP_ROLE
     own = {**environment, "DATABASE_URL": url, "PAYMENTS_APP_ROLE": role}
-    supervisor.run_to_end(_python("migrations", own, "-m", "migrations", ends=True))
+    supervisor.run_to_end(_python("migrations", own, "-m", "migrations", runs_once=True))
     return url
 
 
 def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supervisor) -> str:
     if url := settings().database_url:
-        supervisor.say(f"postgres external {without_password(plain_url(url))}")
+        supervisor.write(f"postgres external {without_password(plain_url(url))}")
         return plain_url(url)
     cluster = postgres.prepare(data, free_port())
     refuse_standby(cluster)
@@ -117,17 +117,17 @@ def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supe
     child = supervisor.start(postgres.server(cluster, environment))
     recovery = Recovery(cluster, child.is_ready, _progress)
     supervisor.await_true(recovery.has_ended)
-    supervisor.await_ready([child], partial(_tell, supervisor))
+    supervisor.await_ready([child], partial(_announce, supervisor))
     postgres.ensure_roles(cluster)
     return cluster.url
 
 
 def _start_broker(data: Path, environment: Mapping[str, str], supervisor: Supervisor) -> str:
     if url := settings().broker_url:
-        supervisor.say(f"broker external {without_password(url)}")
+        supervisor.write(f"broker external {without_password(url)}")
         return url
     program = broker.server(data, free_port(), environment)
-    supervisor.await_ready([supervisor.start(program)], partial(_tell, supervisor))
+    supervisor.await_ready([supervisor.start(program)], partial(_announce, supervisor))
     assert program.url
     return program.url
 
@@ -162,7 +162,7 @@ def _web(options: Settings, environment: Mapping[str, str]) -> Program:
         environment,
         *("-m", "web", "--host", options.host, "--port", str(options.port)),
         url=url_of(options.host, options.port),
-        is_ready=lambda: answers(options.host, options.port, "/readyz"),
+        is_ready=lambda: responds(options.host, options.port, "/readyz"),
         stop_seconds=6,
     )
 
@@ -176,7 +176,7 @@ def _flower(options: Settings, environment: Mapping[str, str]) -> Program:
         own,
         *("-m", "worker", "flower", "--address=127.0.0.1", f"--port={port}"),
         url=url_of("127.0.0.1", port),
-        is_ready=lambda: answers("127.0.0.1", port, "/healthcheck"),
+        is_ready=lambda: responds("127.0.0.1", port, "/healthcheck"),
         stop_seconds=2,
     )
 
@@ -204,9 +204,9 @@ def _environment(options: Settings) -> dict[str, str]:
 
 def _record(data: Path, children: Sequence[Child]) -> None:
     """Keep the list that `ps` reads. A full disk spoils that list, not the service."""
-    given = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
+    external_urls = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
     processes = [Process("up", os.getpid(), None)]
-    processes += [Process(role, None, url) for role, url in given.items() if url]
+    processes += [Process(role, None, url) for role, url in external_urls.items() if url]
     processes += [Process(child.program.role, child.pid, child.program.url) for child in children if child.pid]
     try:
         write_processes(data, processes)
@@ -214,9 +214,9 @@ def _record(data: Path, children: Sequence[Child]) -> None:
         _progress(f"cannot write the list of processes: {error.strerror}")
 
 
-def _tell(supervisor: Supervisor, child: Child) -> None:
+def _announce(supervisor: Supervisor, child: Child) -> None:
     url = f" {without_password(child.program.url)}" if child.program.url else ""
-    supervisor.say(f"{child.program.role} pid {child.pid}{url}")
+    supervisor.write(f"{child.program.role} pid {child.pid}{url}")
 
 
 def _progress(line: str) -> None:

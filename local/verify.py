@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from local.books import books
+from local.books import database_session
 from local.command import setting_options, verbatim
 from shared.settings import Settings
 
@@ -40,7 +40,7 @@ def command(options: Settings, as_json: bool, keep: bool, since: bool) -> int:
 
     started = time.monotonic()
     findings = Findings()
-    with books(options.data):
+    with database_session(options.data):
         for findings in verify(since=since, keep=keep):
             _show_progress(findings.counts)
         if keep:
@@ -81,13 +81,13 @@ def _lines(findings: "Findings", seconds: float) -> list[str]:
         lines.append(f"PENDING       {counts.pending:>14,}{parked}")
     if not findings.differences:
         return [*lines, f"the books balance ({seconds:.1f} s)"]
-    shown = [_tell(difference) for difference in findings.first]
-    more = findings.differences - len(shown)
-    first = f", the first {len(shown)}" if more else ""
-    return [*lines, f"differences   {findings.differences:>14,}{first} (amounts in minor units):", *shown]
+    first_lines = [_describe(difference) for difference in findings.first]
+    hidden = findings.differences - len(first_lines)
+    first = f", the first {len(first_lines)}" if hidden else ""
+    return [*lines, f"differences   {findings.differences:>14,}{first} (amounts in minor units):", *first_lines]
 
 
-def _tell(difference: "Difference") -> str:
+def _describe(difference: "Difference") -> str:
     user_id, row, what, expected, found = difference
     place = row if user_id is None else f"user {user_id} {row}"
     return f"  {place}: {what}: expected {_or_nothing(expected)}, found {_or_nothing(found)}"

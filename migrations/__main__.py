@@ -17,7 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from shared import health, logs
-from shared.database import is_machinery
+from shared.database import is_infrastructure_error
 from shared.settings import settings
 
 LOOK_EVERY_SECONDS: Final = 2.0
@@ -68,7 +68,7 @@ def _reason_to_wait() -> str:
     try:
         health.check_server()
     except Exception as error:
-        if is_machinery(error) or _is_not_granted(error):
+        if is_infrastructure_error(error) or _is_not_granted(error):
             return str(getattr(error, "orig", error)).strip() or repr(error)
         raise
     return ""

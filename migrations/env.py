@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, text
 from migrations.grants import grant
 from shared.health import MIGRATION
 from shared.logs import get_logger
-from shared.processes import operator
+from shared.processes import operator_name
 from shared.queries import actions
 from shared.settings import settings
 
@@ -49,9 +49,9 @@ def run() -> None:
     finally:
         engine.dispose()
     if newer:
-        log.warning("the database is newer than this release: nothing is migrated", database=newer, release=MIGRATION)
+        log.warning("database newer than this release", database=newer, release=MIGRATION)
     else:
-        log.info("migrations are applied", new=applied)
+        log.info("migrations applied", new=applied)
 
 
 def _newer_revision(connection: Connection) -> str | None:
@@ -75,7 +75,7 @@ def _migrate(connection: Connection) -> list[str]:
         unrecorded.extend(revisions)
         if connection.scalar(text("SELECT to_regclass('operator_actions') IS NOT NULL")):
             for revision in unrecorded:
-                actions.record(connection, operator(), "migration.apply", revision)
+                actions.record(connection, operator_name(), "migration.apply", revision)
             unrecorded.clear()
 
     context.configure(

@@ -3,37 +3,37 @@
 import time
 from typing import Final, Generic, TypeVar
 
-FIRST_PAUSE_SECONDS: Final = 1.0
+MIN_BACKOFF_SECONDS: Final = 1.0
 
-Key = TypeVar("Key", int, str)
+BackoffKey = TypeVar("BackoffKey", int, str)
 
 
-class Backoff(Generic[Key]):
+class Backoff(Generic[BackoffKey]):
     """Remembers what fails, by a key, and until when it is not to be tried: a second, then twice as long each time."""
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
-        self._failures: dict[Key, int] = {}
-        self._pauses_until: dict[Key, float] = {}
+        self._failures: dict[BackoffKey, int] = {}
+        self._pauses_until: dict[BackoffKey, float] = {}
 
-    def is_paused(self, key: Key) -> bool:
+    def is_paused(self, key: BackoffKey) -> bool:
         return time.monotonic() < self._pauses_until.get(key, 0.0)
 
-    def paused(self) -> list[Key]:
+    def paused(self) -> list[BackoffKey]:
         """All that is not to be tried now."""
         return [key for key in self._pauses_until if self.is_paused(key)]
 
-    def has_failed(self, key: Key) -> bool:
+    def has_failed(self, key: BackoffKey) -> bool:
         """Whether the last try of it failed."""
         return key in self._failures
 
-    def fail(self, key: Key) -> float:
+    def fail(self, key: BackoffKey) -> float:
         """Note a failure. Returns the pause in seconds."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        pause = min(self._max_seconds, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 20))
+        pause = min(self._max_seconds, MIN_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 20))
         self._pauses_until[key] = time.monotonic() + pause
         return pause
 
-    def succeed(self, key: Key) -> None:
+    def succeed(self, key: BackoffKey) -> None:
         self._failures.pop(key, None)
         self._pauses_until.pop(key, None)

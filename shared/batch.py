@@ -7,7 +7,7 @@ rows pile up, each lane goes its own way, so that many processes share the work.
 
 Rows of lists yield to single requests, without starving: of each lane a batch takes single requests first, and lists fill
 it, to a quarter at least. No row overtakes an earlier one of its user: one that follows a list of its user is accepted
-as one of the list (queries/transactions), and `take_turns` holds back what follows single requests that were not read.
+as one of the list (queries/transactions), and `pick_rows` holds back what follows single requests that were not read.
 """
 
 from collections import Counter
@@ -21,16 +21,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from shared import doorbell, metrics
-from shared.database import is_too_much, transaction
+from shared.database import is_resource_limit, transaction
 from shared.ledger import Account, Outcome, Pending, PendingRow, fold, instants_to_scan
 from shared.logs import get_logger
 from shared.model import Reason, Status, lane_of
 from shared.queries import lanes as lane_queries
 from shared.queries import ledger, parked, users
 
-BATCH_ROWS: Final = 500
+SETTLE_BATCH_ROWS: Final = 500
 BULK_SHARE: Final = 4  # a fourth of a batch's rows may be of lists, however many single requests wait
-SCAN_ENTRIES: Final = 20_000  # of all pasts that one commit scans, unless a single one is longer
+MAX_SCANNED_ENTRIES: Final = 20_000  # of all pasts that one commit scans, unless a single one is longer
 
 log = get_logger("settling")
 
@@ -39,7 +39,7 @@ class BooksDisagree(Exception):
     """Fewer rows were written than were read under the lock: roll back and alarm, never go on."""
 
 
-class PastTooLong(Exception):
+class HistoryTooLong(Exception):
     """A late withdrawal's past could not be read in time. That is the row's own: waiting would not mend it."""
 
 
@@ -61,18 +61,18 @@ class Counts:
 
 @dataclass
 class Batch:
-    """What one commit did. `lanes` are those that were free; `more` those that may hold rows it did not settle.
+    """What one commit did. `lanes` are those that were free; `unfinished_lanes` those that may hold rows it did not settle.
 
-    `lists_wait`: some of those rows are of lists. `rung`: the lanes that somebody rang for meanwhile.
+    `lists_wait`: some of those rows are of lists. `flagged_lanes`: the lanes that somebody rang for meanwhile.
     """
 
     lanes: list[int]
     outcomes: list[Outcome] = field(default_factory=list)
     moment: datetime | None = None
     parked: int = 0
-    more: set[int] = field(default_factory=set)
+    unfinished_lanes: set[int] = field(default_factory=set)
     lists_wait: bool = False
-    rung: set[int] = field(default_factory=set)
+    flagged_lanes: set[int] = field(default_factory=set)
 
     @property
     def counts(self) -> Counts:
@@ -87,7 +87,7 @@ class Batch:
 
 
 def settle_batch(
-    lanes: Sequence[int], user_id: int | None = None, limit: int = BATCH_ROWS, *, draining: bool = False
+    lanes: Sequence[int], user_id: int | None = None, limit: int = SETTLE_BATCH_ROWS, *, draining: bool = False
 ) -> Batch | None:
     """Settle the next rows of lanes, or of one user in a lane, in one transaction. None: all are busy.
 
@@ -98,19 +98,20 @@ def settle_batch(
         if not free:
             return None
         if user_id is not None:
-            lane_queries.hurry(connection)  # others wait behind this user: one who is locked elsewhere is passed over
+            # Others wait behind this user: one who is locked elsewhere is passed over.
+            lane_queries.set_lock_timeout(connection)
         if not draining:
             # The one network call inside a transaction. After the lock and before the read: whoever commits too
             # late for this read finds the key gone and rings.
-            doorbell.hush(free)
+            doorbell.clear_flags(free)
         batch = Batch(free)
         _settle_next(connection, batch, user_id, limit)
     # After the commit, which let go of the locks: a worker that came before that has left again. And first of all,
     # because somebody may wait for the outcome.
     if not draining:
-        batch.rung = doorbell.rung(batch.lanes, batch.settled_lanes)
+        batch.flagged_lanes = doorbell.flagged_lanes(batch.lanes, batch.settled_lanes)
     elif batch.outcomes:
-        doorbell.tell_settled(batch.settled_lanes)
+        doorbell.publish_settled(batch.settled_lanes)
     _report(batch)
     return batch
 
@@ -129,22 +130,22 @@ def _settle_next(connection: Connection, batch: Batch, user_id: int | None, limi
 def _read_batch(connection: Connection, batch: Batch, limit: int) -> list[PendingRow]:
     """Returns the next rows of the batch's lanes in acceptance order, and notes what they leave behind."""
     of_each = -(-limit // len(batch.lanes))
-    found: dict[int, list[PendingRow]] = {lane: [] for lane in batch.lanes}
+    rows_by_lane: dict[int, list[PendingRow]] = {lane: [] for lane in batch.lanes}
     for row in lane_queries.read_pending(connection, batch.lanes, of_each):
-        found[lane_of(row.pending.user_id)].append(row)
+        rows_by_lane[lane_of(row.pending.user_id)].append(row)
     rows = []
-    for lane, waiting in found.items():
-        taken = take_turns(waiting, of_each)
+    for lane, waiting in rows_by_lane.items():
+        taken = pick_rows(waiting, of_each)
         rows += taken
         bulk = sum(row.bulk for row in waiting)
-        lists_left = bulk == of_each or len(taken) < len(waiting)
-        batch.lists_wait |= lists_left
-        if lists_left or len(waiting) - bulk == of_each:
-            batch.more.add(lane)
+        lists_remain = bulk == of_each or len(taken) < len(waiting)
+        batch.lists_wait |= lists_remain
+        if lists_remain or len(waiting) - bulk == of_each:
+            batch.unfinished_lanes.add(lane)
     return sorted(rows, key=lambda row: row.accept_order)
 
 
-def take_turns(waiting: Sequence[PendingRow], limit: int) -> list[PendingRow]:
+def pick_rows(waiting: Sequence[PendingRow], limit: int) -> list[PendingRow]:
     """Returns the rows of a lane that are settled now: all single requests that were read, and of the lists what has room.
 
     `waiting` are the lane's first `limit` single requests and its first `limit` rows of lists. Where there may be more
@@ -160,7 +161,7 @@ def take_turns(waiting: Sequence[PendingRow], limit: int) -> list[PendingRow]:
 def _read_user(connection: Connection, batch: Batch, user_id: int, limit: int) -> list[PendingRow]:
     rows = lane_queries.read_pending_of_user(connection, user_id, limit)
     if len(rows) == limit:
-        batch.more.update(batch.lanes)
+        batch.unfinished_lanes.update(batch.lanes)
     return rows
 
 
@@ -168,12 +169,16 @@ def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) ->
     """Lock, fold, write, and put into the batch what became of the rows."""
     accounts, moment = users.lock_accounts(connection, {row.user_id for row in pending})
     pending, scans, cut = _cut_to_scannable(pending, accounts, at_least_one=len(batch.lanes) == 1)
-    batch.more |= cut
+    batch.unfinished_lanes |= cut
     if not pending:
         return
-    with _time_to_scan(connection, scans):
-        pasts = {user_id: ledger.scan_past(connection, accounts[user_id], scans[user_id]) for user_id in scans}
-        outcomes, after = fold(pending, {row.user_id: accounts[row.user_id] for row in pending}, pasts, moment)
+    with _scan_timeout(connection, scans):
+        lowest_balances = {
+            user_id: ledger.scan_lowest_balances(connection, accounts[user_id], scans[user_id]) for user_id in scans
+        }
+        outcomes, after = fold(
+            pending, {row.user_id: accounts[row.user_id] for row in pending}, lowest_balances, moment
+        )
         # Its trigger reads the same past once more.
         written = ledger.write(connection, outcomes, after.values(), moment)
     if written != (len(pending), len(after)):
@@ -198,7 +203,7 @@ def _cut_to_scannable(
         if not starts:
             continue
         entries += accounts[user_id].last_seq
-        if entries > SCAN_ENTRIES and (scans or not at_least_one):
+        if entries > MAX_SCANNED_ENTRIES and (scans or not at_least_one):
             cuts[lane] = pending.index(rows[0])
         else:
             scans[user_id] = starts
@@ -209,31 +214,31 @@ def _cut_to_scannable(
 
 def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
     """Each user's rows in their order; the users in the order of their first rows."""
-    found: dict[int, list[Pending]] = {}
+    rows_by_user: dict[int, list[Pending]] = {}
     for row in pending:
-        found.setdefault(row.user_id, []).append(row)
-    return found
+        rows_by_user.setdefault(row.user_id, []).append(row)
+    return rows_by_user
 
 
 @contextmanager
-def _time_to_scan(connection: Connection, user_ids: Collection[int]) -> Iterator[None]:
-    """Allow what reading a long past takes. Raises PastTooLong where even that is not enough."""
+def _scan_timeout(connection: Connection, user_ids: Collection[int]) -> Iterator[None]:
+    """Allow what reading a long past takes. Raises HistoryTooLong where even that is not enough."""
     if not user_ids:
         yield
         return
-    ledger.allow_late_scan(connection)
+    ledger.set_late_scan_timeout(connection)
     try:
         yield
     except DBAPIError as error:
-        if is_too_much(error):
-            raise PastTooLong(f"the past of user {next(iter(user_ids))} takes too long to read") from error
+        if is_resource_limit(error):
+            raise HistoryTooLong(f"the past of user {next(iter(user_ids))} takes too long to read") from error
         raise
 
 
 def _report(batch: Batch) -> None:
     if batch.parked:
         metrics.PARKED.inc(batch.parked)
-        log.error("parked behind a parked one", lanes=batch.lanes, parked=batch.parked)
+        log.error("parked behind another", lanes=batch.lanes, parked=batch.parked)
     if batch.moment is None:
         return
     counts = batch.counts

@@ -20,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 from shared.errors import Unavailable
 from shared.settings import settings
 
-SESSION: Final = {
+SESSION_SETTINGS: Final = {
     "synchronous_commit": "on",
     "default_transaction_isolation": r"read\ committed",
     "lock_timeout": "2s",
@@ -29,18 +29,18 @@ SESSION: Final = {
     "timezone": "UTC",
 }
 TRANSACTION_TIMEOUT: Final = "30s"  # Postgres 17 and newer
-STATEMENT_SECONDS: Final = 5.0  # as in SESSION
-CONNECT_SECONDS: Final = 3.0
-ANSWER_SECONDS: Final = 3.0  # what an answer may take beyond the statement's own time-out
+STATEMENT_TIMEOUT_SECONDS: Final = 5.0  # as in SESSION
+DATABASE_CONNECT_TIMEOUT_SECONDS: Final = 3.0
+RESPONSE_GRACE_SECONDS: Final = 3.0  # what an answer may take beyond the statement's own time-out
 
 # SQLSTATE classes that say nothing of the statement: connection, state of the transaction, rollback by the
 # server, resources, the operator, the system. (And 55, a lock not to be had in time.)
-_MACHINERY: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
+_INFRASTRUCTURE_CODES: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
 # Of class 53 a statement's own are memory and temporary files; a full disk and too many connections are everybody's.
-_OF_ONE_USER: Final = ("53200", "53400", "55", "57014", "58", "XX")
+_SINGLE_USER_CODES: Final = ("53200", "53400", "55", "57014", "58", "XX")
 _EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
-PING_AFTER_SECONDS: Final = 1.0
-UNREACHABLE: Final = (
+PING_AFTER_IDLE_SECONDS: Final = 1.0
+CONNECTION_ERRORS: Final = (
     OperationalError,
     InterfaceError,
     PoolTimeout,
@@ -53,7 +53,7 @@ UNREACHABLE: Final = (
 class _Connection(psycopg2.extensions.connection):  # type: ignore[misc]
     """Knows how long its present statement may take."""
 
-    statement_seconds = STATEMENT_SECONDS
+    statement_seconds = STATEMENT_TIMEOUT_SECONDS
 
 
 def _await_answer(connection: Any) -> None:
@@ -65,13 +65,15 @@ def _await_answer(connection: Any) -> None:
     deadline = None  # of another library's connection
     if isinstance(connection, _Connection):
         connecting = connection.status == psycopg2.extensions.STATUS_SETUP
-        patience = CONNECT_SECONDS if connecting else connection.statement_seconds + ANSWER_SECONDS
-        deadline = time.monotonic() + patience
+        timeout = (
+            DATABASE_CONNECT_TIMEOUT_SECONDS if connecting else connection.statement_seconds + RESPONSE_GRACE_SECONDS
+        )
+        deadline = time.monotonic() + timeout
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
         poller = select.poll()  # not select(): web has more descriptors than that can take
         poller.register(connection.fileno(), _EVENTS[state])
-        left = deadline and max(0.0, deadline - time.monotonic()) * 1000
-        if not poller.poll(left):
+        remaining_ms = deadline and max(0.0, deadline - time.monotonic()) * 1000
+        if not poller.poll(remaining_ms):
             raise psycopg2.OperationalError("the server did not answer in time")
 
 
@@ -79,7 +81,7 @@ def _await_answer(connection: Any) -> None:
 def engine() -> Engine:
     """The process's engine. Connects when first used, so nothing is shared across a fork before that."""
     psycopg2.extensions.set_wait_callback(_await_answer)
-    made = create_engine(
+    new_engine = create_engine(
         settings().database_url,
         pool_size=settings().web_connections,
         max_overflow=0,
@@ -88,27 +90,27 @@ def engine() -> Engine:
         hide_parameters=True,  # errors are logged and stored; amounts and balances are not for there
         connect_args={
             "connection_factory": _Connection,
-            "connect_timeout": int(CONNECT_SECONDS),
+            "connect_timeout": int(DATABASE_CONNECT_TIMEOUT_SECONDS),
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 2,
             "tcp_user_timeout": 10_000,
             "application_name": f"payments-{settings().process}",
-            "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
+            "options": " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items()),
         },
     )
-    event.listen(made, "do_connect", _connect_to_one)
-    event.listen(made, "connect", _check_session)
-    event.listen(made, "handle_error", _leave_a_standby)
-    event.listen(made, "checkout", _ping_after_a_rest)
-    event.listen(made, "checkin", _note_end_of_use)
-    return made
+    event.listen(new_engine, "do_connect", _connect_to_first)
+    event.listen(new_engine, "connect", _check_session)
+    event.listen(new_engine, "handle_error", _invalidate_standby)
+    event.listen(new_engine, "checkout", _ping_after_idle)
+    event.listen(new_engine, "checkin", _note_checkin)
+    return new_engine
 
 
 _last_server: tuple[str, str] | None = None  # the one of several that a connection was made to last
 
 
-def _connect_to_one(dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+def _connect_to_first(dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
     """Returns a connection to the first of several servers that takes one, the last one in use before the others.
 
     libpq tries them in turn, too, but waits for a silent one (its machine is gone) without end: connections with a wait
@@ -121,12 +123,12 @@ def _connect_to_one(dialect: Dialect, _record: Any, arguments: Any, parameters: 
     failures = []
     for server in sorted(servers, key=lambda server: server != _last_server):
         try:
-            made = dialect.connect(*arguments, **{**parameters, "host": server[0], "port": server[1]})
+            connection = dialect.connect(*arguments, **{**parameters, "host": server[0], "port": server[1]})
         except psycopg2.OperationalError as error:
             failures.append(f"{server[0]}:{server[1]}: {error}".strip())
         else:
             _last_server = server
-            return made
+            return connection
     raise psycopg2.OperationalError("; ".join(failures))
 
 
@@ -148,29 +150,33 @@ def _check_session(connection: Any, _record: Any) -> None:
     with connection.cursor() as cursor:
         if connection.server_version >= 170000:
             cursor.execute(f"SET transaction_timeout = '{TRANSACTION_TIMEOUT}'")
-        cursor.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in SESSION))
-        found = dict(zip(SESSION, cursor.fetchone(), strict=True))
+        cursor.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in SESSION_SETTINGS))
+        actual = dict(zip(SESSION_SETTINGS, cursor.fetchone(), strict=True))
     connection.commit()
-    wrong = [f"{name} is {found[name]}" for name, asked in SESSION.items() if found[name] != asked.replace("\\", "")]
+    wrong = [
+        f"{name} is {actual[name]}"
+        for name, expected in SESSION_SETTINGS.items()
+        if actual[name] != expected.replace("\\", "")
+    ]
     if wrong:
         raise Unavailable("database_unavailable", f"A database session is not as it was asked for: {', '.join(wrong)}.")
 
 
-def _leave_a_standby(context: ExceptionContext) -> None:
+def _invalidate_standby(context: ExceptionContext) -> None:
     """A connection to a server that has become read-only is as good as lost: the next one finds its successor."""
     if getattr(context.original_exception, "pgcode", None) == "25006":
         context.is_disconnect = True
 
 
-def allow(connection: Connection, seconds: int) -> None:
+def set_statement_timeout(connection: Connection, seconds: int) -> None:
     """Give each further statement of the transaction this time instead."""
     connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
     connection.connection.dbapi_connection.statement_seconds = seconds  # type: ignore[union-attr]
 
 
-def _ping_after_a_rest(connection: Any, record: Any, _proxy: Any) -> None:
+def _ping_after_idle(connection: Any, record: Any, _proxy: Any) -> None:
     """Replace a connection that was lost while nobody used it; at full load the question would cost too much."""
-    if time.monotonic() - record.info.get("used_at", 0.0) > PING_AFTER_SECONDS:
+    if time.monotonic() - record.info.get("used_at", 0.0) > PING_AFTER_IDLE_SECONDS:
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
@@ -179,10 +185,10 @@ def _ping_after_a_rest(connection: Any, record: Any, _proxy: Any) -> None:
             raise DisconnectionError from error
 
 
-def _note_end_of_use(connection: Any, record: Any) -> None:
+def _note_checkin(connection: Any, record: Any) -> None:
     record.info["used_at"] = time.monotonic()
     if connection is not None:
-        connection.statement_seconds = STATEMENT_SECONDS
+        connection.statement_seconds = STATEMENT_TIMEOUT_SECONDS
 
 
 @contextmanager
@@ -192,7 +198,7 @@ def transaction() -> Iterator[Connection]:
         yield connection
 
 
-def leave_unflushed(connection: Connection) -> None:
+def disable_sync_commit(connection: Connection) -> None:
     """Let this transaction's commit not wait for the disk: for what may be forgotten by a crash, with all after it."""
     connection.execute(text("SET LOCAL synchronous_commit = off"))
 
@@ -214,7 +220,7 @@ def autocommit() -> Iterator[Connection]:
                 driver.autocommit = False
 
 
-def is_machinery(error: BaseException) -> bool:
+def is_infrastructure_error(error: BaseException) -> bool:
     """Whether an error says nothing of the row that met it, so that trying again is right.
 
     psycopg2 gives no SQLSTATE for any lost connection; what has one is judged by its class.
@@ -222,15 +228,15 @@ def is_machinery(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         code = getattr(error.orig, "pgcode", None)
         if code:
-            return str(code).startswith(_MACHINERY)
-        return error.connection_invalidated or isinstance(error, UNREACHABLE)
-    return isinstance(error, (*UNREACHABLE, Unavailable))
+            return str(code).startswith(_INFRASTRUCTURE_CODES)
+        return error.connection_invalidated or isinstance(error, CONNECTION_ERRORS)
+    return isinstance(error, (*CONNECTION_ERRORS, Unavailable))
 
 
-def may_be_one_users(error: BaseException) -> bool:
+def may_be_single_user(error: BaseException) -> bool:
     """Whether machinery may have failed for one user's rows alone: a lock, a time-out, a damaged page."""
     code = getattr(getattr(error, "orig", None), "pgcode", None)
-    return bool(code) and str(code).startswith(_OF_ONE_USER)
+    return bool(code) and str(code).startswith(_SINGLE_USER_CODES)
 
 
 def first_line(error: BaseException) -> str:
@@ -238,7 +244,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
 
 
-def is_too_much(error: DBAPIError) -> bool:
+def is_resource_limit(error: DBAPIError) -> bool:
     """Whether a statement took more than it may: time, memory, temporary files."""
     return getattr(error.orig, "pgcode", None) in ("57014", "53200", "53400")
 

@@ -14,74 +14,76 @@ from shared.queries import events, users
 
 _NUMBER: Final = "([0-7][0-9a-f]{15}|[0-9a-f]{1,15})"  # a bigint that is not negative, in hex
 # What a cursor looks like; an empty text is the beginning. The 1 in front is the form's, should there be another.
-CURSOR_PATTERN: Final = f"^(1(-{_NUMBER}){{{LANES}}}(_{_NUMBER}-{_NUMBER})?)?$"
+FEED_CURSOR_PATTERN: Final = f"^(1(-{_NUMBER}){{{LANES}}}(_{_NUMBER}-{_NUMBER})?)?$"
 
 
-class Place(NamedTuple):
+class UserPosition(NamedTuple):
     """How far somebody has read who follows one user."""
 
     user_id: int
     user_seq: int
 
 
-class Cursor(NamedTuple):
+class FeedPosition(NamedTuple):
     """How far a reader has come: the last event's id of each lane.
 
-    Who narrows the feed to a user moves on in `place` alone. So nothing that was not shown is ever passed over: the
+    Who narrows the feed to a user moves on in `user_position` alone. So nothing that was not shown is ever passed over: the
     same cursor, used for another user or for all, goes on where that reader was.
     """
 
     lanes: tuple[int, ...] = (0,) * LANES
-    place: Place | None = None
+    user_position: UserPosition | None = None
 
 
-class Page(NamedTuple):
+class EventPage(NamedTuple):
     """Some events, and where the next ones begin."""
 
     items: list[Event]
-    next: Cursor
+    next: FeedPosition
 
 
-def get_events(after: Cursor, limit: int) -> Page:
+def get_events(after: FeedPosition, limit: int) -> EventPage:
     """The next events of all users, the oldest first: so no lane, however busy, keeps another waiting. Raises Conflict."""
     with autocommit() as connection:
         if events.is_ahead(connection, after.lanes):
             raise cursor_ahead()
         items = events.read_events(connection, after.lanes, limit)
     if not items:
-        return Page([], after)
+        return EventPage([], after)
     lanes = list(after.lanes)
     for event in items:
         lanes[lane_of(event.user_id)] = event.id
-    return Page(items, Cursor(tuple(lanes)))
+    return EventPage(items, FeedPosition(tuple(lanes)))
 
 
-def get_events_of(user_id: int, after: Cursor, limit: int) -> Page:
+def get_user_events(user_id: int, after: FeedPosition, limit: int) -> EventPage:
     """The next events of one user. Raises NotFound, and Conflict."""
     with autocommit() as connection:
         last = users.find_last_event_seq(connection, user_id)
         if last is None:
             raise user_not_found(user_id)
-        place = after.place if after.place and after.place.user_id == user_id else None
+        place = after.user_position if after.user_position and after.user_position.user_id == user_id else None
         if events.is_ahead(connection, after.lanes) or (place and place.user_seq > last):
             raise cursor_ahead()
         seq = place.user_seq if place else events.find_seq(connection, user_id, after.lanes[lane_of(user_id)])
         items = events.read_events_of_user(connection, user_id, seq, limit)
-    return Page(items, Cursor(after.lanes, Place(user_id, items[-1].user_seq)) if items else after)
+    return EventPage(items, FeedPosition(after.lanes, UserPosition(user_id, items[-1].user_seq)) if items else after)
 
 
-def format_cursor(cursor: Cursor) -> str:
+def format_cursor(cursor: FeedPosition) -> str:
     """Of letters, digits, - and _ alone, so that it needs no escaping anywhere."""
     lanes = "-".join(f"{last:x}" for last in cursor.lanes)
-    return f"1-{lanes}" + (f"_{cursor.place.user_id:x}-{cursor.place.user_seq:x}" if cursor.place else "")
+    return f"1-{lanes}" + (
+        f"_{cursor.user_position.user_id:x}-{cursor.user_position.user_seq:x}" if cursor.user_position else ""
+    )
 
 
-def parse_cursor(text: str) -> Cursor:
+def parse_cursor(text: str) -> FeedPosition:
     """Raises ValueError, with a sentence for the client."""
-    if not re.fullmatch(CURSOR_PATTERN, text, re.ASCII):
+    if not re.fullmatch(FEED_CURSOR_PATTERN, text, re.ASCII):
         raise ValueError("is none that this service gave")
     if not text:
-        return Cursor()
+        return FeedPosition()
     lanes, _, place = text.partition("_")
     read = [int(number, 16) for number in lanes.split("-")[1:]]
-    return Cursor(tuple(read), Place(*(int(number, 16) for number in place.split("-"))) if place else None)
+    return FeedPosition(tuple(read), UserPosition(*(int(number, 16) for number in place.split("-"))) if place else None)

@@ -8,11 +8,11 @@ from uuid import UUID
 from shared.actions import Action
 from shared.database import autocommit, transaction
 from shared.errors import transaction_not_found, user_not_found
-from shared.model import Filter, Key, Transaction, User
+from shared.model import StatementFilter, StatementKey, Transaction, User
 from shared.queries import actions, ledger, server, transactions, users
 from shared.queries.statement import find_scan_end, read_statement
 
-MOST_USER_ID: Final = 2**63 - 1
+MAX_USER_ID: Final = 2**63 - 1
 
 
 class Balance(NamedTuple):
@@ -23,17 +23,17 @@ class Balance(NamedTuple):
     instant: datetime
 
 
-class Page(NamedTuple):
+class StatementPage(NamedTuple):
     """A page of a statement; `after` is where the next one begins, None at the end."""
 
     items: list[Transaction]
-    after: Key | None
+    after: StatementKey | None
 
 
 def get_user(user_id: int) -> User:
     """Raises NotFound, also for what can be no user's id."""
     with autocommit() as connection:
-        user = users.find_user(connection, user_id) if 0 < user_id <= MOST_USER_ID else None
+        user = users.find_user(connection, user_id) if 0 < user_id <= MAX_USER_ID else None
     if user is None:
         raise user_not_found(user_id)
     return user
@@ -42,10 +42,10 @@ def get_user(user_id: int) -> User:
 def get_transaction(uid: UUID) -> Transaction:
     """Raises NotFound."""
     with autocommit() as connection:
-        found = transactions.find_transactions(connection, [uid])
-    if uid not in found:
+        by_uid = transactions.find_transactions(connection, [uid])
+    if uid not in by_uid:
         raise transaction_not_found(uid)
-    return found[uid]
+    return by_uid[uid]
 
 
 def find_final(uids: Collection[UUID]) -> dict[UUID, Transaction]:
@@ -57,7 +57,7 @@ def find_final(uids: Collection[UUID]) -> dict[UUID, Transaction]:
 def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
     """The user's balance at an instant; now where there is none, or it lies in the future. Raises NotFound."""
     with autocommit() as connection:
-        user = users.find_user(connection, user_id) if 0 < user_id <= MOST_USER_ID else None
+        user = users.find_user(connection, user_id) if 0 < user_id <= MAX_USER_ID else None
         if user is None:
             raise user_not_found(user_id)
         now = server.read_clock(connection)
@@ -66,17 +66,17 @@ def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
         return Balance(user_id, ledger.get_balance_at(connection, user_id, instant), instant)
 
 
-def get_statement(user_id: int, wanted: Filter, after: Key | None, limit: int) -> Page:
+def get_statement(user_id: int, filters: StatementFilter, after: StatementKey | None, limit: int) -> StatementPage:
     """A page of the user's transactions, newest accepted first. Raises NotFound."""
     with transaction() as connection:
-        if not 0 < user_id <= MOST_USER_ID or not users.find_user(connection, user_id):
+        if not 0 < user_id <= MAX_USER_ID or not users.find_user(connection, user_id):
             raise user_not_found(user_id)
-        items = read_statement(connection, user_id, wanted, after, limit + 1)
+        items = read_statement(connection, user_id, filters, after, limit + 1)
         if len(items) > limit:
             last = items[limit - 1]
-            return Page(items[:limit], Key(last.accepted_at, last.accept_order))
-        narrowed = wanted.status is not None or wanted.type is not None
-        return Page(items, find_scan_end(connection, user_id, wanted, after) if narrowed else None)
+            return StatementPage(items[:limit], StatementKey(last.accepted_at, last.accept_order))
+        narrowed = filters.status is not None or filters.type is not None
+        return StatementPage(items, find_scan_end(connection, user_id, filters, after) if narrowed else None)
 
 
 def list_actions(limit: int) -> list[Action]:

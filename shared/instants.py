@@ -19,10 +19,10 @@ def parse_instant(text: object) -> datetime:
     A text without a zone is UTC, a bare date its midnight, and a space where an unescaped `+` of a URL stood
     is understood. Raises ValueError, with a sentence for the client.
     """
-    written = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
-    if not written:
+    match = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    if not match:
         raise ValueError("must be an ISO 8601 instant, such as 2023-01-30T12:00:00Z")
-    date, time, fraction, zone = written.group("date", "time", "fraction", "zone")
+    date, time, fraction, zone = match.group("date", "time", "fraction", "zone")
     if fraction:
         time = time[: -len(fraction)].replace(",", ".") + fraction[:6].ljust(6, "0")
     zone = (zone or "Z").upper().replace(" ", "+")

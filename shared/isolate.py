@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.batch import BATCH_ROWS, Counts, settle_batch
-from shared.database import is_machinery, may_be_one_users, transaction
+from shared.batch import SETTLE_BATCH_ROWS, Counts, settle_batch
+from shared.database import is_infrastructure_error, may_be_single_user, transaction
 from shared.ledger import PendingRow
 from shared.parked import park
 from shared.queries import lanes as lane_queries
 
-PARTS_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
-HEADS: Final = 200  # users looked up at once
+PARTS_SLICE_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
+USER_PAGE_SIZE: Final = 200  # users looked up at once
 LAST_USER_ID: Final = 2**63 - 1
 
 _resume_after: dict[int, int] = {}  # of this process: the user at whom settling a lane in parts ended early
 
 
-class LaneFails(Exception):
+class LaneFailed(Exception):
     """Rows of this lane cannot be settled and none could be parked: a bad release, or a lone bad row."""
 
 
@@ -38,17 +38,17 @@ class Parts:
 
 
 def settle_in_parts(lane: int) -> Parts:
-    """Settles a lane user by user, and parks the rows that fail. Raises LaneFails, or what the machinery raised."""
+    """Settles a lane user by user, and parks the rows that fail. Raises LaneFailed, or what the machinery raised."""
     parts = Parts(lane)
-    ends = time.monotonic() + PARTS_SECONDS
+    deadline = time.monotonic() + PARTS_SLICE_SECONDS
     for user_id in _users(lane):
         _settle_user(user_id, parts)
         _park_failing(parts)
-        if parts.busy or time.monotonic() > ends:
+        if parts.busy or time.monotonic() > deadline:
             _resume_after[lane] = user_id
             break
     if parts.failing:
-        raise LaneFails(f"{len(parts.failing)} rows of lane {lane} fail and nothing commits: {parts.failing[0][1]}")
+        raise LaneFailed(f"{len(parts.failing)} rows of lane {lane} fail and nothing commits: {parts.failing[0][1]}")
     if parts.passed_over:
         raise parts.passed_over[0]
     return parts
@@ -67,20 +67,20 @@ def _users(lane: int) -> Iterator[int]:
 def _users_between(lane: int, after: int, through: int) -> Iterator[int]:
     while after < through:
         with transaction() as connection:
-            users = lane_queries.read_users(connection, lane, after, HEADS)
+            users = lane_queries.read_users(connection, lane, after, USER_PAGE_SIZE)
         yield from (user_id for user_id in users if user_id <= through)
-        after = users[-1] if len(users) == HEADS else through
+        after = users[-1] if len(users) == USER_PAGE_SIZE else through
 
 
 def _settle_user(user_id: int, parts: Parts) -> None:
     """Settles one user's rows, together or else one by one up to the first that fails."""
-    limit = BATCH_ROWS
+    limit = SETTLE_BATCH_ROWS
     while head := _first_row(user_id):
         try:
             batch = settle_batch([parts.lane], user_id, 1 if head.attempts else limit)
         except Exception as error:
-            if is_machinery(error):
-                if not may_be_one_users(error):
+            if is_infrastructure_error(error):
+                if not may_be_single_user(error):
                     raise
                 parts.passed_over.append(error)
                 return
@@ -102,7 +102,7 @@ def _first_row(user_id: int) -> PendingRow | None:
 
 def _park_failing(parts: Parts) -> None:
     """Parks what fails as soon as something else commits. What was parked before is told apart already."""
-    guilty = [(head, error) for head, error in parts.failing if parts.counts.settled or head.attempts]
-    parts.failing = [pair for pair in parts.failing if pair not in guilty]
-    for head, error in guilty:
+    to_park = [(head, error) for head, error in parts.failing if parts.counts.settled or head.attempts]
+    parts.failing = [pair for pair in parts.failing if pair not in to_park]
+    for head, error in to_park:
         parts.counts += Counts(parked=park(head, error))

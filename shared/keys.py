@@ -13,14 +13,14 @@ from typing import Final, NamedTuple
 from shared.actions import SERVICE
 from shared.database import autocommit, transaction
 from shared.queries import actions, keys
-from shared.scopes import Key, Scope, ValidKey
+from shared.scopes import ApiKey, Scope, ValidKey
 
-SECRET_BYTES: Final = 32
-NAME_PATTERN: Final = "[A-Za-z0-9._-]{1,64}"
+KEY_SECRET_BYTES: Final = 32
+KEY_NAME_PATTERN: Final = "[A-Za-z0-9._-]{1,64}"
 _KEY = re.compile(r"pay_([0-9]{1,18})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
-class Shown(NamedTuple):
+class ParsedKey(NamedTuple):
     """A key as it was shown, taken apart."""
 
     id: int
@@ -29,16 +29,16 @@ class Shown(NamedTuple):
 
 def create(name: str, scope: Scope, actor: str = SERVICE) -> tuple[int, str]:
     """A new key's id and the key itself, which nobody is told again. Raises ValueError for a name that is none."""
-    if not re.fullmatch(NAME_PATTERN, name, re.ASCII):
+    if not re.fullmatch(KEY_NAME_PATTERN, name, re.ASCII):
         raise ValueError("a key's name has 1 to 64 of the characters A-Z a-z 0-9 . _ -")
-    secret = secrets.token_urlsafe(SECRET_BYTES)
+    secret = secrets.token_urlsafe(KEY_SECRET_BYTES)
     with transaction() as connection:
         key_id = keys.insert_key(connection, name, scope, _hash(secret))
         actions.record(connection, actor, "key.create", key_id, name=name, scope=scope)
     return key_id, f"pay_{key_id}_{secret}"
 
 
-def list_all() -> list[Key]:
+def list_all() -> list[ApiKey]:
     """Those that were revoked, too."""
     with autocommit() as connection:
         return keys.list_keys(connection)
@@ -47,10 +47,10 @@ def list_all() -> list[Key]:
 def revoke(key_id: int, actor: str = SERVICE) -> bool:
     """Whether there is such a key. Nobody gets in by it ten seconds from now."""
     with transaction() as connection:
-        found = 0 < key_id < 2**63 and keys.revoke_key(connection, key_id)
-        if found:
+        is_known = 0 < key_id < 2**63 and keys.revoke_key(connection, key_id)
+        if is_known:
             actions.record(connection, actor, "key.revoke", key_id)
-        return found
+        return is_known
 
 
 def read_valid() -> dict[int, ValidKey]:
@@ -59,15 +59,15 @@ def read_valid() -> dict[int, ValidKey]:
         return {key.id: key for key in keys.read_valid(connection)}
 
 
-def take_apart(key: str) -> Shown | None:
+def parse_key(key: str) -> ParsedKey | None:
     """None for what is no key."""
-    found = _KEY.fullmatch(key)
-    return Shown(int(found[1]), found[2]) if found else None
+    match = _KEY.fullmatch(key)
+    return ParsedKey(int(match[1]), match[2]) if match else None
 
 
-def opens(shown: Shown, key: ValidKey) -> bool:
+def matches_secret(parsed: ParsedKey, key: ValidKey) -> bool:
     """Whether the secret is the key's; as long either way."""
-    return compare_digest(_hash(shown.secret), key.secret_hash)
+    return compare_digest(_hash(parsed.secret), key.secret_hash)
 
 
 def _hash(secret: str) -> bytes:

@@ -43,7 +43,7 @@ class Pending:
     request_id: str | None = None
 
     @property
-    def keeps_its_instant(self) -> bool:
+    def keeps_timestamp(self) -> bool:
         """Whether the client's timestamp is older than "now" can mean, so that history counts it there."""
         return self.requested_at is not None and self.requested_at < self.accepted_at - CLOCK_TOLERANCE
 
@@ -93,7 +93,7 @@ class Outcome:
     lowest_balance: int | None = None
 
 
-class Past:
+class LowestBalances:
     """The lowest balance of one user from each of some instants to the next, kept current within a batch.
 
     A late withdrawal may not make the balance negative at any instant from its own on. Instants, not partial
@@ -107,7 +107,7 @@ class Past:
         self._lowest = list(lowest)
 
     @classmethod
-    def flat(cls, account: Account) -> "Past":
+    def flat(cls, account: Account) -> "LowestBalances":
         """For an account none of whose older instants will be asked for."""
         return cls([account.last_history_at or BEGINNING], [account.balance])
 
@@ -130,27 +130,27 @@ class Past:
 
 
 def instants_to_scan(account: Account, batch: Sequence[Pending]) -> list[datetime]:
-    """The starts of the `Past` that settling these rows of one user needs from the ledger, in order.
+    """The starts of the `LowestBalances` that settling these rows of one user needs from the ledger, in order.
 
     Empty where no scan is needed: no withdrawal lies before the last history, or none that does could pass
     the cheap test of the balance.
     """
     if account.last_history_at is None:
         return []
-    most = account.balance + sum(row.amount for row in batch if row.type == Type.DEPOSIT)
+    max_balance = account.balance + sum(row.amount for row in batch if row.type == Type.DEPOSIT)
     late = [
         row.requested_at
         for row in batch
         if row.type == Type.WITHDRAW
-        and row.keeps_its_instant
+        and row.keeps_timestamp
         and row.requested_at is not None
         and row.requested_at < account.last_history_at
-        and row.amount <= most
+        and row.amount <= max_balance
     ]
     if not late:
         return []
-    kept = {row.requested_at for row in batch if row.requested_at is not None and row.keeps_its_instant}
-    return sorted({instant for instant in kept if instant >= min(late)} | {account.last_history_at})
+    kept_instants = {row.requested_at for row in batch if row.requested_at is not None and row.keeps_timestamp}
+    return sorted({instant for instant in kept_instants if instant >= min(late)} | {account.last_history_at})
 
 
 def effective_instant(row: Pending, account: Account, moment: datetime) -> datetime:
@@ -159,30 +159,30 @@ def effective_instant(row: Pending, account: Account, moment: datetime) -> datet
     `moment` is the database's clock, read after the locks. So no entry lies in the future, and neither a
     client's clock within 60 s nor a slow queue makes an entry late.
     """
-    if row.keeps_its_instant and row.requested_at is not None:
+    if row.keeps_timestamp and row.requested_at is not None:
         return row.requested_at
     at = moment if row.requested_at is None else min(row.requested_at, moment)
     return at if account.last_history_at is None else max(at, account.last_history_at)
 
 
-def judge(row: Pending, account: Account, past: Past | None, at: datetime) -> Reason | None:
-    """The business reason to reject the row, or None. `past` is None only where nothing can be late."""
+def judge(row: Pending, account: Account, lowest: LowestBalances | None, at: datetime) -> Reason | None:
+    """The business reason to reject the row, or None. `lowest` is None only where nothing can be late."""
     if row.type == Type.DEPOSIT:
         return Reason.BALANCE_LIMIT if account.balance + row.amount > MAX_BALANCE else None
     if account.balance < row.amount:
         return Reason.INSUFFICIENT_FUNDS
     if account.last_history_at is None or at >= account.last_history_at:
         return None
-    if past is None:
+    if lowest is None:
         raise ValueError(f"the late withdrawal {row.uid} cannot be judged without its user's past")
-    return Reason.INSUFFICIENT_FUNDS if past.lowest_from(at) < row.amount else None
+    return Reason.INSUFFICIENT_FUNDS if lowest.lowest_from(at) < row.amount else None
 
 
-def settle(row: Pending, account: Account, past: Past | None, moment: datetime) -> Outcome:
+def settle(row: Pending, account: Account, lowest: LowestBalances | None, moment: datetime) -> Outcome:
     """Judge one row, move the account (and its past) on, and say what became of it."""
     at = effective_instant(row, account, moment)
     before = account.balance
-    reason = judge(row, account, past, at)
+    reason = judge(row, account, lowest, at)
     account.last_event_seq += 1
     if reason:
         is_covered_now = reason == Reason.INSUFFICIENT_FUNDS and before >= row.amount
@@ -195,10 +195,10 @@ def settle(row: Pending, account: Account, past: Past | None, moment: datetime) 
             account.last_event_seq,
             before,
             before,
-            past.lowest_from(at) if past is not None and is_covered_now else None,
+            lowest.lowest_from(at) if lowest is not None and is_covered_now else None,
         )
-    if past is not None:
-        past.record(at, row.change)
+    if lowest is not None:
+        lowest.record(at, row.change)
     account.balance += row.change
     account.last_seq += 1
     account.last_history_at = at if account.last_history_at is None else max(at, account.last_history_at)
@@ -216,17 +216,17 @@ def settle(row: Pending, account: Account, past: Past | None, moment: datetime) 
 
 
 def fold(
-    batch: Sequence[Pending], accounts: Mapping[int, Account], pasts: Mapping[int, Past], moment: datetime
+    batch: Sequence[Pending], accounts: Mapping[int, Account], scanned: Mapping[int, LowestBalances], moment: datetime
 ) -> tuple[list[Outcome], dict[int, Account]]:
     """Settle a batch in its order: the outcomes, one per row, and the accounts as they are afterwards.
 
-    `accounts` holds every user of the batch and stays as it is. `pasts` holds the scanned ones; a user with
+    `accounts` holds every user of the batch and stays as it is. `scanned` holds the scanned ones; a user with
     an older withdrawal that needs no scan gets a flat past, since a batch-mate may make that one late.
     """
     after = {user_id: replace(account) for user_id, account in accounts.items()}
-    tracked = dict(pasts)
+    tracked = dict(scanned)
     for row in batch:
-        if row.type == Type.WITHDRAW and row.keeps_its_instant:
-            tracked.setdefault(row.user_id, Past.flat(accounts[row.user_id]))
+        if row.type == Type.WITHDRAW and row.keeps_timestamp:
+            tracked.setdefault(row.user_id, LowestBalances.flat(accounts[row.user_id]))
     outcomes = [settle(row, after[row.user_id], tracked.get(row.user_id), moment) for row in batch]
     return outcomes, after

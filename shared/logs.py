@@ -23,9 +23,9 @@ import structlog
 
 from shared.settings import settings
 
-GATHER_SECONDS: Final = 0.02
-MOST_LINES: Final = 20_000
-PIPE_BYTES: Final = 4096
+FLUSH_INTERVAL_SECONDS: Final = 0.02
+MAX_BUFFERED_LINES: Final = 20_000
+MAX_ATOMIC_WRITE_BYTES: Final = 4096
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -83,7 +83,7 @@ class _Lines:
         atexit.register(self.flush)
 
     def put(self, line: str) -> None:
-        if len(self._lines) >= MOST_LINES:
+        if len(self._lines) >= MAX_BUFFERED_LINES:
             self._dropped += 1
             return
         self._lines.append(line)
@@ -98,14 +98,16 @@ class _Lines:
     def _write_for_ever(self) -> None:
         while True:
             self._arrival.wait()
-            time.sleep(GATHER_SECONDS)
+            time.sleep(FLUSH_INTERVAL_SECONDS)
             self._arrival.clear()
             self.flush()
 
     def _take(self) -> bytes:
         """Whole lines, together no more than a pipe takes in one piece, so that no other process's come between."""
         taken = bytearray()
-        while (self._lines and len(taken) + len(self._lines[0]) < PIPE_BYTES) or (self._lines and not taken):
+        while (self._lines and len(taken) + len(self._lines[0]) < MAX_ATOMIC_WRITE_BYTES) or (
+            self._lines and not taken
+        ):
             taken += self._lines.popleft().encode() + b"\n"
         if self._dropped and not self._lines:
             dropped, self._dropped = self._dropped, 0

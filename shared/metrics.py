@@ -76,13 +76,13 @@ _COUNTED_HERE = (
 )
 
 
-def registry(*more: Collector) -> CollectorRegistry:
+def registry(*extra: Collector) -> CollectorRegistry:
     """All processes' metrics where they share a folder, else this one's, plus the given collectors."""
     gathered = CollectorRegistry()
     if settings().metrics_dir and Path(settings().metrics_dir).is_dir():
         multiprocess.MultiProcessCollector(gathered)
     else:
-        more = (*_COUNTED_HERE, *more)
-    for collector in more:
+        extra = (*_COUNTED_HERE, *extra)
+    for collector in extra:
         gathered.register(collector)
     return gathered

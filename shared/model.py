@@ -40,7 +40,7 @@ def lane_of(user_id: int) -> int:
     return user_id % LANES
 
 
-class Request(NamedTuple):
+class TransactionRequest(NamedTuple):
     """A transaction as a client asked for it. `amount` in minor units, `requested_at` UTC or None.
 
     `arrived` is time.monotonic() when it came in, None for "just now": it counts as accepted from then on, so that
@@ -87,14 +87,14 @@ class User(NamedTuple):
     balance: int
 
 
-class Key(NamedTuple):
+class StatementKey(NamedTuple):
     """Where a page ended: the last item's place in the index that orders the statement."""
 
     accepted_at: datetime
     accept_order: int
 
 
-class Filter(NamedTuple):
+class StatementFilter(NamedTuple):
     """What the statement is narrowed to; None: not. `since` and `until` are half-open on accepted_at."""
 
     status: Status | None = None

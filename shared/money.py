@@ -7,7 +7,7 @@ from typing import Final
 MAX_AMOUNT: Final = 9_999_999_999_99  # 9999999999.99
 MAX_BALANCE: Final = 90_000_000_000_000_000_00  # 90000000000000000.00, under 2**63 - 1
 
-MOST_CHARACTERS: Final = 40  # so that no input costs more than a glance
+MAX_AMOUNT_CHARACTERS: Final = 40  # so that no input costs more than a glance
 # `[0-9]`, not `\d`: the latter takes every script's digits.
 _WRITTEN = re.compile(r"([0-9]+)(?:\.([0-9]{1,2}))?", re.ASCII)
 # What `parse_amount` takes as a text, for those who describe it: above zero, within bounds.
@@ -35,10 +35,10 @@ def _parse(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise ValueError("must be a decimal string or a number")
     text = str(value)
-    written = _WRITTEN.fullmatch(text) if len(text) <= MOST_CHARACTERS else None
-    if not written:
+    match = _WRITTEN.fullmatch(text) if len(text) <= MAX_AMOUNT_CHARACTERS else None
+    if not match:
         raise ValueError("must be a positive decimal with at most two digits after the point")
-    whole, fraction = written.groups()
+    whole, fraction = match.groups()
     minor = int(whole) * 100 + int((fraction or "").ljust(2, "0"))
     if minor > MAX_AMOUNT:
         raise ValueError(f"must be at most {format_amount(MAX_AMOUNT)}")

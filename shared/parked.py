@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from shared import metrics
 from shared.actions import SERVICE
-from shared.database import allow, is_lock_timeout, may_be_one_users, transaction
+from shared.database import is_lock_timeout, may_be_single_user, set_statement_timeout, transaction
 from shared.errors import NotFound
 from shared.ledger import PendingRow
 from shared.logs import get_logger
@@ -23,12 +23,12 @@ from shared.queries import actions, lanes, parked
 from shared.queries.parked import ParkedUsers
 from shared.queries.server import read_clock
 
-RETRIED_USERS: Final = 100  # looked at by one statement
-RETRY_SECONDS: Final = 1.0
-RELEASE_ROWS: Final = 5000  # in one commit
-RELEASE_USERS: Final = 5000  # looked up at once
-FIND_SECONDS: Final = 60
-EVERYTHING: Final = 2**63 - 1  # beyond every acceptance number
+RETRY_PAGE_SIZE: Final = 100  # looked at by one statement
+RETRY_SLICE_SECONDS: Final = 1.0
+RELEASE_BATCH_ROWS: Final = 5000  # in one commit
+RELEASE_PAGE_SIZE: Final = 5000  # looked up at once
+FIND_USERS_TIMEOUT_SECONDS: Final = 60
+MAX_BIGINT: Final = 2**63 - 1  # beyond every acceptance number
 
 log = get_logger("parking")
 
@@ -61,25 +61,25 @@ def list_parked(limit: int, error_limit: int) -> Listed:
 
 
 @dataclass
-class Place:
+class RetryPosition:
     """How far a process has looked through the users with parked rows: the last user's id, 0 at the beginning."""
 
     after: int = 0
 
 
-def retry_due(place: Place | None = None) -> int:
+def retry_due(place: RetryPosition | None = None) -> int:
     """Release what has been parked long enough: a failed row alone, its followers once it is settled.
 
     Begins after the place, and moves it: a round through very many users takes several calls.
     """
-    place = place or Place()
-    ends = time.monotonic() + RETRY_SECONDS
+    place = place or RetryPosition()
+    deadline = time.monotonic() + RETRY_SLICE_SECONDS
     released = 0
     while True:
         with transaction() as connection:
-            heads, place.after = parked.find_due_heads(connection, place.after, RETRIED_USERS)
+            heads, place.after = parked.find_due_heads(connection, place.after, RETRY_PAGE_SIZE)
         released += sum(_retry(head) for head in heads)
-        if not place.after or time.monotonic() > ends:
+        if not place.after or time.monotonic() > deadline:
             return released
 
 
@@ -90,15 +90,15 @@ def _retry(head: ParkedRow) -> int:
             # Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: the sweep returns.
             if not lanes.try_lock_lanes(connection, [head.lane]):
                 return 0
-            lanes.hurry(connection)
-            through = head.accept_order if head.attempts else EVERYTHING
-            released = parked.release(connection, head.user_id, through, RELEASE_ROWS)
+            lanes.set_lock_timeout(connection)
+            through = head.accept_order if head.attempts else MAX_BIGINT
+            released = parked.release(connection, head.user_id, through, RELEASE_BATCH_ROWS)
     except Exception as error:
-        if not may_be_one_users(error):
+        if not may_be_single_user(error):
             raise
-        log.warning("a parked row was not released; it is tried again", uid=str(head.uid), error=repr(error))
+        log.warning("parked row not released, retried", uid=str(head.uid), error=repr(error))
         return 0
-    _tell_released(head, released)
+    _log_released(head, released)
     return released
 
 
@@ -113,12 +113,12 @@ def release(uid: UUID, actor: str = SERVICE) -> int:
         before = read_clock(connection)
     if row is None:
         raise NotFound("not_parked", f"There is no parked transaction {uid}.")
-    released = sum(_release_users(row.lane, [row.user_id], before, Asked(actor, str(uid))))
-    _tell_released(row, released)
+    released = sum(_release_users(row.lane, [row.user_id], before, ReleaseRequest(actor, str(uid))))
+    _log_released(row, released)
     return released
 
 
-class Asked(NamedTuple):
+class ReleaseRequest(NamedTuple):
     """Who asked for a release, and of what: a uid, `all`, or an error's text."""
 
     actor: str
@@ -138,49 +138,49 @@ def release_matching(error: str, actor: str = SERVICE) -> Iterator[Released]:
     A commit covers one lane and a bounded number of rows. A user's rows are released in their order. A lane that stays
     busy is left, and its users are counted.
     """
-    asked = Asked(actor, f"error: {error}" if error else "all")
+    request = ReleaseRequest(actor, f"error: {error}" if error else "all")
     with transaction() as connection:
         before = read_clock(connection)
     done = Released()
     for lane in range(LANES):
         for users in _find_users(ParkedUsers(lane, error, before)):
             try:
-                for rows in _release_users(lane, users, before, asked):
+                for rows in _release_users(lane, users, before, request):
                     done = done._replace(rows=done.rows + rows)
                     yield done
             except DBAPIError as failure:
                 if not is_lock_timeout(failure):
                     raise
                 done = done._replace(busy_users=done.busy_users + len(users))
-    log.warning("released parked transactions", target=asked.target, **done._asdict())
+    log.warning("parked transactions released", target=request.target, **done._asdict())
     yield done
 
 
-def _find_users(wanted: ParkedUsers) -> Iterator[list[int]]:
+def _find_users(criteria: ParkedUsers) -> Iterator[list[int]]:
     after = 0
     while True:
         with transaction() as connection:
-            allow(connection, FIND_SECONDS)
-            users = parked.find_users(connection, wanted, after, RELEASE_USERS)
+            set_statement_timeout(connection, FIND_USERS_TIMEOUT_SECONDS)
+            users = parked.find_users(connection, criteria, after, RELEASE_PAGE_SIZE)
         if not users:
             return
         yield users
         after = users[-1]
 
 
-def _release_users(lane: int, users: Sequence[int], before: datetime, asked: Asked) -> Iterator[int]:
+def _release_users(lane: int, users: Sequence[int], before: datetime, request: ReleaseRequest) -> Iterator[int]:
     """The number of rows of each commit."""
     while True:
         with transaction() as connection:
             lanes.lock_lane(connection, lane)
-            count = parked.release_users(connection, users, before, RELEASE_ROWS)
+            count = parked.release_users(connection, users, before, RELEASE_BATCH_ROWS)
             if count:
                 details = {"lane": lane, "rows": count}
-                actions.record(connection, asked.actor, "parked.release", asked.target, **details)
+                actions.record(connection, request.actor, "parked.release", request.target, **details)
         yield count
-        if count < RELEASE_ROWS:
+        if count < RELEASE_BATCH_ROWS:
             return
 
 
-def _tell_released(row: ParkedRow, released: int) -> None:
+def _log_released(row: ParkedRow, released: int) -> None:
     log.warning("released", uid=str(row.uid), user_id=row.user_id, lane=row.lane, rows=released)

@@ -30,7 +30,7 @@ def describe_exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def operator() -> str:
+def operator_name() -> str:
     """Returns the operating system's user and host, `ada@box`: the actor of what a command does."""
     uid = os.geteuid()
     try:

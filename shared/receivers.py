@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-MOST_URL_CHARACTERS: Final = 2000
+MAX_URL_CHARACTERS: Final = 2000
 URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$"
 
 Address = IPv4Address | IPv6Address
@@ -25,7 +25,7 @@ _SPECIAL: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/
 _RELAYS: Final = IPv4Address("192.88.99.0")  # /24, of 6to4
 
 
-class Receiver(NamedTuple):
+class TargetUrl(NamedTuple):
     """Where a url leads. `host` is a name, or an address in its one usual spelling; `target` path and query."""
 
     scheme: str
@@ -48,10 +48,10 @@ class Receiver(NamedTuple):
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-def read_url(url: str) -> Receiver:
+def parse_target_url(url: str) -> TargetUrl:
     """Raises ValueError, with a sentence for the client."""
-    if len(url) > MOST_URL_CHARACTERS:
-        raise ValueError(f"must have at most {MOST_URL_CHARACTERS} characters")
+    if len(url) > MAX_URL_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_URL_CHARACTERS} characters")
     if not re.fullmatch(URL_PATTERN, url, re.ASCII) or set(url) & set('\\"<>^`{|}'):
         raise ValueError("must be an http or https url, of ASCII (names as xn--...), with all else percent-encoded")
     try:
@@ -65,7 +65,7 @@ def read_url(url: str) -> Receiver:
     if port < 1024 and port not in _PORTS.values():
         raise ValueError("must have port 80, 443, or one from 1024 on")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Receiver(parts.scheme, _read_host(parts.hostname or "", "[" in parts.netloc), port, target)
+    return TargetUrl(parts.scheme, _read_host(parts.hostname or "", "[" in parts.netloc), port, target)
 
 
 def _read_host(host: str, in_brackets: bool) -> str:

@@ -15,7 +15,7 @@ class Scope(StrEnum):
         return order.index(self) >= order.index(needed)
 
 
-class Key(NamedTuple):
+class ApiKey(NamedTuple):
     """A key without what it is known by."""
 
     id: int

@@ -27,15 +27,15 @@ from standardwebhooks import Webhook as Signer
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from shared.receivers import Address, Receiver, is_public, read_url
+from shared.receivers import Address, TargetUrl, is_public, parse_target_url
 from shared.settings import settings
 
-CONNECT_SECONDS: Final = 3.0  # to one address
-CONNECT_TOTAL_SECONDS: Final = 6.0  # to all addresses of a name: the rest of the time is for the answer
-MIN_CONNECT_SECONDS: Final = 0.5
-TOTAL_SECONDS: Final = 10.0
-MAX_HEAD_BYTES: Final = 1024 * 1024  # of all interim answers and of the headers of the final one
-MAX_BODY_BYTES: Final = 64 * 1024
+TARGET_CONNECT_TIMEOUT_SECONDS: Final = 3.0  # to one address
+TOTAL_CONNECT_TIMEOUT_SECONDS: Final = 6.0  # to all addresses of a name: the rest of the time is for the answer
+MIN_CONNECT_TIMEOUT_SECONDS: Final = 0.5
+DELIVERY_TIMEOUT_SECONDS: Final = 10.0
+MAX_RESPONSE_HEAD_BYTES: Final = 1024 * 1024  # of all interim answers and of the headers of the final one
+MAX_RESPONSE_BODY_BYTES: Final = 64 * 1024
 SWITCHING_PROTOCOLS: Final = 101
 GONE: Final = 410
 
@@ -69,7 +69,7 @@ class Receipt(NamedTuple):
         return self.status is not None and 200 <= self.status < 300
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """In a few words, of which none is the receiver's or a secret."""
         return self.error or f"status {self.status}"
 
@@ -89,20 +89,20 @@ def sign(message: Message, secrets: Sequence[str], moment: datetime) -> dict[str
 
 def send(url: str, secrets: Sequence[str], message: Message) -> Receipt:
     """Send once. Whatever goes wrong is in the receipt."""
-    ends = time.monotonic() + TOTAL_SECONDS
+    deadline = time.monotonic() + DELIVERY_TIMEOUT_SECONDS
     try:
-        receiver = read_url(url)
-        addresses = find_addresses(receiver, CONNECT_SECONDS)
-        with _connected(receiver, addresses, ends) as connection:
+        receiver = parse_target_url(url)
+        addresses = find_addresses(receiver, TARGET_CONNECT_TIMEOUT_SECONDS)
+        with _connected(receiver, addresses, deadline) as connection:
             return _exchange(connection, receiver, sign(message, secrets, datetime.now(UTC)), message.body)
     except NotPublic:
         return Receipt(None, "the address is not public")
     except (OSError, HTTPException, HTTPError, ValueError) as error:
-        late = time.monotonic() >= ends
-        return Receipt(None, f"no answer within {TOTAL_SECONDS:.0f} s" if late else _describe(error))
+        late = time.monotonic() >= deadline
+        return Receipt(None, f"no answer within {DELIVERY_TIMEOUT_SECONDS:.0f} s" if late else _describe(error))
 
 
-def find_addresses(receiver: Receiver, seconds: float) -> list[Address]:
+def find_addresses(receiver: TargetUrl, seconds: float) -> list[Address]:
     """Where a receiver is. Raises NotPublic if any of it may not be sent to, OSError if its name does not resolve."""
     addresses = [receiver.address] if receiver.address else _resolve(receiver.host, seconds)
     if not settings().webhook_allow_private and not all(map(is_public, addresses)):
@@ -112,52 +112,52 @@ def find_addresses(receiver: Receiver, seconds: float) -> list[Address]:
 
 def _resolve(host: str, seconds: float) -> list[Address]:
     """As getaddrinfo, which knows no time-out."""
-    found: list[Address] = []
-    failed: list[OSError] = []
+    addresses: list[Address] = []
+    failures: list[OSError] = []
 
-    def ask() -> None:
+    def look_up() -> None:
         try:
             answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            found.extend(ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers)
+            addresses.extend(ip_address(str(answer[4][0]).partition("%")[0]) for answer in answers)
         except (OSError, ValueError) as error:
-            failed.append(OSError(f"the name does not resolve: {error}"))
+            failures.append(OSError(f"the name does not resolve: {error}"))
 
-    asking = threading.Thread(target=ask, name="resolve", daemon=True)
-    asking.start()
-    asking.join(seconds)
-    if asking.is_alive():
+    thread = threading.Thread(target=look_up, name="resolve", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
         raise TimeoutError("the name does not resolve in time")
-    if failed or not found:
-        raise failed[0] if failed else OSError("the name has no address")
-    return list(dict.fromkeys(found))
+    if failures or not addresses:
+        raise failures[0] if failures else OSError("the name has no address")
+    return list(dict.fromkeys(addresses))
 
 
 @contextmanager
-def _connected(receiver: Receiver, addresses: Sequence[Address], ends: float) -> Iterator[HTTPConnection]:
+def _connected(receiver: TargetUrl, addresses: Sequence[Address], deadline: float) -> Iterator[HTTPConnection]:
     """A connection to the first address that takes one; it is cut when the time is over.
 
     Raises what the last address raised. Nothing has been sent by then, so trying the next one repeats nothing.
     """
-    connect_ends = min(ends, time.monotonic() + CONNECT_TOTAL_SECONDS)
+    connect_deadline = min(deadline, time.monotonic() + TOTAL_CONNECT_TIMEOUT_SECONDS)
     for untried in range(len(addresses), 0, -1):
-        seconds = max(MIN_CONNECT_SECONDS, (connect_ends - time.monotonic()) / untried)
-        connection = _connection(receiver, str(addresses[-untried]), min(CONNECT_SECONDS, seconds))
-        with _cut_at(connection, ends):
+        seconds = max(MIN_CONNECT_TIMEOUT_SECONDS, (connect_deadline - time.monotonic()) / untried)
+        connection = _connection(receiver, str(addresses[-untried]), min(TARGET_CONNECT_TIMEOUT_SECONDS, seconds))
+        with _cut_at(connection, deadline):
             try:
                 connection.connect()
             except (OSError, HTTPException, HTTPError):
-                if untried > 1 and time.monotonic() < connect_ends:
+                if untried > 1 and time.monotonic() < connect_deadline:
                     continue
                 raise
-            connection.timeout = TOTAL_SECONDS
+            connection.timeout = DELIVERY_TIMEOUT_SECONDS
             yield connection
             return
 
 
 @contextmanager
-def _cut_at(connection: HTTPConnection, ends: float) -> Iterator[None]:
+def _cut_at(connection: HTTPConnection, deadline: float) -> Iterator[None]:
     """Cut the connection when the time is over, and close it at the end of the block."""
-    timer = threading.Timer(max(0.0, ends - time.monotonic()), _cut, [connection])
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [connection])
     timer.daemon = True
     timer.start()
     try:
@@ -167,7 +167,7 @@ def _cut_at(connection: HTTPConnection, ends: float) -> Iterator[None]:
         connection.close()
 
 
-def _connection(receiver: Receiver, address: str, seconds: float) -> HTTPConnection:
+def _connection(receiver: TargetUrl, address: str, seconds: float) -> HTTPConnection:
     """To the address; the certificate must be the name's."""
     if receiver.scheme == "http":
         return HTTPConnection(address, receiver.port, timeout=seconds)
@@ -194,7 +194,7 @@ def _cut(connection: HTTPConnection) -> None:
             socket.socket.shutdown(line, socket.SHUT_RDWR)  # TLS's own would first say goodbye
 
 
-def _exchange(connection: HTTPConnection, receiver: Receiver, signed: Mapping[str, str], body: str) -> Receipt:
+def _exchange(connection: HTTPConnection, receiver: TargetUrl, signed: Mapping[str, str], body: str) -> Receipt:
     headers = {
         "Host": receiver.header,
         "User-Agent": "payments",
@@ -225,18 +225,18 @@ def _read_receipt(stream: BufferedReader) -> Receipt:
 
 def _read_lines(stream: BufferedReader) -> Iterator[bytes]:
     """The lines of the interim answers and of the final one's head, up to a total size."""
-    left = MAX_HEAD_BYTES
-    while left > 0 and (line := stream.readline(left)):
-        left -= len(line)
+    remaining = MAX_RESPONSE_HEAD_BYTES
+    while remaining > 0 and (line := stream.readline(remaining)):
+        remaining -= len(line)
         yield line
 
 
 def _read_status(lines: Iterator[bytes]) -> int:
     """The status of the first answer that is final: interim ones (RFC 9110, 15.2) are passed over."""
     for line in lines:
-        if not (written := _STATUS_LINE.match(line)):
+        if not (match := _STATUS_LINE.match(line)):
             raise BadStatusLine("")  # without the line: it would get into the log
-        status = int(written[1])
+        status = int(match[1])
         if status >= 200 or status == SWITCHING_PROTOCOLS:  # 101: we have not offered to
             return status
         _read_headers(lines, {})
@@ -257,14 +257,14 @@ def _read_body(stream: BufferedReader, headers: Mapping[bytes, bytes]) -> None:
     """Read the body to its end, if that is near: closing a connection that holds unread bytes resets it."""
     length = headers.get(b"content-length", b"")
     if re.fullmatch(rb"[0-9]{1,15}", length):
-        stream.read(min(int(length), MAX_BODY_BYTES))
+        stream.read(min(int(length), MAX_RESPONSE_BODY_BYTES))
         return
     chunked = b"chunked" in headers.get(b"transfer-encoding", b"").lower()
     body = b"\r\n"
-    while len(body) < MAX_BODY_BYTES and not (chunked and b"\r\n0\r\n" in body and body.endswith(b"\r\n\r\n")):
-        if not (more := stream.read1(MAX_BODY_BYTES)):
+    while len(body) < MAX_RESPONSE_BODY_BYTES and not (chunked and b"\r\n0\r\n" in body and body.endswith(b"\r\n\r\n")):
+        if not (chunk := stream.read1(MAX_RESPONSE_BODY_BYTES)):
             return
-        body += more
+        body += chunk
 
 
 def _parse_retry_after(value: bytes) -> float | None:

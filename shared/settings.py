@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # A container is handed them as files: an environment is seen by whoever may look at the process.
-SECRETS: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
+SECRET_VARIABLES: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
 
 # USER:PASSWORD@, HOST:PORT (or several), /DATABASE, and what follows the question mark
 _DATABASE_URL: Final = re.compile(r"([^:/?@]*(?::[^@]*)?@)?([^/?@]*)(/[^?]*)?(?:\?(.*))?")
@@ -130,14 +130,14 @@ class Settings(BaseSettings):
     )
 
     @cached_property  # each request asks
-    def asks_for_keys(self) -> bool:
+    def requires_keys(self) -> bool:
         """Whether web lets in only who shows a key."""
         return self.auth == "required" or (not self.auth and not is_loopback(self.host))
 
     @model_validator(mode="before")
     @classmethod
     def _read_files(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in SECRETS:
+        for name in SECRET_VARIABLES:
             path = os.environ.get(f"{name}_FILE")
             if not path or os.environ.get(name):  # `up` gives its processes the plain variables
                 continue
@@ -160,7 +160,7 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _name_the_driver(cls, url: str) -> str:
+    def _add_driver(cls, url: str) -> str:
         """Names psycopg2, since SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, and writes several servers as all do."""
         scheme, _, rest = url.partition("://")
         parts = _DATABASE_URL.fullmatch(rest) if scheme.split("+")[0] in ("postgres", "postgresql") else None
@@ -179,12 +179,12 @@ def _name_servers(user: str, servers: str, database: str, query: str) -> str:
     options = query.split("&") if query else []
     named = [option.removeprefix("host=") for option in options if option.startswith("host=")]
     several = servers.split(",") if "," in servers else named if len(named) > 1 else []
-    found = [_SERVER.fullmatch(server) for server in several or [servers]]
-    if not all(found):
+    parsed = [_SERVER.fullmatch(server) for server in several or [servers]]
+    if not all(parsed):
         raise ValueError(_DATABASE_FORM)
     if several:
-        hosts = ",".join(server[1].strip("[]") for server in found if server)
-        ports = ",".join(server[2] or "5432" for server in found if server)
+        hosts = ",".join(server[1].strip("[]") for server in parsed if server)
+        ports = ",".join(server[2] or "5432" for server in parsed if server)
         others = [option for option in options if not option.startswith("host=")]
         servers, query = "", "&".join([f"host={hosts}", f"port={ports}", *others])
     return f"{user}{servers}{database}{query and '?'}{query}"

@@ -16,16 +16,16 @@ from typing import Final
 
 from shared import doorbell, metrics
 from shared.batch import Batch, Counts, settle_batch
-from shared.database import is_machinery, may_be_one_users, transaction
+from shared.database import is_infrastructure_error, may_be_single_user, transaction
 from shared.isolate import settle_in_parts
 from shared.logs import get_logger
 from shared.model import LANES
 from shared.queries import lanes as lane_queries
 
-SLICE_SECONDS: Final = 2.0
-DRAINED_LANES: Final = 4  # by one commit, so that others find lanes that are free
-HOLD_EVERY_SECONDS: Final = 1.0
-BUSY_SECONDS: Final = 0.01  # others have the lanes: a batch takes several times as long
+SETTLE_SLICE_SECONDS: Final = 2.0
+DRAIN_BATCH_LANES: Final = 4  # by one commit, so that others find lanes that are free
+HOLD_INTERVAL_SECONDS: Final = 1.0
+BUSY_PAUSE_SECONDS: Final = 0.01  # others have the lanes: a batch takes several times as long
 
 log = get_logger("settling")
 _drains = threading.Lock()  # held by the thread of this process that drains
@@ -44,8 +44,8 @@ class Slice:
 
     def __str__(self) -> str:
         counts = self.counts
-        shown = {"completed": counts.completed, "rejected": counts.rejected, "parked": counts.parked}
-        did = ", ".join(f"{count} {name}" for name, count in shown.items() if count)
+        parts = {"completed": counts.completed, "rejected": counts.rejected, "parked": counts.parked}
+        did = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
         lanes = f"lane{'s' * (len(self.lanes) > 1)} {', '.join(map(str, sorted(self.lanes)))}"
         return f"{did or ('busy elsewhere' if self.busy else 'nothing to do')}; {lanes}"
 
@@ -53,7 +53,7 @@ class Slice:
 def work_lanes(lanes: Sequence[int]) -> Slice:
     """Settles lanes; where a batch fails by a row's own fault, ours, or for one user alone: each lane in parts.
 
-    Raises LaneFails, or what the machinery raised: either way everything unsettled is still PENDING, and the
+    Raises LaneFailed, or what the machinery raised: either way everything unsettled is still PENDING, and the
     sweep comes back to it.
     """
     failures: dict[int, Exception] = {}
@@ -87,7 +87,7 @@ def settle_lanes(lanes: Sequence[int]) -> Slice:
     Raises the first error met. What was committed before it stays; the rest is PENDING as it was.
     """
     done = Slice(list(lanes))
-    ends = time.monotonic() + SLICE_SECONDS
+    deadline = time.monotonic() + SETTLE_SLICE_SECONDS
     while True:
         batch = settle_batch(lanes)
         if batch is None:
@@ -97,23 +97,23 @@ def settle_lanes(lanes: Sequence[int]) -> Slice:
         if batch.lists_wait:
             done.lists_wait = True
             return done
-        left = sorted(batch.more | batch.rung)
-        if not left:
+        unsettled = sorted(batch.unfinished_lanes | batch.flagged_lanes)
+        if not unsettled:
             return done
-        if time.monotonic() > ends:
-            _hand_back(left, batch)
+        if time.monotonic() > deadline:
+            _hand_back(unsettled, batch)
             return done
-        if batch.more:  # they pile up: one is ours, the others are for whoever comes
-            _hand_back(left[1:], batch)
-            left = left[:1]
-        lanes = left
+        if batch.unfinished_lanes:  # they pile up: one is ours, the others are for whoever comes
+            _hand_back(unsettled[1:], batch)
+            unsettled = unsettled[:1]
+        lanes = unsettled
 
 
 def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
     """Rings for each lane by itself: one process a lane. Hushed first, or the ring would ride on a spent message."""
     uid = str(batch.outcomes[-1].pending.uid) if batch.outcomes else "nothing"
     for lane in lanes:
-        doorbell.hush([lane])
+        doorbell.clear_flags([lane])
         doorbell.ring({lane: doorbell.Bell(f"{uid}-{lane}")}, apart=True)
 
 
@@ -122,11 +122,11 @@ def _settle(lanes: Sequence[int], settle: Callable[[Sequence[int]], Slice], fail
     try:
         return settle(lanes)
     except Exception as error:
-        machinery = is_machinery(error)
-        metrics.BATCH_FAILURES.labels("machinery" if machinery else "own").inc()
-        if machinery and not may_be_one_users(error):
+        is_infrastructure = is_infrastructure_error(error)
+        metrics.BATCH_FAILURES.labels("machinery" if is_infrastructure else "own").inc()
+        if is_infrastructure and not may_be_single_user(error):
             raise
-        log.exception("a batch failed, maybe by one user's rows: settling in parts", lanes=list(lanes))
+        log.exception("batch failed, settling in parts", lanes=list(lanes))
     return _settle_apart(lanes, failures)
 
 
@@ -155,23 +155,23 @@ def _drain(done: Slice, failures: dict[int, Exception]) -> None:
 
     Nobody needs to ring meanwhile. A lane that fails is put into `failures` and left alone.
     """
-    ends, holds_at = time.monotonic() + SLICE_SECONDS, 0.0
+    deadline, next_hold_at = time.monotonic() + SETTLE_SLICE_SECONDS, 0.0
     doorbell.invite()
-    while (now := time.monotonic()) < ends:
-        if now >= holds_at:
-            holds_at = now + HOLD_EVERY_SECONDS
-            doorbell.hold(range(LANES))
+    while (now := time.monotonic()) < deadline:
+        if now >= next_hold_at:
+            next_hold_at = now + HOLD_INTERVAL_SECONDS
+            doorbell.set_flags(range(LANES))
         lanes = _choose_lanes(failures)
         if not lanes:
-            doorbell.hush(range(LANES))  # and look again: who commits after this rings
-            holds_at = 0.0
+            doorbell.clear_flags(range(LANES))  # and look again: who commits after this rings
+            next_hold_at = 0.0
             if not (lanes := _choose_lanes(failures)):
                 return
         part = _settle(lanes, _settle_once, failures)
         done.counts += part.counts
         done.lanes = sorted({*done.lanes, *part.lanes})
         if part.busy:
-            time.sleep(BUSY_SECONDS)
+            time.sleep(BUSY_PAUSE_SECONDS)
     doorbell.invite()
 
 
@@ -180,9 +180,9 @@ def _choose_lanes(failing: Collection[int]) -> list[int]:
     with transaction() as connection:
         work = lane_queries.find_work(connection)
     single = _shuffled({*work.single}.difference(failing))
-    first, rest = single[: DRAINED_LANES - 1], single[DRAINED_LANES - 1 :]
+    first, rest = single[: DRAIN_BATCH_LANES - 1], single[DRAIN_BATCH_LANES - 1 :]
     bulk = _shuffled({*work.bulk}.difference(failing, first))
-    return list(dict.fromkeys([*first, *bulk, *rest]))[:DRAINED_LANES]
+    return list(dict.fromkeys([*first, *bulk, *rest]))[:DRAIN_BATCH_LANES]
 
 
 def _shuffled(lanes: set[int]) -> list[int]:

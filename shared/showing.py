@@ -19,7 +19,7 @@ def describe_rejection(t: Transaction) -> str:
     )
 
 
-def show_transaction(t: Transaction) -> dict[str, Any]:
+def transaction_to_json(t: Transaction) -> dict[str, Any]:
     timestamp = t.effective_at or t.requested_at
     return {
         "uid": str(t.uid),

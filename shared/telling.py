@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 
-class Told(StrEnum):
+class WebhookEventType(StrEnum):
     """The types that a webhook can ask for."""
 
     COMPLETED = "transaction.completed"
@@ -23,14 +23,14 @@ MAX_RETRY_AFTER_SECONDS: Final = max(DELAYS_SECONDS)
 JITTER: Final = 0.2  # downwards only: five attempts are to lie within the minute
 
 
-def types_told(event: str, before: int, after: int, threshold: int) -> list[Told]:
+def webhook_event_types(event: str, before: int, after: int, threshold: int) -> list[WebhookEventType]:
     """What an event means to a webhook with this threshold, in the order in which it is told."""
-    told = [Told(event)]
+    types = [WebhookEventType(event)]
     if before <= threshold < after:
-        told.append(Told.FUNDED)
+        types.append(WebhookEventType.FUNDED)
     elif after <= threshold < before:
-        told.append(Told.DEPLETED)
-    return told
+        types.append(WebhookEventType.DEPLETED)
+    return types
 
 
 def delay_seconds(attempts: int, chance: float) -> float | None:
@@ -70,7 +70,7 @@ def plan_retry(
     return Retry(min(max(delay, min(retry_after or 0.0, MAX_RETRY_AFTER_SECONDS)), remaining), remaining)
 
 
-def webhook_id(event_id: int, webhook: int, told: Told) -> str:
+def message_id(event_id: int, webhook: int, event_type: WebhookEventType) -> str:
     """The name by which a receiver knows a repeat; the same at each attempt and in each replay."""
-    noun, _, verb = told.partition(".")
+    noun, _, verb = event_type.partition(".")
     return f"evt_{event_id}_{webhook}" + (f"_{verb}" if noun == "account" else "")

@@ -16,9 +16,9 @@ from shared.health import check_migration, unsafe_settings
 from shared.model import Difference, RowCounts, Verification
 from shared.queries import guards, server, verifying, verifying_since, watched
 
-SHOWN: Final = 20
-MAX_AGE_OF_WHOLE_SECONDS: Final = 6.5 * 86_400  # a daily `--since` checks everything once a week
-MARKS_AT_ONCE: Final = 5_000
+MAX_SHOWN_DIFFERENCES: Final = 20
+FULL_PROOF_MAX_AGE_SECONDS: Final = 6.5 * 86_400  # a daily `--since` checks everything once a week
+MARKS_BATCH_ROWS: Final = 5_000
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Findings:
 
     def add(self, in_all: int, first: list[Difference]) -> None:
         self.differences += in_all
-        self.first += first[: SHOWN - len(self.first)]
+        self.first += first[: MAX_SHOWN_DIFFERENCES - len(self.first)]
 
 
 def verify(*, since: bool = False, keep: bool = False) -> Iterator[Findings]:
@@ -46,17 +46,17 @@ def verify(*, since: bool = False, keep: bool = False) -> Iterator[Findings]:
     findings = Findings(whole=not (since and _may_check_new_alone()))
     findings.add(len(unguarded), unguarded)
     part = verifying if findings.whole else verifying_since
-    after = verifying.BEFORE_ALL
-    while after < verifying.BEYOND_ALL:
+    after = verifying.MIN_ID
+    while after < verifying.MAX_ID:
         with transaction() as connection:
             verifying.begin_snapshot(connection)
             users = part.find_range(connection, after)
             counts = part.count_rows(connection, users)
-            in_all, first = part.find_differences(connection, users, SHOWN)
+            in_all, first = part.find_differences(connection, users, MAX_SHOWN_DIFFERENCES)
             marks = verifying_since.read_changed(connection, users) if keep and not in_all else []
-        for begin in range(0, len(marks), MARKS_AT_ONCE):
+        for begin in range(0, len(marks), MARKS_BATCH_ROWS):
             with transaction() as connection:
-                verifying_since.write_marks(connection, marks[begin : begin + MARKS_AT_ONCE])
+                verifying_since.write_marks(connection, marks[begin : begin + MARKS_BATCH_ROWS])
         findings.counts = RowCounts(*map(sum, zip(findings.counts, counts, strict=True)))
         findings.add(in_all, first)
         yield findings
@@ -72,15 +72,15 @@ def record(findings: Findings) -> None:
 def list_last_verification() -> list[Verification]:
     """Returns the last verification that was recorded, or nothing."""
     with autocommit() as connection:
-        found = watched.find_verification(connection)
-    return [found] if found else []
+        verification = watched.find_verification(connection)
+    return [verification] if verification else []
 
 
 def _may_check_new_alone() -> bool:
     """Whether the last whole proof is recent and without a difference: one in the old part is seen by no other."""
     with transaction() as connection:
         last = verifying_since.find_last_whole(connection)
-    return last is not None and last.differences == 0 and last.age_seconds < MAX_AGE_OF_WHOLE_SECONDS
+    return last is not None and last.differences == 0 and last.age_seconds < FULL_PROOF_MAX_AGE_SECONDS
 
 
 def _check_server() -> list[Difference]:

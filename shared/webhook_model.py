@@ -56,7 +56,7 @@ class Due(NamedTuple):
     fails: bool
 
 
-class LetterKey(NamedTuple):
+class DeadLetterKey(NamedTuple):
     """A delivery's place among those of its webhook."""
 
     event_id: int
@@ -78,14 +78,14 @@ class DeadLetter(NamedTuple):
     dead_at: datetime
 
     @property
-    def key(self) -> LetterKey:
-        return LetterKey(self.event_id, self.position)
+    def key(self) -> DeadLetterKey:
+        return DeadLetterKey(self.event_id, self.position)
 
 
-class Waiting(NamedTuple):
+class WebhookBacklog(NamedTuple):
     """How late deliveries are in seconds, how many were given up, webhooks that are off, deliveries still to be made.
 
-    Late is what is due, and what has happened and is no delivery yet. Of each webhook MAX_COUNTED deliveries are
+    Late is what is due, and what has happened and is no delivery yet. Of each webhook MAX_COUNTED_DELIVERIES deliveries are
     counted at most.
     """
 

@@ -13,34 +13,34 @@ from typing import Final, NamedTuple
 
 from shared import sending
 from shared.actions import SERVICE
-from shared.database import allow, autocommit, transaction
+from shared.database import autocommit, set_statement_timeout, transaction
 from shared.errors import Conflict, Invalid, Refused, Unavailable, cursor_ahead, invalid_field, webhook_not_found
 from shared.instants import format_instant
 from shared.model import LANES
 from shared.queries import actions, letters, webhooks
 from shared.queries.events import is_ahead
 from shared.queries.server import read_clock
-from shared.receivers import is_local_name, read_url
+from shared.receivers import is_local_name, parse_target_url
 from shared.sending import Message, Receipt
 from shared.settings import settings
-from shared.webhook_model import DeadLetter, LetterKey, NewWebhook, Waiting, Webhook
+from shared.webhook_model import DeadLetter, DeadLetterKey, NewWebhook, Webhook, WebhookBacklog
 
-SECRET_BYTES: Final = 32
+WEBHOOK_SECRET_BYTES: Final = 32
 OLDER_SECRET_SECONDS: Final = 24 * 3600.0
 MAX_OLDER_SECRETS: Final = 9  # each is a signature in every request
-REPLAY_SECONDS: Final = 20
-RESOLVE_SECONDS: Final = 2.0
-TEST_TYPE: Final = "webhook.test"
+REPLAY_TIMEOUT_SECONDS: Final = 20
+RESOLVE_TIMEOUT_SECONDS: Final = 2.0
+TEST_EVENT_TYPE: Final = "webhook.test"
 
 
-class LetterPage(NamedTuple):
+class DeadLetterPage(NamedTuple):
     """A page of dead letters; `after` is where the next one begins, None at the end."""
 
     items: list[DeadLetter]
-    after: LetterKey | None
+    after: DeadLetterKey | None
 
 
-class Registered(NamedTuple):
+class RegisteredWebhook(NamedTuple):
     """A webhook, its present secret, and whether an earlier request with the same key has added it."""
 
     webhook: Webhook
@@ -48,44 +48,44 @@ class Registered(NamedTuple):
     replayed: bool
 
 
-def register(new: NewWebhook, key: str | None = None, actor: str = SERVICE) -> Registered:
+def register(new: NewWebhook, key: str | None = None, actor: str = SERVICE) -> RegisteredWebhook:
     """Add a webhook, or find the one that was added with this Idempotency-Key (in the form that is stored).
 
     Raises Invalid where the url can be told to lead where it may not, Conflict (key_reused) where the key stands for a
     webhook of other content.
     """
-    if key is not None and (known := _find_registered(new, key)):
-        return known
+    if key is not None and (registered := _find_registered(new, key)):
+        return registered
     _check_url(new.url)
     secret = _new_secret()
     with transaction() as connection:
         webhook = webhooks.insert_webhook(connection, new, secret, key, LANES)
         if webhook:
-            host = read_url(new.url).header  # a path may hold a secret
+            host = parse_target_url(new.url).header  # a path may hold a secret
             actions.record(connection, actor, "webhook.create", webhook.id, host=host, events=list(new.events))
     if webhook:
-        return Registered(webhook, secret, replayed=False)
-    if key is not None and (known := _find_registered(new, key)):  # the same request, sent twice at once
-        return known
+        return RegisteredWebhook(webhook, secret, replayed=False)
+    if key is not None and (registered := _find_registered(new, key)):  # the same request, sent twice at once
+        return registered
     raise Unavailable("overloaded", "The webhook of this Idempotency-Key is being deleted. Send the request again.")
 
 
-def _find_registered(new: NewWebhook, key: str) -> Registered | None:
+def _find_registered(new: NewWebhook, key: str) -> RegisteredWebhook | None:
     """Raises Conflict (key_reused)."""
     with autocommit() as connection:
-        found = webhooks.find_by_key(connection, key)
-    if found is None:
+        stored = webhooks.find_by_key(connection, key)
+    if stored is None:
         return None
-    webhook, secret = found
+    webhook, secret = stored
     if (webhook.url, set(webhook.events), webhook.threshold) != (new.url, set(new.events), new.threshold):
         raise Conflict("key_reused", "This Idempotency-Key has added a webhook of other content.")
-    return Registered(webhook, secret, replayed=True)
+    return RegisteredWebhook(webhook, secret, replayed=True)
 
 
-def get_waiting() -> Waiting:
+def get_webhook_backlog() -> WebhookBacklog:
     """Returns how late deliveries are, and how many wait or were given up."""
     with autocommit() as connection:
-        return letters.read_waiting(connection)
+        return letters.read_webhook_backlog(connection)
 
 
 def list_all() -> list[Webhook]:
@@ -140,42 +140,42 @@ def replay(webhook_id: int, through: Sequence[int], actor: str = SERVICE) -> Non
     with transaction() as connection:
         if is_ahead(connection, through):
             raise cursor_ahead()
-        allow(connection, REPLAY_SECONDS)
+        set_statement_timeout(connection, REPLAY_TIMEOUT_SECONDS)
         webhooks.rewind_webhook(connection, webhook_id, through)
         webhooks.enable_webhook(connection, webhook_id)
         actions.record(connection, actor, "webhook.replay", webhook_id, after=list(through))
 
 
-def get_dead_letters(webhook_id: int, after: LetterKey | None, limit: int) -> LetterPage:
+def get_dead_letters(webhook_id: int, after: DeadLetterKey | None, limit: int) -> DeadLetterPage:
     """What was given up, in the order of the events. Raises NotFound."""
     get(webhook_id)
     with autocommit() as connection:
-        found = letters.read_dead_letters(connection, webhook_id, after, limit + 1)
-    items = found[:limit]
-    return LetterPage(items, items[-1].key if len(found) > limit else None)
+        dead_letters = letters.read_dead_letters(connection, webhook_id, after, limit + 1)
+    items = dead_letters[:limit]
+    return DeadLetterPage(items, items[-1].key if len(dead_letters) > limit else None)
 
 
-def try_out(webhook_id: int) -> Receipt:
+def send_test_event(webhook_id: int) -> Receipt:
     """Send a test event now, once; how it went. Raises NotFound."""
     webhook = get(webhook_id)
     with transaction() as connection:
         valid, moment = webhooks.get_secrets(connection, webhook_id), read_clock(connection)
-    body = test_body(webhook_id, moment)
+    body = make_test_body(webhook_id, moment)
     return sending.send(webhook.url, valid, Message(f"test_{webhook_id}_{secrets.token_hex(8)}", body))
 
 
-def test_body(webhook_id: int, moment: datetime) -> str:
-    return sending.write_body(TEST_TYPE, format_instant(moment), {"webhook_id": webhook_id})
+def make_test_body(webhook_id: int, moment: datetime) -> str:
+    return sending.write_body(TEST_EVENT_TYPE, format_instant(moment), {"webhook_id": webhook_id})
 
 
 def _new_secret() -> str:
-    return "whsec_" + b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    return "whsec_" + b64encode(secrets.token_bytes(WEBHOOK_SECRET_BYTES)).decode()
 
 
 def _check_url(url: str) -> None:
     """What cannot be told now, because the name does not resolve now, is told at each delivery."""
     try:
-        receiver = read_url(url)
+        receiver = parse_target_url(url)
     except ValueError as error:
         raise invalid_field("url", str(error)) from None
     if settings().webhook_allow_private:
@@ -183,7 +183,7 @@ def _check_url(url: str) -> None:
     if receiver.address is None and is_local_name(receiver.host):
         raise _not_public()
     try:
-        sending.find_addresses(receiver, RESOLVE_SECONDS)
+        sending.find_addresses(receiver, RESOLVE_TIMEOUT_SECONDS)
     except sending.NotPublic:
         raise _not_public() from None
     except OSError:

@@ -29,8 +29,8 @@ def test_the_house_rule_holds(rule: str) -> None:
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
 
 
-MOST_MODULE_LINES = 400
-MOST_FUNCTION_LINES = 50
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 50
 
 
 def test_modules_and_functions_stay_small() -> None:
@@ -40,13 +40,13 @@ def test_modules_and_functions_stay_small() -> None:
         for path in (ROOT / package).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             lines = source.count("\n")
-            if lines > MOST_MODULE_LINES:
+            if lines > MAX_MODULE_LINES:
                 long.append(f"{path.relative_to(ROOT)}: {lines} lines")
             functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
             long += [
                 f"{path.relative_to(ROOT)}:{function.lineno} {function.name}"
                 for function in functions
-                if (function.end_lineno or 0) - function.lineno >= MOST_FUNCTION_LINES
+                if (function.end_lineno or 0) - function.lineno >= MAX_FUNCTION_LINES
             ]
     assert not long, "\n".join(long)
 
@@ -54,7 +54,7 @@ def test_modules_and_functions_stay_small() -> None:
 DOCUMENTED = ("web",)
 
 
-def test_public_functions_have_a_docstring_that_begins_with_a_verb() -> None:
+def test_public_functions_have_docstrings_with_a_verb_first() -> None:
     """A function's first line says what it does or returns, in the third person; what it raises comes after that."""
     bad = [
         f"{path.relative_to(ROOT)}:{function.lineno} {function.name}"

@@ -44,7 +44,7 @@ def serve(factory: str, host: str, port: int) -> None:
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.server.mp import MPServer
 
-    gate.raise_descriptors()
+    gate.raise_descriptor_limit()
 
     class Server(MPServer):
         def shutdown(self, exit_code: int = 0) -> None:

@@ -13,16 +13,18 @@ from shared.errors import Refused
 from shared.scopes import Scope, ValidKey
 from shared.settings import settings
 from web.rate import RateLimiter
-from web.readings import Reading
+from web.readings import CachedRead
 
-OPEN: Final = ("/livez", "/readyz", "/metrics", "/docs", "/docs/<name>", "/openapi.json")
-WRITTEN: Final = ("/api/user/", "/api/transaction/", "/api/transactions/")
-LOOK_UP: Final = "/api/transaction/<uid>"  # a POST that only reads
-FRESH_SECONDS: Final = 3.0
-LONGEST_SECONDS: Final = 8.0  # what was revoked longer ago than that and the patience of a reading lets nobody in
-MOST_KEY_CHARACTERS: Final = 100
+OPEN_ROUTES: Final = ("/livez", "/readyz", "/metrics", "/docs", "/docs/<name>", "/openapi.json")
+WRITE_ROUTES: Final = ("/api/user/", "/api/transaction/", "/api/transactions/")
+LOOK_UP_ROUTE: Final = "/api/transaction/<uid>"  # a POST that only reads
+KEYS_MAX_AGE_SECONDS: Final = 3.0
+STALE_KEYS_MAX_AGE_SECONDS: Final = (
+    8.0  # what was revoked longer ago than that and the patience of a reading lets nobody in
+)
+MAX_API_KEY_CHARACTERS: Final = 100
 
-_keys: Final = Reading("the keys", keys.read_valid, FRESH_SECONDS, "read_keys")
+_keys: Final = CachedRead("the keys", keys.read_valid, KEYS_MAX_AGE_SECONDS, "read_keys")
 _limiter: Final = RateLimiter()
 
 
@@ -31,13 +33,13 @@ def scope_needed(method: str, route: str) -> Scope | None:
 
     `route` is the rule as it was declared; "" for an address that does not exist.
     """
-    if route in OPEN or method == "OPTIONS":
+    if route in OPEN_ROUTES or method == "OPTIONS":
         return None
     if route.startswith("/api/webhook/"):
         return Scope.ADMIN
-    if method in ("GET", "HEAD") or route in ("", LOOK_UP):
+    if method in ("GET", "HEAD") or route in ("", LOOK_UP_ROUTE):
         return Scope.READ
-    return Scope.WRITE if route in WRITTEN else Scope.ADMIN
+    return Scope.WRITE if route in WRITE_ROUTES else Scope.ADMIN
 
 
 def admit(http: Request) -> ValidKey | None:
@@ -48,7 +50,7 @@ def admit(http: Request) -> ValidKey | None:
     needed = scope_needed(http.method, http.url_rule.rule if http.url_rule else "")
     if needed is None:
         return None
-    key = _find_key(http, needed) if settings().asks_for_keys else None
+    key = _find_key(http, needed) if settings().requires_keys else None
     limit = settings().rate_limit
     if limit and (seconds := _limiter.take(key.id if key else http.remote_addr, limit)):
         raise Refused("rate_limited", f"More than {limit:g} requests a second.", retry_seconds=seconds)
@@ -61,13 +63,13 @@ def read_actor(http: Request, key: ValidKey | None) -> str:
 
 
 def _find_key(http: Request, needed: Scope) -> ValidKey:
-    scheme, _, shown = http.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    scheme, _, token = http.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused("unauthorized", "A key is needed: Authorization: Bearer KEY.")
-    apart = keys.take_apart(shown.strip()) if len(shown) <= MOST_KEY_CHARACTERS else None
+    parsed = keys.parse_key(token.strip()) if len(token) <= MAX_API_KEY_CHARACTERS else None
     # One that is not known may have been made just now.
-    key = apart and (_keys.get(LONGEST_SECONDS).get(apart.id) or _keys.get(0).get(apart.id))
-    if not apart or not key or not keys.opens(apart, key):
+    key = parsed and (_keys.get(STALE_KEYS_MAX_AGE_SECONDS).get(parsed.id) or _keys.get(0).get(parsed.id))
+    if not parsed or not key or not keys.matches_secret(parsed, key):
         raise Refused("unauthorized", "The key is none that is valid.")
     if not key.scope.allows(needed):
         raise Refused("insufficient_scope", f"This needs a key of scope {needed}, and yours is of {key.scope}.")

@@ -12,11 +12,11 @@ from typing import Any, Final
 from web import stopping
 from web.loop import is_on_loop, run, switch
 from web.pipes import send_stream
-from web.waiting import room
+from web.waiting import long_poll
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-MAX_PIECE_BYTES: Final = 64 << 10
+MAX_CHUNK_BYTES: Final = 64 << 10
 
 _SAME_FOR_ALL: Final[dict[str, Any]] = {
     "GATEWAY_INTERFACE": "CGI/1.1",
@@ -38,8 +38,8 @@ class Body:
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
-        self._rest = b""
-        self._begun = self._ended = False
+        self._buffer = b""
+        self._has_started = self._has_ended = False
 
     def read(self, size: int = -1) -> bytes:
         """Returns so many bytes at most, as soon as there are any; none at the end, also where the client has gone.
@@ -47,19 +47,19 @@ class Body:
         Without a size it returns all that is left: a framework's own reading asks so.
         """
         if size < 0:
-            return b"".join(iter(lambda: self.read(MAX_PIECE_BYTES), b""))
-        if not self._rest and not self._ended:
+            return b"".join(iter(lambda: self.read(MAX_CHUNK_BYTES), b""))
+        if not self._buffer and not self._has_ended:
             if is_on_loop():
-                self._rest = switch(self._next_piece())
+                self._buffer = switch(self._next_piece())
             else:
-                self._rest = asyncio.run_coroutine_threadsafe(self._next_piece(), self._loop).result()
-            self._ended = not self._rest
-        piece, self._rest = self._rest[:size], self._rest[size:]
+                self._buffer = asyncio.run_coroutine_threadsafe(self._next_piece(), self._loop).result()
+            self._has_ended = not self._buffer
+        piece, self._buffer = self._buffer[:size], self._buffer[size:]
         return piece
 
     async def _next_piece(self) -> bytes:
-        if not self._begun:
-            self._begun = True
+        if not self._has_started:
+            self._has_started = True
             self._protocol.__aiter__()
         try:
             return bytes(await self._protocol.__anext__())
@@ -111,7 +111,7 @@ class Adapter:
         self._application = application
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        stopping.listen_for_the_end(loop, room.close)
+        stopping.listen_for_stop_signals(loop, long_poll.close)
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         environ = make_environ(scope, Body(protocol))

@@ -7,7 +7,7 @@ from flask import Response
 from werkzeug.datastructures import Headers
 
 
-class JsonAnswer(Response):
+class JsonResponse(Response):
     """A JSON document. Its headers go out as they are: werkzeug would copy them all, and quote a Location of ASCII."""
 
     def __init__(self, value: Any, status: int = 200, mimetype: str = "application/json") -> None:

@@ -32,12 +32,12 @@ from web import (
     users,
     webhooks,
 )
-from web.loop import place
+from web.loop import place_view
 from web.query_models import query_model, read_query, with_query
 
 # What may stand in a log line and a header without harm.
-SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
-METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
+HTTP_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 log = get_logger("web")
 
@@ -96,15 +96,15 @@ def create_app() -> Flask:
         app.register_blueprint(module.blueprint)
     problems.register(app)
     for endpoint, view in app.view_functions.items():
-        app.view_functions[endpoint] = with_query(place(view))
+        app.view_functions[endpoint] = with_query(place_view(view))
     return app
 
 
 def _begin() -> None:
     http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
     state: Any = g._get_current_object()
-    given = http.environ.get("HTTP_X_REQUEST_ID", "")
-    request_id = given if SANE_REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"  # no secret
+    sent_id = http.environ.get("HTTP_X_REQUEST_ID", "")
+    request_id = sent_id if REQUEST_ID_PATTERN.fullmatch(sent_id) else f"{random.getrandbits(128):032x}"  # no secret
     state.arrived, state.request_id = time.monotonic(), request_id
     clear_contextvars()
     bind_contextvars(request_id=request_id)
@@ -122,17 +122,17 @@ def _finish(response: Response) -> Response:
     state: Any = g._get_current_object()
     seconds = time.monotonic() - state.arrived
     route = http.url_rule.rule if http.url_rule else "unknown"
-    status, turned_away = response.status_code, gate.turned_away(state)
+    status, over_capacity = response.status_code, gate.is_over_capacity(state)
     response.headers.add("X-Request-ID", state.request_id)  # nobody has set it: adding costs less
     response.headers.add("X-Content-Type-Options", "nosniff")
     if route.startswith("/api/"):
         response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
-    if stopping.has_begun() or turned_away:
+    if stopping.is_stopping() or over_capacity:
         response.headers["Connection"] = "close"
-    if http.method in ("POST", "PUT") and not turned_away:
-        bodies.read_away(http)
+    if http.method in ("POST", "PUT") and not over_capacity:
+        bodies.discard_body(http)
     # A method of the client's own invention must not become a series of its own.
-    _duration(http.method if http.method in METHODS else "other", route, status).observe(seconds)
+    _duration(http.method if http.method in HTTP_METHODS else "other", route, status).observe(seconds)
     log.info(
         "answered",
         method=http.method[:20],

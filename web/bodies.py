@@ -16,19 +16,19 @@ from pydantic import BaseModel, ValidationError
 
 from shared.errors import FieldError, Invalid, Unavailable
 
-MOST_BYTES: Final = 64 * 1024
-MAX_ARRIVING_BYTES: Final = 1024 * MOST_BYTES  # of all bodies that are being read, a list counted as one of these
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_ARRIVING_BYTES: Final = 1024 * MAX_BODY_BYTES  # of all bodies that are being read, a list counted as one of these
 # A body that is refused unread is read away up to this much: who is still sending when the connection is closed
 # gets a reset instead of the answer.
-MOST_WASTED_BYTES: Final = 16 * 1024 * 1024
-MOST_ERRORS: Final = 100  # are told of one request
-_PIECE: Final = 64 * 1024
+MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
+MAX_REPORTED_ERRORS: Final = 100  # are told of one request
+_CHUNK_BYTES: Final = 64 * 1024
 _READ_WHOLE: Final = "payments.body_read"  # in the request's environ
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Room:
+class _MemoryBudget:
     """So much memory the bodies may take that are on their way. Clients that send slowly take what they will send."""
 
     def __init__(self, size: int) -> None:
@@ -38,9 +38,9 @@ class _Room:
     def take(self, size: int) -> bool:
         """Takes memory and returns whether there was enough."""
         with self._lock:
-            fits = size <= self._free
-            self._free -= size if fits else 0
-            return fits
+            has_room = size <= self._free
+            self._free -= size if has_room else 0
+            return has_room
 
     def give_back(self, size: int) -> None:
         """Gives memory back."""
@@ -48,67 +48,67 @@ class _Room:
             self._free += size
 
 
-_room: Final = _Room(MAX_ARRIVING_BYTES)
+_memory_budget: Final = _MemoryBudget(MAX_ARRIVING_BYTES)
 # Whoever was refused, without a key perhaps, must not take the places of those whose bodies are wanted.
-_drains: Final = threading.BoundedSemaphore(128)
+_discards: Final = threading.BoundedSemaphore(128)
 
 
-def read_body(http: HttpRequest, most_bytes: int = MOST_BYTES) -> bytes:
-    """Returns the whole body. Raises as `arriving` does."""
-    with arriving(http, most_bytes) as pieces:
+def read_body(http: HttpRequest, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """Returns the whole body. Raises as `stream_body` does."""
+    with stream_body(http, max_bytes) as pieces:
         return b"".join(pieces)
 
 
 @contextmanager
-def arriving(http: HttpRequest, most_bytes: int) -> Iterator[Iterator[bytes]]:
+def stream_body(http: HttpRequest, max_bytes: int) -> Iterator[Iterator[bytes]]:
     """Returns a context with the body's pieces as they come.
 
     Raises Invalid if the body is too long or ends before its Content-Length; Unavailable if too many bodies are coming.
     """
     length = http.content_length
-    if (length or 0) > most_bytes:
-        raise _too_large(most_bytes)
-    size = min(MOST_BYTES if length is None else length, MOST_BYTES)
-    if not _room.take(size):
+    if (length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    size = min(MAX_BODY_BYTES if length is None else length, MAX_BODY_BYTES)
+    if not _memory_budget.take(size):
         raise Unavailable("overloaded", "Too many requests whose body has not come. Nothing was accepted.")
     try:
-        yield _pieces(http, most_bytes)
+        yield _pieces(http, max_bytes)
     finally:
-        _room.give_back(size)
+        _memory_budget.give_back(size)
 
 
-def _pieces(http: HttpRequest, most_bytes: int) -> Iterator[bytes]:
+def _pieces(http: HttpRequest, max_bytes: int) -> Iterator[bytes]:
     stream, length = http.environ["wsgi.input"], http.content_length
     read = 0
-    while read != length and (piece := stream.read(min(most_bytes + 1 - read, _PIECE))):
+    while read != length and (piece := stream.read(min(max_bytes + 1 - read, _CHUNK_BYTES))):
         read += len(piece)
-        if read > most_bytes:
-            raise _too_large(most_bytes)
+        if read > max_bytes:
+            raise _too_large(max_bytes)
         yield piece
     if read < (length or 0):
         raise Invalid("not_json", "The body ends before its Content-Length.")
     http.environ[_READ_WHOLE] = True
 
 
-def _too_large(most_bytes: int) -> Invalid:
-    return Invalid("body_too_large", f"The body must have at most {most_bytes} bytes.")
+def _too_large(max_bytes: int) -> Invalid:
+    return Invalid("body_too_large", f"The body must have at most {max_bytes} bytes.")
 
 
-def read_away(http: HttpRequest) -> None:
-    """Reads and drops what is left of the body, up to MOST_WASTED_BYTES, unless the client waits for 100 Continue."""
+def discard_body(http: HttpRequest) -> None:
+    """Reads and drops what is left of the body, up to MAX_DISCARDED_BYTES, unless the client waits for 100 Continue."""
     if _READ_WHOLE in http.environ:
         return
     length, headers = http.content_length or 0, http.environ
-    coming = length or "HTTP_TRANSFER_ENCODING" in headers
-    if not coming or "HTTP_EXPECT" in headers or length > MOST_WASTED_BYTES:
+    has_body = length or "HTTP_TRANSFER_ENCODING" in headers
+    if not has_body or "HTTP_EXPECT" in headers or length > MAX_DISCARDED_BYTES:
         return
-    if _drains.acquire(blocking=False):
+    if _discards.acquire(blocking=False):
         try:
-            left = MOST_WASTED_BYTES
-            while left > 0 and (piece := http.environ["wsgi.input"].read(_PIECE)):
-                left -= len(piece)
+            remaining = MAX_DISCARDED_BYTES
+            while remaining > 0 and (piece := http.environ["wsgi.input"].read(_CHUNK_BYTES)):
+                remaining -= len(piece)
         finally:
-            _drains.release()
+            _discards.release()
 
 
 def check_encoding(http: HttpRequest) -> None:
@@ -152,10 +152,10 @@ def _parse_int(digits: str) -> int | Decimal:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    parsed = dict(pairs)
+    if len(parsed) != len(pairs):
         raise ValueError("an object holds the same name twice")
-    return made
+    return parsed
 
 
 def exact_decoder(make_object: Callable[[list[tuple[str, Any]]], Any]) -> JSONDecoder:
@@ -172,25 +172,25 @@ def validate(value: Any, model: type[Model], unknown: str = "Extra inputs are no
     Raises Invalid (invalid_request) with every bad field by name.
     """
     try:
-        return model.model_validate(_without_most_strangers(value, model))
+        return model.model_validate(_limit_unknown_fields(value, model))
     except ValidationError as error:
         fields = [
             FieldError(
                 _printable(".".join(map(str, e["loc"]))),
                 unknown if e["type"] == "extra_forbidden" else e["msg"].removeprefix("Value error, "),
             )
-            for e in error.errors(include_url=False, include_input=False)[:MOST_ERRORS]
+            for e in error.errors(include_url=False, include_input=False)[:MAX_REPORTED_ERRORS]
         ]
-        told = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)
-        raise Invalid("invalid_request", told[:2000], fields) from None
+        detail = "; ".join(f"{f.field}: {f.message}" if f.field else f.message for f in fields)
+        raise Invalid("invalid_request", detail[:2000], fields) from None
 
 
-def _without_most_strangers(value: Any, model: type[BaseModel]) -> Any:
+def _limit_unknown_fields(value: Any, model: type[BaseModel]) -> Any:
     """No more names that mean nothing than are told: each of half a million would become an error, told or not."""
-    if not isinstance(value, dict) or len(value) <= MOST_ERRORS:
+    if not isinstance(value, dict) or len(value) <= MAX_REPORTED_ERRORS:
         return value
-    strangers = islice((name for name in value if name not in model.model_fields), MOST_ERRORS)
-    return {name: value[name] for name in (*(value.keys() & model.model_fields.keys()), *strangers)}
+    unknown_fields = islice((name for name in value if name not in model.model_fields), MAX_REPORTED_ERRORS)
+    return {name: value[name] for name in (*(value.keys() & model.model_fields.keys()), *unknown_fields)}
 
 
 def _printable(name: str) -> str:

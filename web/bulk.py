@@ -17,41 +17,41 @@ from flask import Blueprint, Response, g, request
 
 from shared.accepting import Reply, accept, isolate_failing
 from shared.errors import Invalid, PaymentsError, Unavailable
-from shared.model import Request, Status
+from shared.model import Status, TransactionRequest
 from shared.settings import settings
 from shared.showing import describe_rejection
-from web.answers import JsonAnswer
+from web.answers import JsonResponse
 from web.backlog import reader
 from web.bodies import validate
-from web.intake import PATIENCE_SECONDS, intake
-from web.lists import MOST_ITEMS, NDJSON, read_list
+from web.intake import COMMIT_TIMEOUT_SECONDS, group_commit
+from web.lists import MAX_LIST_ITEMS, NDJSON, read_list
 from web.operation import JSON, TEXT, ApiResponse, Schema, documented
 from web.schemas import NewTransaction, ResultsOut, parse_uid
 
-MOST_LISTS: Final = 16  # in memory, read or about to be committed
-MOST_COMMITS: Final = 2  # at once: each takes a processor of Postgres for a while
-MAX_FAILING: Final = 16  # rows that fail alone; more are no fault of the rows
-DOOR_SECONDS: Final = 2.0
-MOST_UID_CHARACTERS: Final = 200  # of what was sent in place of a uid
+MAX_LISTS: Final = 16  # in memory, read or about to be committed
+MAX_LIST_COMMITS: Final = 2  # at once: each takes a processor of Postgres for a while
+MAX_FAILING_ROWS: Final = 16  # rows that fail alone; more are no fault of the rows
+LIST_ADMISSION_TIMEOUT_SECONDS: Final = 2.0
+MAX_UID_CHARACTERS: Final = 200  # of what was sent in place of a uid
 
 # An invalid item does not make the list invalid. The maximum is given in words, because more items are refused with 413,
 # and a schema that is broken means 422 to every reader of the document.
 _ARRAY: Final[Schema] = {
     "type": "array",
     "items": {"anyOf": [{"$ref": f"#/components/schemas/{NewTransaction.__name__}"}, {}]},
-    "description": f"Up to {MOST_ITEMS} transactions. An invalid item does not affect the others.",
+    "description": f"Up to {MAX_LIST_ITEMS} transactions. An invalid item does not affect the others.",
 }
 _LINES: Final[Schema] = {
     **TEXT,
-    "description": f"NDJSON: up to {MOST_ITEMS} lines, a transaction each. An invalid line does not affect the others.",
+    "description": f"NDJSON: up to {MAX_LIST_ITEMS} lines, a transaction each. An invalid line does not affect the others.",
 }
 
 Result = dict[str, Any]
 
 blueprint = Blueprint("bulk", __name__)
 
-_room = threading.BoundedSemaphore(MOST_LISTS)
-_commits = ThreadPoolExecutor(MOST_COMMITS, thread_name_prefix="bulk")  # its threads start with the first list
+_list_slots = threading.BoundedSemaphore(MAX_LISTS)
+_commits = ThreadPoolExecutor(MAX_LIST_COMMITS, thread_name_prefix="bulk")  # its threads start with the first list
 
 
 @blueprint.put("/api/transactions/")
@@ -62,46 +62,48 @@ _commits = ThreadPoolExecutor(MOST_COMMITS, thread_name_prefix="bulk")  # its th
 )
 def put_transactions() -> Response:
     """Accepts a list of transactions in one commit and returns one result for each."""
-    with _place():
-        judged = read_list(request, _judge)
-        asked = [item for item in judged if isinstance(item, Request)]
-        replies = iter(submit(asked) if asked else ())
-        results = [_result(item, next(replies)) if isinstance(item, Request) else item for item in judged]
-        return JsonAnswer({"results": results}, 202)
+    with _admission():
+        items = read_list(request, _parse_item)
+        requests = [item for item in items if isinstance(item, TransactionRequest)]
+        replies = iter(submit(requests) if requests else ())
+        results = [_result(item, next(replies)) if isinstance(item, TransactionRequest) else item for item in items]
+        return JsonResponse({"results": results}, 202)
 
 
 @cache
-def _door() -> threading.BoundedSemaphore:
+def _admission_slots() -> threading.BoundedSemaphore:
     """So that lists cannot use up the threads that answer."""
     return threading.BoundedSemaphore(settings().web_threads // 8)
 
 
 @contextmanager
-def _place() -> Iterator[None]:
+def _admission() -> Iterator[None]:
     """Raises Unavailable."""
     busy = Unavailable("overloaded", "More lists come than this process takes. Nothing was accepted.")
-    if not _door().acquire(blocking=False):
+    if not _admission_slots().acquire(blocking=False):
         raise busy
     try:
-        if not _room.acquire(timeout=DOOR_SECONDS):
+        if not _list_slots.acquire(timeout=LIST_ADMISSION_TIMEOUT_SECONDS):
             raise busy
         try:
             yield
         finally:
-            _room.release()
+            _list_slots.release()
     finally:
-        _door().release()
+        _admission_slots().release()
 
 
-def _judge(item: Any) -> Request | Result:
+def _parse_item(item: Any) -> TransactionRequest | Result:
     """A request to accept, or what is wrong with the item."""
     try:
         if isinstance(item, Invalid):
             raise item
-        asked = validate(item, NewTransaction)
+        content = validate(item, NewTransaction)
     except Invalid as error:
-        return _invalid(_uid_as_sent(item), error)
-    return Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, g.arrived)
+        return _invalid_result(_uid_as_sent(item), error)
+    return TransactionRequest(
+        content.uid, content.user_id, content.type, content.amount, content.timestamp, g.request_id, g.arrived
+    )
 
 
 def _uid_as_sent(item: Any) -> str | None:
@@ -110,35 +112,35 @@ def _uid_as_sent(item: Any) -> str | None:
     try:
         return str(parse_uid(uid))
     except ValueError:
-        shown = isinstance(uid, str) and len(uid) <= MOST_UID_CHARACTERS and uid.isprintable()
-        return str(uid) if shown else None
+        is_printable = isinstance(uid, str) and len(uid) <= MAX_UID_CHARACTERS and uid.isprintable()
+        return str(uid) if is_printable else None
 
 
-def _invalid(uid: str | None, error: PaymentsError) -> Result:
+def _invalid_result(uid: str | None, error: PaymentsError) -> Result:
     return {"uid": uid, "status": "INVALID", "code": error.code, "detail": error.detail}
 
 
-def _result(asked: Request, reply: Reply) -> Result:
+def _result(submitted: TransactionRequest, reply: Reply) -> Result:
     if isinstance(reply, PaymentsError):
-        return _invalid(str(asked.uid), reply)
-    stands = reply.transaction
-    shown: Result = {"uid": str(asked.uid), "status": stands.status}
-    if stands.status == Status.REJECTED:
-        shown.update(code=stands.reason, detail=describe_rejection(stands))
-    return shown
+        return _invalid_result(str(submitted.uid), reply)
+    transaction = reply.transaction
+    result: Result = {"uid": str(submitted.uid), "status": transaction.status}
+    if transaction.status == Status.REJECTED:
+        result.update(code=transaction.reason, detail=describe_rejection(transaction))
+    return result
 
 
-def submit(requests: Sequence[Request]) -> list[Reply]:
+def submit(requests: Sequence[TransactionRequest]) -> list[Reply]:
     """Accepts the requests in one commit and returns one reply for each, in order.
 
     Raises Unavailable if nothing was accepted, or if the result is not known in time (its code tells which); and what
     SQLAlchemy raises.
     """
-    answered = _commits.submit(_accept_unless_full, requests, time.monotonic() + PATIENCE_SECONDS)
+    pending_replies = _commits.submit(_accept_unless_full, requests, time.monotonic() + COMMIT_TIMEOUT_SECONDS)
     try:
-        return answered.result(PATIENCE_SECONDS)
+        return pending_replies.result(COMMIT_TIMEOUT_SECONDS)
     except NotInTime:
-        if answered.cancel():
+        if pending_replies.cancel():
             raise Unavailable("overloaded", "Other lists are being committed. Nothing was accepted.") from None
         raise Unavailable(
             "database_unavailable",
@@ -146,7 +148,7 @@ def submit(requests: Sequence[Request]) -> list[Reply]:
         ) from None
 
 
-def _accept_unless_full(requests: Sequence[Request], deadline: float) -> list[Reply]:
+def _accept_unless_full(requests: Sequence[TransactionRequest], deadline: float) -> list[Reply]:
     # Not `is_full`: between two lists there may be no reading for long, and a list is many.
     if reader.read().pending >= settings().backlog_limit:
         raise Unavailable(
@@ -154,6 +156,6 @@ def _accept_unless_full(requests: Sequence[Request], deadline: float) -> list[Re
             "Too many transactions wait to be settled. Nothing was accepted: send the list again later.",
             retry_seconds=reader.retry_seconds(),
         )
-    replies = isolate_failing(partial(accept, bulk=True), requests, deadline=deadline, max_failing=MAX_FAILING)
-    intake.ring(requests, replies)
+    replies = isolate_failing(partial(accept, bulk=True), requests, deadline=deadline, max_failing=MAX_FAILING_ROWS)
+    group_commit.ring(requests, replies)
     return replies

@@ -12,13 +12,13 @@ from flask import Blueprint, Response, abort, json
 
 blueprint = Blueprint("docs", __name__)
 
-PACKAGE: Final = "flask_openapi3_swagger"
-FILES: Final = {
+SWAGGER_PACKAGE: Final = "flask_openapi3_swagger"
+SWAGGER_FILES: Final = {
     "swagger-ui.css": ("css/swagger-ui.css", "text/css"),
     "swagger-ui-bundle.js": ("js/swagger-ui-bundle.js", "text/javascript"),
     "swagger.svg": ("images/swagger.svg", "image/svg+xml"),
 }
-PAGE: Final = """<!DOCTYPE html>
+SWAGGER_PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -35,7 +35,7 @@ PAGE: Final = """<!DOCTYPE html>
 </html>
 """
 # validatorUrl: or the page would send the document's address to swagger.io.
-START: Final = """SwaggerUIBundle({
+SWAGGER_SCRIPT: Final = """SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#page",
   deepLinking: true,
@@ -45,7 +45,9 @@ START: Final = """SwaggerUIBundle({
   validatorUrl: null,
 });
 """
-POLICY: Final = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+)
 
 
 @blueprint.get("/")
@@ -58,8 +60,8 @@ def get_index() -> Response:
 @blueprint.get("/docs")
 def get_page() -> Response:
     """Returns the page on which a person reads and tries the API."""
-    response = Response(PAGE, mimetype="text/html")
-    response.headers["Content-Security-Policy"] = POLICY
+    response = Response(SWAGGER_PAGE, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["X-Frame-Options"] = "DENY"  # for browsers that do not know frame-ancestors
     return response
@@ -69,10 +71,10 @@ def get_page() -> Response:
 def get_file(name: str) -> Response:
     """Returns a file of that page."""
     if name == "start.js":
-        return Response(START, mimetype="text/javascript")
-    if name not in FILES:
+        return Response(SWAGGER_SCRIPT, mimetype="text/javascript")
+    if name not in SWAGGER_FILES:
         abort(404)
-    path, media_type = FILES[name]
+    path, media_type = SWAGGER_FILES[name]
     response = Response((_folder() / path).read_bytes(), mimetype=media_type)
     response.headers["Cache-Control"] = "public, max-age=3600"
     return response
@@ -80,7 +82,7 @@ def get_file(name: str) -> Response:
 
 @cache
 def _folder() -> Path:
-    found = find_spec(PACKAGE)
-    if not found or not found.submodule_search_locations:
+    package = find_spec(SWAGGER_PACKAGE)
+    if not package or not package.submodule_search_locations:
         abort(404)  # left out of this installation
-    return Path(found.submodule_search_locations[0]) / "templates" / "swagger"
+    return Path(package.submodule_search_locations[0]) / "templates" / "swagger"

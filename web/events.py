@@ -3,10 +3,10 @@
 from flask import Blueprint, Response
 
 from shared import events
-from web.answers import JsonAnswer
+from web.answers import JsonResponse
 from web.operation import ApiResponse, documented
 from web.query_models import EventsQuery
-from web.schemas import EventsOut, show_event
+from web.schemas import EventsOut, event_to_json
 
 blueprint = Blueprint("events", __name__)
 
@@ -19,5 +19,7 @@ blueprint = Blueprint("events", __name__)
 def get_events(query: EventsQuery) -> Response:
     """Returns a page of settled transactions as events: each at least once, in order per user."""
     after, limit, user_id = query.after, query.limit, query.user_id
-    page = events.get_events(after, limit) if user_id is None else events.get_events_of(user_id, after, limit)
-    return JsonAnswer({"items": [show_event(event) for event in page.items], "next": events.format_cursor(page.next)})
+    page = events.get_events(after, limit) if user_id is None else events.get_user_events(user_id, after, limit)
+    return JsonResponse(
+        {"items": [event_to_json(event) for event in page.items], "next": events.format_cursor(page.next)}
+    )

@@ -12,13 +12,13 @@ if TYPE_CHECKING:  # the process that starts the serving one needs no Flask
     from flask import Request
 
 MAX_CONNECTIONS: Final = 8192
-MAX_INSIDE: Final = 5000  # requests: each takes some 40 kB while it waits
+MAX_CONCURRENT_REQUESTS: Final = 5000  # requests: each takes some 40 kB while it waits
 SPARE_CONNECTIONS: Final = 32
 OTHER_DESCRIPTORS: Final = 384  # of the process: the database, logs, metrics, pipes of statements
-DESCRIPTORS: Final = 16_384
+MAX_DESCRIPTORS: Final = 16_384
 
 _lock = threading.Lock()
-_inside = 0
+_requests_inside = 0
 
 
 def connections() -> int:
@@ -30,21 +30,21 @@ def connections() -> int:
 
 
 @cache  # each request asks
-def most_inside() -> int:
+def max_concurrent_requests() -> int:
     """Returns how many requests may be at work at once."""
-    return min(MAX_INSIDE, connections() - SPARE_CONNECTIONS)
+    return min(MAX_CONCURRENT_REQUESTS, connections() - SPARE_CONNECTIONS)
 
 
-def raise_descriptors() -> None:
+def raise_descriptor_limit() -> None:
     """Increases the limit of descriptors as far as the system allows: the usual 1,000 are fewer than the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    target = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
 
 
 # Who looks after the process always comes in, unless with a body: nobody needs one there.
-LOOKED_AT: Final = ("/livez", "/readyz", "/metrics")
+PROBE_ROUTES: Final = ("/livez", "/readyz", "/metrics")
 
 
 def enter(http: "Request", state: Any) -> None:
@@ -52,32 +52,32 @@ def enter(http: "Request", state: Any) -> None:
 
     Raises Unavailable if too many requests are at work.
     """
-    global _inside
-    if http.method in ("GET", "HEAD") and http.path.rstrip("/") in LOOKED_AT:
+    global _requests_inside
+    if http.method in ("GET", "HEAD") and http.path.rstrip("/") in PROBE_ROUTES:
         return
     with _lock:
-        if _inside >= most_inside():
-            state.turned_away = True
+        if _requests_inside >= max_concurrent_requests():
+            state.over_capacity = True
             raise Unavailable("overloaded", "Too many requests are at work. Nothing was accepted.")
-        _inside += 1
+        _requests_inside += 1
     state.inside = True
 
 
-def turned_away(state: Any) -> bool:
+def is_over_capacity(state: Any) -> bool:
     """Returns whether `enter` refused this request. Its body is not waited for either."""
-    return bool(state.get("turned_away"))
+    return bool(state.get("over_capacity"))
 
 
-def stay_until_closed(state: Any) -> Callable[[], None]:
+def hold_until_closed(state: Any) -> Callable[[], None]:
     """Returns what to call when the body is sent: this request counts as at work until then."""
     inside = bool(state.pop("inside", False))
     return _give_back if inside else lambda: None
 
 
 def _give_back() -> None:
-    global _inside
+    global _requests_inside
     with _lock:
-        _inside -= 1
+        _requests_inside -= 1
 
 
 def leave(state: Any) -> None:

@@ -17,15 +17,19 @@ from shared.health import get_oldest_snapshot_seconds
 from shared.model import Verification
 from shared.settings import settings
 from shared.verifying import list_last_verification
-from shared.webhook_model import Waiting
-from shared.webhooks import get_waiting
-from web.backlog import FRESH_SECONDS, reader
-from web.readings import PATIENCE_SECONDS, Reading
+from shared.webhook_model import WebhookBacklog
+from shared.webhooks import get_webhook_backlog
+from web.backlog import BACKLOG_MAX_AGE_SECONDS, reader
+from web.readings import READ_TIMEOUT_SECONDS, CachedRead
 
-queues: Final = Reading("how many rings wait", doorbell.queue_lengths, FRESH_SECONDS, "read_queues")
-webhooks: Final = Reading("how webhooks stand", get_waiting, FRESH_SECONDS, "read_webhooks")
-snapshot: Final = Reading("what holds back vacuum", get_oldest_snapshot_seconds, FRESH_SECONDS, "read_snapshot")
-verification: Final = Reading("when the books were proved", list_last_verification, FRESH_SECONDS, "read_verification")
+queues: Final = CachedRead("how many rings wait", doorbell.queue_lengths, BACKLOG_MAX_AGE_SECONDS, "read_queues")
+webhooks: Final = CachedRead("how webhooks stand", get_webhook_backlog, BACKLOG_MAX_AGE_SECONDS, "read_webhooks")
+snapshot: Final = CachedRead(
+    "what holds back vacuum", get_oldest_snapshot_seconds, BACKLOG_MAX_AGE_SECONDS, "read_snapshot"
+)
+verification: Final = CachedRead(
+    "when the books were proved", list_last_verification, BACKLOG_MAX_AGE_SECONDS, "read_verification"
+)
 
 
 class BacklogCollector(Collector):
@@ -51,23 +55,23 @@ class WatchedCollector(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauges that can be read."""
-        made: list[tuple[Reading[Any], Callable[[Any], Iterator[GaugeMetricFamily]]]] = [
+        cached_reads: list[tuple[CachedRead[Any], Callable[[Any], Iterator[GaugeMetricFamily]]]] = [
             (webhooks, _of_webhooks),
             (snapshot, _of_snapshot),
             (verification, _of_verification),
         ]
-        for reading, _ in made:
-            reading.latest()  # all begin now
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        for reading, families in made:
+        for cached_read, _ in cached_reads:
+            cached_read.latest()  # all begin now
+        deadline = time.monotonic() + READ_TIMEOUT_SECONDS
+        for cached_read, families in cached_reads:
             try:
-                value = reading.get(FRESH_SECONDS, max(0.0, deadline - time.monotonic()))
+                value = cached_read.get(BACKLOG_MAX_AGE_SECONDS, max(0.0, deadline - time.monotonic()))
             except Unavailable:
                 continue
             yield from families(value)
 
 
-def _of_webhooks(waiting: Waiting) -> Iterator[GaugeMetricFamily]:
+def _of_webhooks(waiting: WebhookBacklog) -> Iterator[GaugeMetricFamily]:
     yield _gauge(
         "payments_webhook_overdue_seconds",
         "For how long the next delivery has been due, or the next event has not become one",
@@ -104,7 +108,7 @@ class QueuesCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauge; none while the broker does not answer."""
         try:
-            lengths = queues.get(FRESH_SECONDS)
+            lengths = queues.get(BACKLOG_MAX_AGE_SECONDS)
         except Unavailable:
             return
         yield _gauge_by("payments_queue_messages", "Rings that no worker has taken yet", "queue", lengths)
@@ -116,7 +120,9 @@ class ProcessCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauges."""
         connections = database.count_connections()
-        yield _gauge("payments_bell_rests", "1 while the broker is left alone after a failure", doorbell.rests())
+        yield _gauge(
+            "payments_bell_rests", "1 while the broker is left alone after a failure", doorbell.circuit_is_open()
+        )
         yield _gauge("payments_database_connections_in_use", "Of this process", connections.in_use)
         yield _gauge("payments_database_connections_limit", "Of this process", connections.limit)
         yield _gauge("payments_backlog_limit", "Pending ones above which new ones get 429", settings().backlog_limit)

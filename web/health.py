@@ -4,7 +4,7 @@ from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import health, metrics
-from web.answers import JsonAnswer
+from web.answers import JsonResponse
 from web.gauges import BacklogCollector, ProcessCollector, QueuesCollector, WatchedCollector
 from web.loop import for_probes, on_loop
 from web.operation import TEXT, ApiResponse, documented
@@ -18,7 +18,7 @@ blueprint = Blueprint("health", __name__)
 @documented({200: ApiResponse(State, "The process is alive.")}, common_problems=("invalid_request",))
 def get_liveness() -> Response:
     """Returns 200 while the process is alive."""
-    return JsonAnswer({"status": "alive"})
+    return JsonResponse({"status": "alive"})
 
 
 @blueprint.get("/readyz")
@@ -27,7 +27,7 @@ def get_liveness() -> Response:
 def get_readiness() -> Response:
     """Returns 200 if the service can work: the database answers and is migrated."""
     health.check_server()
-    return JsonAnswer({"status": "ready"})
+    return JsonResponse({"status": "ready"})
 
 
 @blueprint.get("/metrics")

@@ -16,27 +16,27 @@ from shared.accepting import Accepted, Reply, accept, isolate_failing, recognise
 from shared.doorbell import Bell
 from shared.errors import Unavailable
 from shared.logs import get_logger
-from shared.model import Request, Status
+from shared.model import Status, TransactionRequest
 from web.backlog import reader
 from web.loop import Wakeup, wake
 
-MOST_ROWS: Final = 1000  # in one commit
-MOST_WAITING: Final = 5000  # requests
-PATIENCE_SECONDS: Final = 4.5
-LONGEST_REST_SECONDS: Final = 0.02
-RING_REST: Final = 4  # times as long as it rang the bell rests: what gathers meanwhile rides on one message
+MAX_COMMIT_ROWS: Final = 1000  # in one commit
+MAX_WAITING_REQUESTS: Final = 5000  # requests
+COMMIT_TIMEOUT_SECONDS: Final = 4.5
+MAX_RING_PAUSE_SECONDS: Final = 0.02
+RING_PAUSE_FACTOR: Final = 4  # times as long as it rang the bell rests: what gathers meanwhile rides on one message
 
 log = get_logger("intake")
 
 
-class _Waiting:
+class _WaitingRequest:
     """Requests of one client that waits."""
 
-    __slots__ = ("_error", "_replies", "answered", "given_up", "requests")
+    __slots__ = ("_error", "_replies", "answered", "is_abandoned", "requests")
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[TransactionRequest]) -> None:
         self.requests = requests
-        self.given_up = False
+        self.is_abandoned = False
         self._replies: list[Reply] = []
         self._error: Exception | None = None
         self.answered = Wakeup()
@@ -47,8 +47,8 @@ class _Waiting:
 
     def wait(self) -> list[Reply]:
         """Returns the replies. Raises Unavailable if there are none in time, and the error that was set."""
-        if not self.answered.wait(PATIENCE_SECONDS):
-            self.given_up = True
+        if not self.answered.wait(COMMIT_TIMEOUT_SECONDS):
+            self.is_abandoned = True
             raise Unavailable(
                 "database_unavailable",
                 "The database did not answer in time. Whether the request was accepted is not known: send it again.",
@@ -58,24 +58,24 @@ class _Waiting:
         return self._replies
 
 
-class Intake:
+class GroupCommit:
     """One per process. Its threads start with the first request: after the server has forked."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_WaitingRequest] = deque()
         self._arrival = threading.Condition()
         self._bells: dict[int, Bell] = {}
         self._bell_arrival = threading.Condition()
         self._threads: dict[str, threading.Thread] = {}
 
-    def submit(self, requests: Sequence[Request]) -> list[Reply]:
+    def submit(self, requests: Sequence[TransactionRequest]) -> list[Reply]:
         """Accepts the requests and returns one reply for each, in order, once they are committed.
 
         Raises Unavailable if that is not known in time (send the request again), and what SQLAlchemy raises.
         """
-        waiting = _Waiting(requests)
+        waiting = _WaitingRequest(requests)
         with self._arrival:
-            if len(self._waiting) >= MOST_WAITING:
+            if len(self._waiting) >= MAX_WAITING_REQUESTS:
                 raise Unavailable("overloaded", "More requests wait than this process takes. Nothing was accepted.")
             self._keep_alive("commit", self._commit_for_ever)
             self._waiting.append(waiting)
@@ -96,24 +96,24 @@ class Intake:
                 batch = self._take()
             self._commit(batch)
 
-    def _take(self) -> list[_Waiting]:
-        """What has gathered, whole requests in their order, about MOST_ROWS rows of it."""
-        batch: list[_Waiting] = []
+    def _take(self) -> list[_WaitingRequest]:
+        """What has gathered, whole requests in their order, about MAX_COMMIT_ROWS rows of it."""
+        batch: list[_WaitingRequest] = []
         rows = 0
-        while self._waiting and rows < MOST_ROWS:
+        while self._waiting and rows < MAX_COMMIT_ROWS:
             waiting = self._waiting.popleft()
-            if not waiting.given_up:
+            if not waiting.is_abandoned:
                 batch.append(waiting)
                 rows += len(waiting.requests)
         return batch
 
-    def _commit(self, batch: Sequence[_Waiting]) -> None:
+    def _commit(self, batch: Sequence[_WaitingRequest]) -> None:
         requests = [request for waiting in batch for request in waiting.requests]
         if not requests:
             return
         try:
             take = partial(recognise, retry_seconds=reader.retry_seconds()) if reader.is_full() else accept
-            deadline = time.monotonic() + PATIENCE_SECONDS
+            deadline = time.monotonic() + COMMIT_TIMEOUT_SECONDS
             replies = isolate_failing(take, requests, deadline=deadline, max_failing=len(requests))
         except Exception as error:
             for waiting in batch:
@@ -127,7 +127,7 @@ class Intake:
         wake(waiting.answered for waiting in batch)
         self.ring(requests, replies)
 
-    def ring(self, requests: Sequence[Request], replies: Sequence[Reply]) -> None:
+    def ring(self, requests: Sequence[TransactionRequest], replies: Sequence[Reply]) -> None:
         """Rings the lanes of new transactions, and of repeats that are still PENDING: the first ring may have been lost."""
         with self._bell_arrival:
             for request, reply in zip(requests, replies, strict=True):
@@ -145,7 +145,7 @@ class Intake:
                 bells, self._bells = self._bells, {}
             began = time.monotonic()
             doorbell.ring(bells)
-            time.sleep(min(LONGEST_REST_SECONDS, RING_REST * (time.monotonic() - began)))
+            time.sleep(min(MAX_RING_PAUSE_SECONDS, RING_PAUSE_FACTOR * (time.monotonic() - began)))
 
 
-intake = Intake()
+group_commit = GroupCommit()

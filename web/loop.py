@@ -201,11 +201,11 @@ def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:
         return call(*arguments)
     if _view_threads().queued() >= MAX_QUEUED_CALLS:
         raise _overloaded()
-    made = _Call(partial(call, *arguments))
-    _view_threads().put(made)
-    timer = made.done.get_loop().call_later(QUEUE_TIMEOUT_SECONDS, made.give_up)
+    queued_call = _Call(partial(call, *arguments))
+    _view_threads().put(queued_call)
+    timer = queued_call.done.get_loop().call_later(QUEUE_TIMEOUT_SECONDS, queued_call.give_up)
     try:
-        return cast(Result, switch(made.done))
+        return cast(Result, switch(queued_call.done))
     finally:
         timer.cancel()
 
@@ -223,14 +223,14 @@ def for_probes(view: View) -> View:
     def in_probe_thread(**arguments: Any) -> Any:
         if not is_on_loop():
             return view(**arguments)
-        made = _Call(partial(view, **arguments))
-        _probe_threads.put(made)
-        return switch(made.done)
+        queued_call = _Call(partial(view, **arguments))
+        _probe_threads.put(queued_call)
+        return switch(queued_call.done)
 
     return cast(View, on_loop(in_probe_thread))
 
 
-def place(view: View) -> View:
+def place_view(view: View) -> View:
     """Returns the view so that it may be called on the loop: as it is where it is marked, else it runs in a thread."""
     if getattr(view, "runs_on_loop", False):
         return view

@@ -81,7 +81,7 @@ def document(app: Flask) -> Schema:
         "components": {
             "schemas": _schemas(routes),
             "parameters": parameters,
-            **({"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if settings().asks_for_keys else {}),
+            **({"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if settings().requires_keys else {}),
             "headers": {name: header._asdict() for name, header in RESPONSE_HEADERS.items()},
         },
     }
@@ -165,7 +165,7 @@ def _operation(route: _Route) -> Schema:
         "responses": {str(status): _response(response) for status, response in operation.responses.items()},
     }
     scope = scope_needed(route.method, rule)
-    if scope and settings().asks_for_keys:
+    if scope and settings().requires_keys:
         described["security"] = [{"key": [str(scope)]}]
     for code in dict.fromkeys([*_problems(route), *_admission_problems(route)]):
         _add_problem(described["responses"], code)
@@ -190,12 +190,12 @@ def _problems(route: _Route) -> list[str]:
 
 def _admission_problems(route: _Route) -> list[str]:
     """Returns the codes of the problems that a request can get before its view. Without keys there is no code for them."""
-    codes = [] if route.rule in gate.LOOKED_AT else ["overloaded"]
+    codes = [] if route.rule in gate.PROBE_ROUTES else ["overloaded"]
     scope = scope_needed(route.method, route.rule)
     if scope is None:
         return codes
     codes.append("rate_limited")
-    if settings().asks_for_keys:
+    if settings().requires_keys:
         codes += ["unauthorized", *(["insufficient_scope"] if scope != Scope.READ else [])]
     return codes
 

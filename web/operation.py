@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from shared.history import MOST_USER_ID
-from web.requests import KEY_PATTERN, MAX_KEY_CHARACTERS
+from shared.history import MAX_USER_ID
+from web.requests import IDEMPOTENCY_KEY_PATTERN, MAX_IDEMPOTENCY_KEY_CHARACTERS
 from web.schemas import UID_PATTERN
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 
 JSON: Final = "application/json"
 TEXT: Final[Schema] = {"type": "string"}
-ID: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}
+ID: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MAX_USER_ID}
 
 
 class Parameter(NamedTuple):
@@ -71,7 +71,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "If-None-Match": Parameter("header", TEXT, "An ETag. The response is 304 while the transaction still has it."),
     "Idempotency-Key": Parameter(
         "header",
-        {**TEXT, "minLength": 1, "maxLength": MAX_KEY_CHARACTERS, "pattern": KEY_PATTERN},
+        {**TEXT, "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS, "pattern": IDEMPOTENCY_KEY_PATTERN},
         "A repeat with the same key gets the same response. A key belongs to the API key that sent it.",
         ("key_reused",),
     ),

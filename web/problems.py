@@ -8,10 +8,10 @@ from structlog.contextvars import get_contextvars
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from shared import errors
-from shared.database import first_line, is_machinery
+from shared.database import first_line, is_infrastructure_error
 from shared.errors import Conflict, Invalid, PaymentsError, Refused, Unavailable
 from shared.logs import get_logger
-from web.answers import JsonAnswer
+from web.answers import JsonResponse
 
 MEDIA_TYPE: Final = "application/problem+json"
 CHALLENGE: Final = 'Bearer realm="payments"'
@@ -63,7 +63,7 @@ def problem(status: int, code: str, detail: str, retry_seconds: int = 1, **membe
         "request_id": get_contextvars().get("request_id"),
         **members,
     }
-    response = JsonAnswer(document, status, MEDIA_TYPE)
+    response = JsonResponse(document, status, MEDIA_TYPE)
     if status in RETRY_STATUSES:
         response.headers["Retry-After"] = str(retry_seconds)
     if status == 401:
@@ -106,8 +106,8 @@ def _framework_problem(error: HTTPException) -> Response:
 
 
 def _unexpected_problem(error: Exception) -> Response:
-    if is_machinery(error):
-        log.warning("the database did not answer", error=first_line(error))
+    if is_infrastructure_error(error):
+        log.warning("database did not answer", error=first_line(error))
         return problem(503, "database_unavailable", _UNKNOWN_OUTCOME)
-    log.error("an error of ours", exc_info=error)
+    log.error("unexpected error", exc_info=error)
     return problem(500, "internal_error", "The service failed. The request may be sent again as it was.")

@@ -16,21 +16,20 @@ from flask import g
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from shared.errors import invalid_field
-from shared.events import CURSOR_PATTERN as FEED_CURSOR_PATTERN
-from shared.events import Cursor, parse_cursor
-from shared.history import MOST_USER_ID
+from shared.events import FEED_CURSOR_PATTERN, FeedPosition, parse_cursor
+from shared.history import MAX_USER_ID
 from shared.instants import parse_instant
-from shared.model import Key, Status, Type
-from shared.webhook_model import LetterKey
+from shared.model import StatementKey, Status, Type
+from shared.webhook_model import DeadLetterKey
 from web.bodies import validate
-from web.requests import CURSOR_PATTERN, parse_statement_cursor
-from web.webhook_schemas import LETTER_KEY_PATTERN, read_letter_key
+from web.requests import STATEMENT_CURSOR_PATTERN, parse_statement_cursor
+from web.webhook_schemas import DEAD_LETTER_CURSOR_PATTERN, read_letter_key
 
 DEFAULT_PAGE_ITEMS: Final = 100
 MAX_PAGE_ITEMS: Final = 1000
 
 View = TypeVar("View", bound=Callable[..., Any])
-Word = TypeVar("Word", bound=StrEnum)
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Component(NamedTuple):
@@ -45,11 +44,11 @@ def _parse_number(text: str, max_value: int, max_digits: int) -> int:
     return int(text)
 
 
-def _parse_word(text: str, words: type[Word]) -> Word:
+def _parse_choice(text: str, choices: type[Choice]) -> Choice:
     try:
-        return words(text)
+        return choices(text)
     except ValueError:
-        raise ValueError(f"must be one of {', '.join(words)}") from None
+        raise ValueError(f"must be one of {', '.join(choices)}") from None
 
 
 Limit = Annotated[
@@ -60,9 +59,9 @@ Limit = Annotated[
 ]
 UserIdFilter = Annotated[
     int | None,
-    PlainValidator(partial(_parse_number, max_value=MOST_USER_ID, max_digits=19)),
+    PlainValidator(partial(_parse_number, max_value=MAX_USER_ID, max_digits=19)),
     Field(description="Return the events of this user only."),
-    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST_USER_ID}),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_USER_ID}),
     Component("user_id.filter"),
 ]
 InstantFilter = Annotated[
@@ -72,33 +71,33 @@ InstantFilter = Annotated[
 ]
 StatusFilter = Annotated[
     Status | None,
-    PlainValidator(partial(_parse_word, words=Status)),
+    PlainValidator(partial(_parse_choice, choices=Status)),
     Field(description="Return transactions in this state only."),
     WithJsonSchema({"type": "string", "enum": [*Status]}),
 ]
 TypeFilter = Annotated[
     Type | None,
-    PlainValidator(partial(_parse_word, words=Type)),
+    PlainValidator(partial(_parse_choice, choices=Type)),
     Field(description="Return transactions of this type only."),
     WithJsonSchema({"type": "string", "enum": [*Type]}),
 ]
 StatementCursor = Annotated[
-    Key | None,
+    StatementKey | None,
     PlainValidator(parse_statement_cursor),
     Field(description="`next` of the previous page."),
-    WithJsonSchema({"type": "string", "pattern": CURSOR_PATTERN}),
+    WithJsonSchema({"type": "string", "pattern": STATEMENT_CURSOR_PATTERN}),
 ]
 FeedCursor = Annotated[
-    Cursor,
+    FeedPosition,
     PlainValidator(parse_cursor),
     Field(description="`next` of the previous page. Without it the feed starts at its beginning."),
     WithJsonSchema({"type": "string", "pattern": FEED_CURSOR_PATTERN}),
 ]
 DeadLetterCursor = Annotated[
-    LetterKey | None,
+    DeadLetterKey | None,
     PlainValidator(read_letter_key),
     Field(description="`next` of the previous page."),
-    WithJsonSchema({"type": "string", "pattern": LETTER_KEY_PATTERN}),
+    WithJsonSchema({"type": "string", "pattern": DEAD_LETTER_CURSOR_PATTERN}),
     Component("letter_cursor"),
 ]
 
@@ -129,7 +128,7 @@ class StatementQuery(Query):
 class EventsQuery(Query):
     """The query parameters of the feed."""
 
-    after: FeedCursor = Field(default_factory=Cursor)
+    after: FeedCursor = Field(default_factory=FeedPosition)
     limit: Limit = DEFAULT_PAGE_ITEMS
     user_id: UserIdFilter = None
 
@@ -148,8 +147,8 @@ def read_query(http: HttpRequest, model: type[Query]) -> Query:
     """
     known = {field.alias or name for name, field in model.model_fields.items()}
     texts = dict(http.args.lists())
-    for name, given in texts.items():
-        if name in known and len(given) > 1:
+    for name, values in texts.items():
+        if name in known and len(values) > 1:
             raise invalid_field(name, "must be given once")
     return validate(
         {name: text for name, (text, *_) in texts.items()}, model, "is not a query parameter of this address"

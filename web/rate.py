@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from typing import Final
 
-MOST_CALLERS: Final = 10_000  # who has not asked for longest is forgotten: his bucket is full again
+MAX_CALLERS: Final = 10_000  # who has not asked for longest is forgotten: his bucket is full again
 
 
 class RateLimiter:
@@ -22,12 +22,12 @@ class RateLimiter:
     def take(self, caller: object, per_second: float) -> int:
         """Takes a token and returns 0; without a token, returns the whole seconds until there is one."""
         now = time.monotonic()
-        most = max(1.0, per_second)
+        burst = max(1.0, per_second)
         with self._lock:
-            tokens, since = self._buckets.pop(caller, (most, now))
-            tokens = min(most, tokens + (now - since) * per_second)
+            tokens, since = self._buckets.pop(caller, (burst, now))
+            tokens = min(burst, tokens + (now - since) * per_second)
             allowed = tokens >= 1
             self._buckets[caller] = (tokens - allowed, now)
-            if len(self._buckets) > MOST_CALLERS:
+            if len(self._buckets) > MAX_CALLERS:
                 self._buckets.popitem(last=False)
         return 0 if allowed else math.ceil((1 - tokens) / per_second)

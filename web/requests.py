@@ -9,16 +9,16 @@ from flask import Request as HttpRequest
 from flask import g
 
 from shared.errors import NotFound, invalid_field
-from shared.model import Key
+from shared.model import StatementKey
 from shared.registering import OwnedKey
-from web.waiting import MOST_SECONDS
+from web.waiting import MAX_LONG_POLL_SECONDS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 # Instants up to the year 5138, and any acceptance number.
-CURSOR_PATTERN: Final = "^([0-9]{1,17}-[0-9]{1,18})?$"
-MAX_KEY_CHARACTERS: Final = 200
-KEY_PATTERN: Final = "^[!-~]([ -~]*[!-~])?$"
+STATEMENT_CURSOR_PATTERN: Final = "^([0-9]{1,17}-[0-9]{1,18})?$"
+MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 200
+IDEMPOTENCY_KEY_PATTERN: Final = "^[!-~]([ -~]*[!-~])?$"
 # A comma within quotes separates nothing.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _WAIT = re.compile(
@@ -32,8 +32,10 @@ def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
     if text is None:
         return None
     key = _of_one_line(text)
-    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not re.fullmatch(KEY_PATTERN, key):
-        raise invalid_field("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters, ASCII and printable")
+    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS or not re.fullmatch(IDEMPOTENCY_KEY_PATTERN, key):
+        raise invalid_field(
+            "Idempotency-Key", f"must have 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} characters, ASCII and printable"
+        )
     return OwnedKey(g.key_id, key)
 
 
@@ -55,19 +57,19 @@ def read_id(text: str, not_found: Callable[[object], NotFound]) -> int:
     return int(text)
 
 
-def write_cursor(key: Key | None) -> str | None:
+def write_cursor(key: StatementKey | None) -> str | None:
     """Returns the cursor of a statement's next page, of digits and one hyphen: it needs no escaping anywhere."""
     return key and f"{(key.accepted_at - _EPOCH) // _MICROSECOND}-{key.accept_order}"
 
 
-def parse_statement_cursor(text: str) -> Key | None:
+def parse_statement_cursor(text: str) -> StatementKey | None:
     """Returns where a statement's next page begins; None for an empty text, the beginning. Raises ValueError."""
-    if not re.fullmatch(CURSOR_PATTERN, text, re.ASCII):
+    if not re.fullmatch(STATEMENT_CURSOR_PATTERN, text, re.ASCII):
         raise ValueError("is none that this address gave")
     if not text:
         return None
     microseconds, order = text.split("-")
-    return Key(_EPOCH + int(microseconds) * _MICROSECOND, int(order))
+    return StatementKey(_EPOCH + int(microseconds) * _MICROSECOND, int(order))
 
 
 def preferred_wait(http: HttpRequest) -> int | None:
@@ -76,8 +78,8 @@ def preferred_wait(http: HttpRequest) -> int | None:
     A preference that cannot be read is ignored, as the RFC says; the first of several counts.
     """
     for preference in _PREFERENCES.findall(http.environ.get("HTTP_PREFER", "")):
-        written = _WAIT.fullmatch(preference)
-        if written:
-            digits = written["token"] or written["quoted"]
-            return min(int(digits), MOST_SECONDS) if len(digits) < 10 else MOST_SECONDS
+        match = _WAIT.fullmatch(preference)
+        if match:
+            digits = match["token"] or match["quoted"]
+            return min(int(digits), MAX_LONG_POLL_SECONDS) if len(digits) < 10 else MAX_LONG_POLL_SECONDS
     return None

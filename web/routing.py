@@ -7,7 +7,7 @@ from typing import Any, Final
 from werkzeug.routing import Map, MapAdapter, Rule
 
 # Of routes without a variable part: as many as there are, each with and without its trailing slash.
-_known: Final[dict[tuple[Map, str, str], Rule]] = {}
+_rule_cache: Final[dict[tuple[Map, str, str], Rule]] = {}
 
 
 class _Adapter(MapAdapter):
@@ -19,12 +19,12 @@ class _Adapter(MapAdapter):
         """Returns the rule and the values of its variable parts, as werkzeug does."""
         if path_info is not None or method is not None:  # another question than which view is to answer
             return super().match(path_info, method, *arguments, **options)
-        place = (self.map, self.default_method, self.path_info)
-        if rule := _known.get(place):
+        route_key = (self.map, self.default_method, self.path_info)
+        if rule := _rule_cache.get(route_key):
             return rule, {}
         rule, values = super().match(path_info, method, *arguments, **options)
         if not values and self.path_info.rstrip("/") == rule.rule.rstrip("/"):
-            _known[place] = rule
+            _rule_cache[route_key] = rule
         return rule, values
 
 

@@ -9,17 +9,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from shared.instants import format_instant, parse_instant
 from shared.model import Event, EventType, Reason, Status, Type, User
-from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, MOST_CHARACTERS, format_amount, parse_amount
-from shared.showing import show_transaction
+from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, MAX_AMOUNT_CHARACTERS, format_amount, parse_amount
+from shared.showing import transaction_to_json
 
-MOST_NAME_CHARACTERS: Final = 200
+MAX_NAME_CHARACTERS: Final = 200
 UID_PATTERN: Final = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 # The nil and the all-ones UUID are what a broken client sends for every payment.
 UNUSABLE_UID_PATTERN: Final = "^([0-]*|[Ff-]*)$"
 # White space as str.strip() has it, spelt out: \s means something else in every dialect.
 _BLANK: Final = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 # A name has something to see, and nothing that Postgres cannot store.
-NAME_PATTERN: Final = rf"^[^\u0000]*[^\u0000{_BLANK}][^\u0000]*$"
+USER_NAME_PATTERN: Final = rf"^[^\u0000]*[^\u0000{_BLANK}][^\u0000]*$"
 
 
 def parse_uid(text: object) -> UUID:
@@ -40,8 +40,8 @@ def parse_new_uid(text: object) -> UUID:
 def _parse_name(name: object) -> str:
     if not isinstance(name, str) or not name.strip():
         raise ValueError("must be a text that is not empty")
-    if len(name) > MOST_NAME_CHARACTERS:
-        raise ValueError(f"must have at most {MOST_NAME_CHARACTERS} characters")
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_NAME_CHARACTERS} characters")
     if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
         raise ValueError("must not hold NUL or half a surrogate pair")
     return name
@@ -56,7 +56,7 @@ NUMBER_DESCRIPTION: Final = "Written with at most two digits after the point and
 AMOUNT_SCHEMA: dict[str, Any] = {
     "description": "A positive decimal, at most two digits after the point, at most 9999999999.99. Read exactly.",
     "oneOf": [
-        {"type": "string", "pattern": AMOUNT_PATTERN, "maxLength": MOST_CHARACTERS},
+        {"type": "string", "pattern": AMOUNT_PATTERN, "maxLength": MAX_AMOUNT_CHARACTERS},
         {"type": "number", "minimum": 0.01, "maximum": MAX_AMOUNT / 100, "description": NUMBER_DESCRIPTION},
     ],
     "examples": ["100.00"],
@@ -85,8 +85,8 @@ class NewUser(BaseModel):
             {
                 "type": "string",
                 "minLength": 1,
-                "maxLength": MOST_NAME_CHARACTERS,
-                "pattern": NAME_PATTERN,
+                "maxLength": MAX_NAME_CHARACTERS,
+                "pattern": USER_NAME_PATTERN,
                 "examples": ["Ada"],
             }
         ),
@@ -228,12 +228,12 @@ class State(BaseModel):
     status: Literal["alive", "ready"]
 
 
-def show_user(user: User) -> dict[str, Any]:
+def user_to_json(user: User) -> dict[str, Any]:
     """Returns a user as the API shows it, without a balance."""
     return {"id": user.id, "name": user.name, "created_at": format_instant(user.created_at)}
 
 
-def show_event(event: Event) -> dict[str, Any]:
+def event_to_json(event: Event) -> dict[str, Any]:
     """Returns an event as the API shows it."""
     return {
         "id": event.id,
@@ -242,5 +242,5 @@ def show_event(event: Event) -> dict[str, Any]:
         "user_seq": event.user_seq,
         "balance": format_amount(event.balance),
         "occurred_at": format_instant(event.occurred_at),
-        "transaction": show_transaction(event.transaction),
+        "transaction": transaction_to_json(event.transaction),
     }

@@ -14,20 +14,20 @@ from urllib.parse import urlencode
 
 from flask import Response, g, request
 
-from shared.database import first_line, is_machinery
+from shared.database import first_line, is_infrastructure_error
 from shared.errors import Unavailable
-from shared.history import Page
+from shared.history import StatementPage
 from shared.logs import get_logger
-from shared.model import Key
+from shared.model import StatementKey
 from shared.settings import settings
-from shared.showing import show_transaction
+from shared.showing import transaction_to_json
 from web import gate
 from web.requests import write_cursor
 from web.schemas import TransactionOut
 
 MAX_PAGE_READS: Final = 2  # at once: streams must leave connections to everybody else
 # The server ends a body that fails as if it were whole. A quote that is not closed is an error to every strict reader.
-INCOMPLETE: Final = '"incomplete: the service failed while it sent this statement, ask again'
+INCOMPLETE_MARK: Final = '"incomplete: the service failed while it sent this statement, ask again'
 
 log = get_logger("statement")
 
@@ -40,7 +40,7 @@ def _streams() -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(max(1, settings().web_threads // 8))
 
 
-def csv_page(user_id: int, page: Page) -> Response:
+def csv_page(user_id: int, page: StatementPage) -> Response:
     """Returns a page as CSV, with the cursor of the next one in a Link header."""
     response = _answer(user_id, _header() + _lines(page))
     if page.after:
@@ -49,7 +49,9 @@ def csv_page(user_id: int, page: Page) -> Response:
     return response
 
 
-def csv_stream(user_id: int, read_page: Callable[[Key | None], Page], after: Key | None) -> Response:
+def csv_stream(
+    user_id: int, read_page: Callable[[StatementKey | None], StatementPage], after: StatementKey | None
+) -> Response:
     """Returns all rows behind the key as CSV. Raises what reading the first page raises, and Unavailable."""
     if not _streams().acquire(blocking=False):
         raise Unavailable("overloaded", "More statements are being sent than this process takes. Ask again later.")
@@ -63,7 +65,7 @@ def csv_stream(user_id: int, read_page: Callable[[Key | None], Page], after: Key
         return _answer(user_id, iter(()))
     response = _answer(user_id, _pages(first, read_page))
     response.call_on_close(_streams().release)
-    response.call_on_close(gate.stay_until_closed(g))
+    response.call_on_close(gate.hold_until_closed(g))
     return response
 
 
@@ -73,7 +75,7 @@ def _answer(user_id: int, body: str | Iterator[str]) -> Response:
     return response
 
 
-def _pages(first: Page, read_page: Callable[[Key | None], Page]) -> Iterator[str]:
+def _pages(first: StatementPage, read_page: Callable[[StatementKey | None], StatementPage]) -> Iterator[str]:
     page, text = first, _header() + _lines(first)
     while True:
         if text:
@@ -84,11 +86,11 @@ def _pages(first: Page, read_page: Callable[[Key | None], Page]) -> Iterator[str
             with _page_reads:
                 page = read_page(page.after)
         except Exception as error:
-            if is_machinery(error):
-                log.warning("a statement is sent incomplete", error=first_line(error))
+            if is_infrastructure_error(error):
+                log.warning("statement sent incomplete", error=first_line(error))
             else:
-                log.exception("a statement is sent incomplete")
-            yield INCOMPLETE
+                log.exception("statement sent incomplete")
+            yield INCOMPLETE_MARK
             return
         text = _lines(page)
 
@@ -97,8 +99,8 @@ def _header() -> str:
     return ",".join(TransactionOut.model_fields) + "\r\n"
 
 
-def _lines(page: Page) -> str:
+def _lines(page: StatementPage) -> str:
     """No column holds a client's own text, so no cell can begin what a spreadsheet would run."""
     text = io.StringIO(newline="")
-    csv.DictWriter(text, list(TransactionOut.model_fields)).writerows(map(show_transaction, page.items))
+    csv.DictWriter(text, list(TransactionOut.model_fields)).writerows(map(transaction_to_json, page.items))
     return text.getvalue()

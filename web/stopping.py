@@ -18,48 +18,48 @@ from contextlib import suppress
 from typing import Final
 
 DRAIN_SECONDS: Final = 0.5  # a connection that is in use is used within that time
-DOOR_SECONDS: Final = 0.5  # for a handshake under way, and the first request after it
-DRAIN: Final = signal.SIGURG  # whoever does not listen to it, ignores it
-STOPS: Final = (DRAIN, signal.SIGTERM, signal.SIGINT)
+HANDSHAKE_SECONDS: Final = 0.5  # for a handshake under way, and the first request after it
+DRAIN_SIGNAL: Final = signal.SIGURG  # whoever does not listen to it, ignores it
+WEB_STOP_SIGNALS: Final = (DRAIN_SIGNAL, signal.SIGTERM, signal.SIGINT)
 
 _DESCRIPTORS: Final = "/proc/self/fd"  # the listening socket is granian's, and is looked for there
 _SO_BINDTOIFINDEX: Final = 62
 _NO_INTERFACE: Final = 2**31 - 1  # the highest index; Linux counts interfaces from 1
 
-_begun = threading.Event()
+_stopping = threading.Event()
 
 
-def has_begun() -> bool:
+def is_stopping() -> bool:
     """Returns whether the process has begun to stop."""
-    return _begun.is_set()
+    return _stopping.is_set()
 
 
-def listen_for_the_end(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
+def listen_for_stop_signals(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
     """Makes the process that serves begin to stop when a signal says so; called in its main thread. `close` ends all waits.
 
     The loop has handlers of SIGTERM and SIGINT already, granian's. It learns of a signal by a descriptor that Python
     writes to whatever the handler here is: so both are called. Without this a request with `Prefer: wait=30` would delay
     the end for that long.
     """
-    for number in STOPS:
+    for number in WEB_STOP_SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(_begin, loop, close))
 
 
 def _begin(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
-    if not has_begun():
-        _begun.set()
+    if not is_stopping():
+        _stopping.set()
         close()
-        loop.call_later(DRAIN_SECONDS, _shut_the_door)
+        loop.call_later(DRAIN_SECONDS, _refuse_connections)
 
 
 def drain(pid: int) -> None:
     """Makes the serving process drain, and waits until it has. Called in the process that started it, before it is stopped."""
     with suppress(ProcessLookupError):
-        os.kill(pid, DRAIN)
-        time.sleep(DRAIN_SECONDS + DOOR_SECONDS)
+        os.kill(pid, DRAIN_SIGNAL)
+        time.sleep(DRAIN_SECONDS + HANDSHAKE_SECONDS)
 
 
-def _shut_the_door() -> None:
+def _refuse_connections() -> None:
     """Binds the listening sockets to a network interface that does not exist, so that the kernel refuses new connections.
 
     Connections that are complete or in their handshake are not affected. It needs Linux 5.7 and no privilege (a packet

@@ -8,11 +8,11 @@ from flask import Request as HttpRequest
 
 from shared import history
 from shared.errors import PaymentsError, transaction_not_found
-from shared.model import Request, Status, Transaction
-from shared.showing import describe_rejection, show_transaction
-from web.answers import JsonAnswer
+from shared.model import Status, Transaction, TransactionRequest
+from shared.showing import describe_rejection, transaction_to_json
+from web.answers import JsonResponse
 from web.bodies import read_json
-from web.intake import intake
+from web.intake import group_commit
 from web.loop import in_thread, on_loop
 from web.operation import ApiResponse, documented
 from web.problems import problem
@@ -22,7 +22,7 @@ from web.waiting import wait_if_preferred
 
 blueprint = Blueprint("transactions", __name__)
 
-RETRY_SECONDS: Final = 1
+PENDING_RETRY_AFTER_SECONDS: Final = 1
 _OF_A_PUT: Final = ("Preference-Applied", "Idempotency-Replayed")
 _FOUND: Final = ApiResponse(TransactionOut, "The transaction, in any state.", ("ETag",), ("Preference-Applied",))
 _NOT_MODIFIED: Final = ApiResponse(
@@ -45,18 +45,22 @@ _NOT_MODIFIED: Final = ApiResponse(
 def put_transaction() -> Response:
     """Accepts a transaction and returns it; the status code tells its state, for a new one and for a repeat."""
     http: HttpRequest = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
-    asked = read_json(http, NewTransaction)
-    (reply,) = intake.submit(
-        [Request(asked.uid, asked.user_id, asked.type, asked.amount, asked.timestamp, g.request_id, g.arrived)]
+    content = read_json(http, NewTransaction)
+    (reply,) = group_commit.submit(
+        [
+            TransactionRequest(
+                content.uid, content.user_id, content.type, content.amount, content.timestamp, g.request_id, g.arrived
+            )
+        ]
     )
     if isinstance(reply, PaymentsError):
         raise reply
     seconds = preferred_wait(http)
     transaction, waited = wait_if_preferred(reply.transaction, seconds)
-    response = _answer_by_state(transaction)
+    response = _response_by_state(transaction)
     if reply.replayed:
         response.headers["Idempotency-Replayed"] = "true"
-    return _tell_preference(response, seconds, waited)
+    return _add_preference_applied(response, seconds, waited)
 
 
 @blueprint.get("/api/transaction/<uid>")
@@ -82,29 +86,29 @@ def _look_up(uid: str) -> Response:
     if request.method != "POST" and request.if_none_match.contains_weak(tag):
         response = Response(status=304)
     else:
-        response = JsonAnswer(show_transaction(transaction))
+        response = JsonResponse(transaction_to_json(transaction))
     response.set_etag(tag)
-    return _tell_preference(response, seconds, waited)
+    return _add_preference_applied(response, seconds, waited)
 
 
-def _answer_by_state(transaction: Transaction) -> Response:
-    shown = show_transaction(transaction)
+def _response_by_state(transaction: Transaction) -> Response:
+    document = transaction_to_json(transaction)
     if transaction.status == Status.REJECTED:
         return problem(
             409,
             str(transaction.reason),
             describe_rejection(transaction),
-            transaction=shown,
+            transaction=document,
         )
-    response = JsonAnswer(shown)
+    response = JsonResponse(document)
     response.headers.add("Location", f"/api/transaction/{transaction.uid}")
     if transaction.status == Status.PENDING:
         response.status_code = 202
-        response.headers.add("Retry-After", str(RETRY_SECONDS))
+        response.headers.add("Retry-After", str(PENDING_RETRY_AFTER_SECONDS))
     return response
 
 
-def _tell_preference(response: Response, seconds: int | None, waited: bool) -> Response:
+def _add_preference_applied(response: Response, seconds: int | None, waited: bool) -> Response:
     if waited:
         response.headers["Preference-Applied"] = f"wait={seconds}"
     return response

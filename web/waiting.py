@@ -9,20 +9,22 @@ import time
 from typing import Final
 
 from shared import doorbell
-from shared.database import is_machinery
+from shared.database import is_infrastructure_error
 from shared.history import find_final
 from shared.logs import get_logger
 from shared.model import Transaction
 from web.loop import Wakeup, wake
 
-MOST_SECONDS: Final = 30
+MAX_LONG_POLL_SECONDS: Final = 30
 MAX_WAITERS: Final = 4000  # of the requests that the process takes (web/gate); the contract has 64
-SHORTEST_POLL_SECONDS: Final = 0.001
-LONGEST_POLL_SECONDS: Final = 0.25
-HINTED_POLL_SECONDS: Final = 0.02  # while hints come: what was settled before its waiter came is not hinted again
-LONGEST_REST_SECONDS: Final = 0.015
-CROWD: Final = 16  # so many rest for as long as the question took
-DEAF_SECONDS: Final = 1.0  # until it tries again to hear hints
+MIN_POLL_INTERVAL_SECONDS: Final = 0.001
+MAX_POLL_INTERVAL_SECONDS: Final = 0.25
+HINTED_POLL_INTERVAL_SECONDS: Final = (
+    0.02  # while hints come: what was settled before its waiter came is not hinted again
+)
+MAX_POLL_PAUSE_SECONDS: Final = 0.015
+CROWD_WAITERS: Final = 16  # so many rest for as long as the question took
+RESUBSCRIBE_DELAY_SECONDS: Final = 1.0  # until it tries again to hear hints
 
 log = get_logger("waiting")
 
@@ -38,15 +40,15 @@ class _Waiter:
         self.called = Wakeup()
 
 
-class WaitingRoom:
+class LongPoll:
     """One per process; its threads start with the first waiter: after the server has forked."""
 
     def __init__(self) -> None:
         self._waiters: set[_Waiter] = set()
         self._lock = threading.Lock()
-        self._news = threading.Condition(self._lock)  # a waiter where there was none, or a hint
+        self._changed = threading.Condition(self._lock)  # a waiter where there was none, or a hint
         self._hinted: set[int] = set()  # lanes of waiters in which rows have become final since the last question
-        self._hears = False
+        self._is_subscribed = False
         self._started = False
         self._closed = False
 
@@ -68,9 +70,9 @@ class WaitingRoom:
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._poll, name="waiting", daemon=True).start()
-                threading.Thread(target=self._hear, name="hints", daemon=True).start()
+                threading.Thread(target=self._subscribe, name="hints", daemon=True).start()
             if len(self._waiters) == 1:
-                self._news.notify()
+                self._changed.notify()
         try:
             waiter.called.wait(seconds)
         finally:
@@ -78,53 +80,53 @@ class WaitingRoom:
                 self._waiters.discard(waiter)
         return waiter.transaction is not None or not self._closed, waiter.transaction
 
-    def _hear(self) -> None:
+    def _subscribe(self) -> None:
         """Passes hints on to the poller, for ever. Without a broker it polls more often."""
         while True:
             try:
-                for lanes in doorbell.hear_settled():
+                for lanes in doorbell.subscribe_settled():
                     with self._lock:
-                        self._hears = True
+                        self._is_subscribed = True
                         self._hinted |= {waiter.lane for waiter in self._waiters if waiter.lane in lanes}
                         if self._hinted:
-                            self._news.notify()
+                            self._changed.notify()
             except Exception as error:  # whatever a broker answers: hints are only hints
-                if self._hears:
-                    log.warning("no hints from workers; asking Postgres more often", error=repr(error))
-                self._hears = False
-                time.sleep(DEAF_SECONDS)
+                if self._is_subscribed:
+                    log.warning("no hints, polling more often", error=repr(error))
+                self._is_subscribed = False
+                time.sleep(RESUBSCRIBE_DELAY_SECONDS)
 
     def _poll(self) -> None:
-        asked_seconds = 0.0
+        query_seconds = 0.0
         while True:
             with self._lock:
                 while not self._waiters:
-                    self._news.wait()
+                    self._changed.wait()
                 if not self._hinted:
-                    self._news.wait(self._pause())
+                    self._changed.wait(self._pause())
                 hinted, self._hinted = self._hinted, set()
                 waiters = [waiter for waiter in self._waiters if not hinted or waiter.lane in hinted]
             if not waiters:
                 continue
             began = time.monotonic()
             self._release(waiters)
-            asked_seconds = time.monotonic() - began
+            query_seconds = time.monotonic() - began
             # The more wait, the longer the rest: asking must not take the interpreter from those who answer.
-            time.sleep(min(LONGEST_REST_SECONDS, asked_seconds * len(waiters) / CROWD))
+            time.sleep(min(MAX_POLL_PAUSE_SECONDS, query_seconds * len(waiters) / CROWD_WAITERS))
 
     def _pause(self) -> float:
         """Soon for who has just come, ever more rarely for who has waited long."""
         youngest = time.monotonic() - max(waiter.since for waiter in self._waiters)
-        shortest = HINTED_POLL_SECONDS if self._hears else SHORTEST_POLL_SECONDS
-        return min(LONGEST_POLL_SECONDS, max(shortest, youngest / 8))
+        min_interval = HINTED_POLL_INTERVAL_SECONDS if self._is_subscribed else MIN_POLL_INTERVAL_SECONDS
+        return min(MAX_POLL_INTERVAL_SECONDS, max(min_interval, youngest / 8))
 
     def _release(self, waiters: list[_Waiter]) -> None:
         try:
             final = find_final({waiter.uid for waiter in waiters})
         except Exception as error:
-            if not is_machinery(error):
-                log.exception("waiting failed")
-            time.sleep(LONGEST_POLL_SECONDS)
+            if not is_infrastructure_error(error):
+                log.exception("long poll failed")
+            time.sleep(MAX_POLL_INTERVAL_SECONDS)
             return
         with self._lock:
             released = [waiter for waiter in waiters if waiter.uid in final and waiter in self._waiters]
@@ -134,7 +136,7 @@ class WaitingRoom:
         wake(waiter.called for waiter in released)
 
 
-room = WaitingRoom()
+long_poll = LongPoll()
 
 
 def wait_if_preferred(current: Transaction, seconds: int | None) -> tuple[Transaction, bool]:
@@ -143,5 +145,5 @@ def wait_if_preferred(current: Transaction, seconds: int | None) -> tuple[Transa
         return current, False
     if current.settled_at is not None or seconds == 0:
         return current, True
-    waited, final = room.wait(current, seconds)
+    waited, final = long_poll.wait(current, seconds)
     return final or current, waited

@@ -5,21 +5,21 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from shared.events import CURSOR_PATTERN, parse_cursor
-from shared.money import MAX_AMOUNT, MOST_CHARACTERS, THRESHOLD_PATTERN, parse_threshold
-from shared.receivers import MOST_URL_CHARACTERS, URL_PATTERN
-from shared.telling import Told
-from shared.webhook_model import LetterKey
+from shared.events import FEED_CURSOR_PATTERN, parse_cursor
+from shared.money import MAX_AMOUNT, MAX_AMOUNT_CHARACTERS, THRESHOLD_PATTERN, parse_threshold
+from shared.receivers import MAX_URL_CHARACTERS, URL_PATTERN
+from shared.telling import WebhookEventType
+from shared.webhook_model import DeadLetterKey
 from web.schemas import NUMBER_DESCRIPTION, Instant, Money
 
-LETTER_KEY_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"
+DEAD_LETTER_CURSOR_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"
 
 
-def read_letter_key(text: str) -> LetterKey | None:
+def read_letter_key(text: str) -> DeadLetterKey | None:
     """Returns where a page of dead letters begins; None for an empty text, the beginning. Raises ValueError."""
-    if not re.fullmatch(LETTER_KEY_PATTERN, text, re.ASCII):
+    if not re.fullmatch(DEAD_LETTER_CURSOR_PATTERN, text, re.ASCII):
         raise ValueError("is none that this address gave")
-    return LetterKey(*map(int, text.split("-"))) if text else None
+    return DeadLetterKey(*map(int, text.split("-"))) if text else None
 
 
 def _parse_after(text: object) -> list[int]:
@@ -34,14 +34,14 @@ def _parse_url(text: object) -> str:
     return text
 
 
-def _once(events: list[Told]) -> list[Told]:
+def _without_repeats(events: list[WebhookEventType]) -> list[WebhookEventType]:
     return list(dict.fromkeys(events))
 
 
 THRESHOLD_SCHEMA: Final[dict[str, Any]] = {
     "description": "A decimal, at most two digits after the point, from 0 to 9999999999.99. Read exactly.",
     "oneOf": [
-        {"type": "string", "pattern": THRESHOLD_PATTERN, "maxLength": MOST_CHARACTERS},
+        {"type": "string", "pattern": THRESHOLD_PATTERN, "maxLength": MAX_AMOUNT_CHARACTERS},
         {"type": "number", "minimum": 0, "maximum": MAX_AMOUNT / 100, "description": NUMBER_DESCRIPTION},
     ],
     "default": "0.00",
@@ -60,13 +60,17 @@ class NewWebhookIn(BaseModel):
             {
                 "type": "string",
                 "pattern": URL_PATTERN,
-                "maxLength": MOST_URL_CHARACTERS,
+                "maxLength": MAX_URL_CHARACTERS,
                 "description": "http or https, of ASCII; leads to the public internet.",
                 "examples": ["https://example.com/payments"],
             }
         ),
     ]
-    events: Annotated[list[Told], Field(min_length=1, max_length=2 * len(Told)), AfterValidator(_once)]
+    events: Annotated[
+        list[WebhookEventType],
+        Field(min_length=1, max_length=2 * len(WebhookEventType)),
+        AfterValidator(_without_repeats),
+    ]
     threshold: Annotated[int, BeforeValidator(parse_threshold), WithJsonSchema(THRESHOLD_SCHEMA)] = 0
 
 
@@ -79,7 +83,11 @@ class ReplayIn(BaseModel):
         list[int],
         BeforeValidator(_parse_after),
         WithJsonSchema(
-            {"type": "string", "pattern": CURSOR_PATTERN, "description": "A cursor of the events; empty: all of them."}
+            {
+                "type": "string",
+                "pattern": FEED_CURSOR_PATTERN,
+                "description": "A cursor of the events; empty: all of them.",
+            }
         ),
     ]
 
@@ -87,7 +95,7 @@ class ReplayIn(BaseModel):
 class WebhookContentOut(BaseModel):
     id: int
     url: str
-    events: list[Told]
+    events: list[WebhookEventType]
     threshold: Money
 
 
@@ -128,7 +136,7 @@ class DeadLetterOut(BaseModel):
     """A delivery that was given up."""
 
     event_id: int
-    type: Told
+    type: WebhookEventType
     user_id: int
     user_seq: int
     balance: Money

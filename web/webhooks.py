@@ -9,9 +9,9 @@ from shared import webhooks
 from shared.errors import Unavailable, webhook_not_found
 from shared.instants import format_instant
 from shared.money import format_amount
-from shared.webhook_model import DeadLetter, LetterKey, NewWebhook, Webhook
+from shared.webhook_model import DeadLetter, DeadLetterKey, NewWebhook, Webhook
 from web.access import read_actor
-from web.answers import JsonAnswer
+from web.answers import JsonResponse
 from web.bodies import read_json
 from web.loop import in_thread, on_loop
 from web.operation import ApiResponse, documented
@@ -30,9 +30,9 @@ from web.webhook_schemas import (
 
 blueprint = Blueprint("webhooks", __name__, url_prefix="/api/webhook")
 
-MOST_TRIALS: Final = 8
+MAX_CONCURRENT_TRIALS: Final = 8
 
-_trials = threading.BoundedSemaphore(MOST_TRIALS)  # each may hold its thread for as long as a receiver takes
+_trials = threading.BoundedSemaphore(MAX_CONCURRENT_TRIALS)  # each may hold its thread for as long as a receiver takes
 
 
 @blueprint.post("/")
@@ -52,7 +52,7 @@ def post_webhook() -> Response:
     content = read_json(request, NewWebhookIn)
     new = NewWebhook(content.url, content.events, content.threshold)
     webhook, secret, replayed = in_thread(webhooks.register, new, key and key.stored, read_actor(request, g.key))
-    response = JsonAnswer({**_content(webhook), "secret": secret}, 201)
+    response = JsonResponse({**_content(webhook), "secret": secret}, 201)
     response.headers["Location"] = f"/api/webhook/{webhook.id}/"
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -63,14 +63,14 @@ def post_webhook() -> Response:
 @documented({200: ApiResponse(WebhooksOut, "The webhooks.")})
 def list_webhooks() -> Response:
     """Returns all webhooks."""
-    return JsonAnswer({"items": [_show(webhook) for webhook in webhooks.list_all()]})
+    return JsonResponse({"items": [_webhook_to_json(webhook) for webhook in webhooks.list_all()]})
 
 
 @blueprint.get("/<webhook_id>/")
 @documented({200: ApiResponse(WebhookOut, "The webhook.")})
 def get_webhook(webhook_id: str) -> Response:
     """Returns a webhook and its state."""
-    return JsonAnswer(_show(webhooks.get(read_id(webhook_id, webhook_not_found))))
+    return JsonResponse(_webhook_to_json(webhooks.get(read_id(webhook_id, webhook_not_found))))
 
 
 @blueprint.delete("/<webhook_id>/")
@@ -88,10 +88,10 @@ def try_webhook(webhook_id: str) -> Response:
     if not _trials.acquire(blocking=False):
         raise Unavailable("overloaded", "Too many webhooks are being tried out.")
     try:
-        receipt = webhooks.try_out(read_id(webhook_id, webhook_not_found))
+        receipt = webhooks.send_test_event(read_id(webhook_id, webhook_not_found))
     finally:
         _trials.release()
-    return JsonAnswer({"delivered": receipt.delivered, "status": receipt.status, "error": receipt.error})
+    return JsonResponse({"delivered": receipt.delivered, "status": receipt.status, "error": receipt.error})
 
 
 @blueprint.post("/<webhook_id>/rotate-secret")
@@ -99,7 +99,7 @@ def try_webhook(webhook_id: str) -> Response:
 def rotate_secret(webhook_id: str) -> Response:
     """Returns a new secret of a webhook; each older one stays valid for 24 hours from its own rotation."""
     secret = webhooks.rotate_secret(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
-    return JsonAnswer({"secret": secret})
+    return JsonResponse({"secret": secret})
 
 
 @blueprint.post("/<webhook_id>/replay")
@@ -111,9 +111,9 @@ def rotate_secret(webhook_id: str) -> Response:
 )
 def replay_webhook(webhook_id: str) -> Response:
     """Sends all events after a cursor again, under the same ids and before later events, and returns the webhook."""
-    known = read_id(webhook_id, webhook_not_found)
-    in_thread(webhooks.replay, known, read_json(request, ReplayIn).after, read_actor(request, g.key))
-    return JsonAnswer(_show(in_thread(webhooks.get, known)))
+    numeric_id = read_id(webhook_id, webhook_not_found)
+    in_thread(webhooks.replay, numeric_id, read_json(request, ReplayIn).after, read_actor(request, g.key))
+    return JsonResponse(_webhook_to_json(in_thread(webhooks.get, numeric_id)))
 
 
 @blueprint.get("/<webhook_id>/dead-letters")
@@ -121,7 +121,9 @@ def replay_webhook(webhook_id: str) -> Response:
 def get_dead_letters(webhook_id: str, query: DeadLettersQuery) -> Response:
     """Returns a page of a webhook's dead letters: deliveries that were given up."""
     page = webhooks.get_dead_letters(read_id(webhook_id, webhook_not_found), query.cursor, query.limit)
-    return JsonAnswer({"items": [_show_letter(letter) for letter in page.items], "next": _write_key(page.after)})
+    return JsonResponse(
+        {"items": [_dead_letter_to_json(letter) for letter in page.items], "next": _write_key(page.after)}
+    )
 
 
 def _content(webhook: Webhook) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def _content(webhook: Webhook) -> dict[str, Any]:
     }
 
 
-def _show(webhook: Webhook) -> dict[str, Any]:
+def _webhook_to_json(webhook: Webhook) -> dict[str, Any]:
     instants = {
         "created_at": webhook.created_at,
         "failing_since": webhook.failing_since,
@@ -146,7 +148,7 @@ def _show(webhook: Webhook) -> dict[str, Any]:
     }
 
 
-def _show_letter(letter: DeadLetter) -> dict[str, Any]:
+def _dead_letter_to_json(letter: DeadLetter) -> dict[str, Any]:
     return {
         "event_id": letter.event_id,
         "type": letter.type,
@@ -160,5 +162,5 @@ def _show_letter(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _write_key(key: LetterKey | None) -> str | None:
+def _write_key(key: DeadLetterKey | None) -> str | None:
     return key and f"{key.event_id}-{key.position}"

@@ -16,15 +16,15 @@ from shared import redis_client
 from shared.settings import settings
 from worker import waiting
 
-FRESH_SECONDS: Final = 60.0  # the file is touched every five
-PATIENCE_SECONDS: Final = 2.0
+HEARTBEAT_MAX_AGE_SECONDS: Final = 60.0  # the file is touched every five
+PING_TIMEOUT_SECONDS: Final = 2.0
 
 
 def main() -> int:
     silence = _seconds_since(Path(settings().heartbeat_file))
     waited = waiting.file()
     for seconds in (silence, _seconds_since(waited) if waited else None):
-        if seconds is not None and seconds < FRESH_SECONDS:
+        if seconds is not None and seconds < HEARTBEAT_MAX_AGE_SECONDS:
             return 0
     if not _broker_answers():
         return 0
@@ -43,7 +43,7 @@ def _seconds_since(file: Path) -> float | None:
 
 def _broker_answers() -> bool:
     try:
-        return bool(redis_client.connect(PATIENCE_SECONDS).ping())
+        return bool(redis_client.connect(PING_TIMEOUT_SECONDS).ping())
     except (RedisError, OSError):
         return False
 

@@ -19,14 +19,16 @@ from shared.settings import settings
 from worker import broker
 from worker.pulse import Pulse
 
-PULSE_SECONDS: Final = 1.0
-EVENT_HEARTBEAT_SECONDS: Final = 5  # Flower calls offline who misses two; a slice of 2 s must not make it miss them
+PULSE_INTERVAL_SECONDS: Final = 1.0
+EVENT_HEARTBEAT_INTERVAL_SECONDS: Final = (
+    5  # Flower calls offline who misses two; a slice of 2 s must not make it miss them
+)
 BROKER_TIMEOUT_SECONDS: Final = 5.0
 
 broker.install()
 app = Celery("payments", broker=settings().broker_url, include=["worker.tasks"])
 app.conf.update(
-    task_default_queue=doorbell.QUEUE,
+    task_default_queue=doorbell.SETTLE_QUEUE,
     task_ignore_result=True,
     task_acks_late=True,
     worker_disable_prefetch=True,  # or a busy process takes messages that others could work on
@@ -61,7 +63,7 @@ def _log_as_json(**_: Any) -> None:
 
 
 @celeryd_after_setup.connect
-def _ignore_what_celery_6_will_do(**_: Any) -> None:
+def _ignore_celery_6_warnings(**_: Any) -> None:
     """Celery would warn at each lost connection, and has just switched all such warnings on."""
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
 
@@ -77,7 +79,7 @@ class Consuming(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         worker.timer.call_after(0, self._pulse.note_consuming)  # the loop runs it once it is ready
-        self._timer = worker.timer.call_repeatedly(PULSE_SECONDS, self._pulse.note_consuming)
+        self._timer = worker.timer.call_repeatedly(PULSE_INTERVAL_SECONDS, self._pulse.note_consuming)
 
     def stop(self, _worker: Any) -> None:
         self._timer.cancel()
@@ -93,7 +95,7 @@ def run(name: str, pulse: Pulse, **options: Any) -> int:
         pulse=pulse,
         loglevel="info",
         quiet=True,
-        heartbeat_interval=EVENT_HEARTBEAT_SECONDS,
+        heartbeat_interval=EVENT_HEARTBEAT_INTERVAL_SECONDS,
         without_gossip=True,
         without_mingle=True,
         **options,

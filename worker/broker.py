@@ -13,7 +13,7 @@ from shared import redis_client, transport
 from worker import messages
 
 REPAIR_TIMEOUT_SECONDS: Final = 2.0
-BINDINGS: Final = "_kombu.binding.*"
+BINDING_KEYS: Final = "_kombu.binding.*"
 
 
 class Channel(transport.Channel):
@@ -26,10 +26,10 @@ class Channel(transport.Channel):
         return client
 
     def _handle_message(self, client: Any, r: Any) -> dict[str, Any]:
-        heard: dict[str, Any] = super()._handle_message(client, r)  # type: ignore[no-untyped-call]
-        if heard["type"].endswith(b"message") and not messages.accept_broadcast(heard["channel"], heard["data"]):
-            heard["data"] = None  # kombu passes it over
-        return heard
+        message: dict[str, Any] = super()._handle_message(client, r)  # type: ignore[no-untyped-call]
+        if message["type"].endswith(b"message") and not messages.accept_broadcast(message["channel"], message["data"]):
+            message["data"] = None  # kombu passes it over
+        return message
 
 
 class Transport(redis.Transport):
@@ -55,7 +55,7 @@ def remove_wrong_types(queues: list[str]) -> None:
     """Delete the keys of queues that hold no list, and bindings that hold no set: nothing would ever be taken again."""
     with redis_client.connect(REPAIR_TIMEOUT_SECONDS) as broker:
         expected = dict.fromkeys((queue.encode() for queue in queues), b"list")
-        expected |= dict.fromkeys(broker.scan_iter(BINDINGS), b"set")
+        expected |= dict.fromkeys(broker.scan_iter(BINDING_KEYS), b"set")
         for key, kind in expected.items():
             if broker.type(key) not in (kind, b"none"):
                 broker.delete(key)

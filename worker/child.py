@@ -35,7 +35,7 @@ def settle(number: int, parent: int, pulse: Pulse) -> None:
         sweep.start()
         code = run(f"settle-{number}", pulse, pool="solo", concurrency=1)
     except BaseException as error:
-        logs.get_logger("worker").critical("a settling process failed", exc_info=error)
+        logs.get_logger("worker").critical("settling process failed", exc_info=error)
     finally:
         sys.stdout.flush()
         os._exit(code)

@@ -14,10 +14,10 @@ from redis import RedisError
 from shared.logs import get_logger
 from worker import broker, waiting
 
-MAX_WAIT_SECONDS: Final = 5.0
-HEALTHY_SECONDS: Final = 30.0
-PAUSE_SECONDS: Final = 0.2
-GATHER_EVENTS_SECONDS: Final = 0.2
+MAX_RECONNECT_DELAY_SECONDS: Final = 5.0
+HEALTHY_CONNECTION_SECONDS: Final = 30.0
+RECONNECT_STEP_SECONDS: Final = 0.2
+EVENT_FLUSH_INTERVAL_SECONDS: Final = 0.2
 
 log = get_logger("consumer")
 
@@ -31,10 +31,15 @@ class Consumer(consumer.Consumer):
         """Connect, or try until it works."""
 
         def report(error: Exception, seconds: float) -> None:
-            log.warning("the broker cannot be reached", error=_describe(error), next_try_seconds=seconds)
+            log.warning("broker unreachable", error=_describe(error), next_try_seconds=seconds)
 
         connected = conn.ensure_connection(
-            report, None, interval_start=1, interval_step=1, interval_max=MAX_WAIT_SECONDS, callback=_note_waiting
+            report,
+            None,
+            interval_start=1,
+            interval_step=1,
+            interval_max=MAX_RECONNECT_DELAY_SECONDS,
+            callback=_note_waiting,
         )
         self.first_connection_attempt = False
         return connected
@@ -50,8 +55,8 @@ class Consumer(consumer.Consumer):
         """Send the events of several tasks as one message: a message costs the worker and Flower more than events do."""
         now = time.monotonic()
         if now >= self._flush_at:
-            self._flush_at = now + GATHER_EVENTS_SECONDS
-            self.timer.call_after(GATHER_EVENTS_SECONDS, self._flush_events)
+            self._flush_at = now + EVENT_FLUSH_INTERVAL_SECONDS
+            self.timer.call_after(EVENT_FLUSH_INTERVAL_SECONDS, self._flush_events)
 
     def shutdown(self) -> None:
         self._flush_events()  # of the last tasks
@@ -60,26 +65,26 @@ class Consumer(consumer.Consumer):
     def _wait(self, error: Exception) -> None:
         """Wait one to five seconds, the longer the more often it has failed. Raises WorkerShutdown on a signal."""
         now = time.monotonic()
-        self._failures = self._failures + 1 if now - self._failed_at < HEALTHY_SECONDS else 1
+        self._failures = self._failures + 1 if now - self._failed_at < HEALTHY_CONNECTION_SECONDS else 1
         self._failed_at = now
-        seconds = min(MAX_WAIT_SECONDS, self._failures)
+        seconds = min(MAX_RECONNECT_DELAY_SECONDS, self._failures)
         fields = {"error": _describe(error), "next_try_seconds": seconds}
         if isinstance(error, (RedisError, OSError)):
-            log.warning("the broker refuses the worker", **fields)
+            log.warning("worker refused by broker", **fields)
         else:  # an answer that is not Redis's, or a mistake of somebody's code
-            log.error("the worker's consumer failed", exc_info=error, **fields)
+            log.error("consumer failed", exc_info=error, **fields)
         if "WRONGTYPE" in str(error):
             self._remove_wrong_types()
-        ends = now + seconds
-        while time.monotonic() < ends:
+        deadline = now + seconds
+        while time.monotonic() < deadline:
             _note_waiting()
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(RECONNECT_STEP_SECONDS)
 
     def _remove_wrong_types(self) -> None:
         try:
             broker.remove_wrong_types(list(self.app.amqp.queues.consume_from))
         except Exception as error:  # the next failure tries it again
-            log.warning("keys of the wrong type could not be removed", error=_describe(error))
+            log.warning("keys of wrong type not removed", error=_describe(error))
 
 
 def _note_waiting() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared import metrics
 from shared.backoff import Backoff
-from shared.database import first_line, is_machinery
+from shared.database import first_line, is_infrastructure_error
 from shared.logs import get_logger
 
 log = get_logger("duty")
@@ -53,7 +53,7 @@ class Duty:
     def _note(self, error: Exception) -> None:
         pause = self._backoff.fail(self.name)
         metrics.DUTY_FAILURES.labels(self.name).inc()
-        if is_machinery(error):
+        if is_infrastructure_error(error):
             log.warning("duty failed", duty=self.name, error=first_line(error), next_try_seconds=pause)
         else:
             log.error("duty failed", duty=self.name, next_try_seconds=pause, exc_info=error)

@@ -17,7 +17,9 @@ from shared import logs
 from shared.processes import die_with_parent, has_ended
 from shared.settings import settings
 
-AGAIN_AFTER_SECONDS: Final = 2.0  # what fails at once, because the port is taken, must not take a processor
+EXPORTER_RESTART_INTERVAL_SECONDS: Final = (
+    2.0  # what fails at once, because the port is taken, must not take a processor
+)
 
 
 class Exporter:
@@ -27,13 +29,17 @@ class Exporter:
         self._pid: int | None = None
         self._started = float("-inf")
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Called now and then by a thread that lives as long as the worker: the process dies with it."""
         if self._pid is not None and has_ended(self._pid):
             os.waitpid(self._pid, 0)
             self._pid = None
-            logs.write_line("the exporter of metrics has ended: it is started again", "warning")
-        if self._pid is None and settings().metrics_port and time.monotonic() - self._started > AGAIN_AFTER_SECONDS:
+            logs.write_line("metrics exporter restarted", "warning")
+        if (
+            self._pid is None
+            and settings().metrics_port
+            and time.monotonic() - self._started > EXPORTER_RESTART_INTERVAL_SECONDS
+        ):
             self._started = time.monotonic()
             # Not subprocess: it waits for a pipe to close that a process forked at that moment would keep open.
             self._pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "worker", "metrics"], os.environ)

@@ -15,8 +15,8 @@ from tornado.ioloop import PeriodicCallback
 
 from worker.app import app
 
-ASK_SECONDS: Final = 10
-OPTIONS: Final = (
+WORKERS_UPDATE_INTERVAL_SECONDS: Final = 10
+FLOWER_OPTIONS: Final = (
     *("--logging=warning", "--persistent=False", "--max_tasks=10000", "--purge_offline_workers=60"),
     "--tasks_columns=name,uuid,state,result,received,runtime,worker",  # the result says what was settled
 )
@@ -24,7 +24,7 @@ OPTIONS: Final = (
 
 class _Flower(Flower):
     def start(self) -> None:
-        PeriodicCallback(self.update_workers, 1000 * ASK_SECONDS).start()
+        PeriodicCallback(self.update_workers, 1000 * WORKERS_UPDATE_INTERVAL_SECONDS).start()
         try:
             super().start()
         except (KeyboardInterrupt, SystemExit):  # a signal
@@ -36,4 +36,4 @@ class _Flower(Flower):
 def run(options: Sequence[str]) -> None:
     """Serve until a signal comes. `options` are Flower's own."""
     command.Flower = _Flower
-    app.start(["flower", *OPTIONS, *options])
+    app.start(["flower", *FLOWER_OPTIONS, *options])

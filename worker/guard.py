@@ -17,9 +17,9 @@ from shared import logs
 from worker import stacks
 from worker.pulse import Pulse
 
-STOP_SECONDS = 20.0  # a slice is 2 s, and what a longer batch has done is rolled back and settled by others
+STOP_TIMEOUT_SECONDS = 20.0  # a slice is 2 s, and what a longer batch has done is rolled back and settled by others
 MAX_TASK_SECONDS = 60.0  # a slice is 2 s, a batch that is settled in parts takes 15
-LOOK_SECONDS: Final = 1.0
+GUARD_INTERVAL_SECONDS: Final = 1.0
 
 
 def start(pulse: Pulse, *, parent: int | None = None, duties: Sequence[Callable[[], None]] = ()) -> None:
@@ -30,24 +30,24 @@ def start(pulse: Pulse, *, parent: int | None = None, duties: Sequence[Callable[
     threading.Thread(target=_run, args=[_Guard(pulse, parent), duties], name="guard", daemon=True).start()
 
 
-def is_told_to_stop() -> bool:
+def is_stop_requested() -> bool:
     """Returns whether a signal or Flower has asked this process to stop."""
-    return any(told is not None and told is not False for told in (state.should_stop, state.should_terminate))
+    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))
 
 
 class _Guard:
     def __init__(self, pulse: Pulse, parent: int | None) -> None:
         self._pulse, self._parent = pulse, parent
-        self._stops_since: float | None = None
+        self._stopping_since: float | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         self._pulse.note_alive()
         if self._parent and os.getppid() != self._parent:  # where the kernel does not end it with its parent
             os._exit(1)
         now = time.monotonic()
-        if is_told_to_stop():
-            self._stops_since = self._stops_since or now
-            if now - self._stops_since > STOP_SECONDS:
+        if is_stop_requested():
+            self._stopping_since = self._stopping_since or now
+            if now - self._stopping_since > STOP_TIMEOUT_SECONDS:
                 end("the warm stop takes too long")
         elif self._parent and state.active_requests and now - self._pulse.consumed_at > MAX_TASK_SECONDS:
             end("a task takes too long")
@@ -56,14 +56,14 @@ class _Guard:
 def end(reason: str) -> None:
     """End this process at once, and log where its threads stand."""
     stacks.log()
-    logs.write_line("the worker ends itself", "critical", reason=reason)
+    logs.write_line("worker terminates itself", "critical", reason=reason)
     os._exit(1)
 
 
 def _run(guard: _Guard, duties: Sequence[Callable[[], None]]) -> None:
     while True:
-        guard.look()
+        guard.check()
         for duty in duties:
             with suppress(OSError):  # no process or no file to be had: the next look may have more luck
                 duty()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(GUARD_INTERVAL_SECONDS)

@@ -69,8 +69,8 @@ class _Kind(NamedTuple):
 
 
 _KINDS: Final = {
-    doorbell.QUEUE: _Kind(
-        doorbell.TASK,
+    doorbell.SETTLE_QUEUE: _Kind(
+        doorbell.SETTLE_TASK,
         TypeAdapter(tuple[tuple[_Lanes], _NoKeywords, _NothingAfterwards], config=ConfigDict(strict=True)),
     ),
     doorbell.NOTIFY_QUEUE: _Kind(
@@ -86,7 +86,7 @@ def accept(queue: str, text: bytes) -> bool:
     Queues that are not ours (Celery's answers to control commands) are not judged.
     """
     kind = _KINDS.get(queue)
-    reason = _why_not(kind, text) if kind else None
+    reason = _reason_to_drop(kind, text) if kind else None
     if reason:
         drop(queue, reason)
     return reason is None
@@ -97,7 +97,7 @@ def accept_broadcast(channel: bytes, text: bytes) -> bool:
     try:
         b64decode(_Envelope.model_validate_json(text).body, validate=True)
     except ValidationError as error:
-        reason = _in_words(error)
+        reason = _describe(error)
     except binascii.Error:
         reason = "body: not base64"
     else:
@@ -112,7 +112,7 @@ def drop(source: str, reason: str) -> None:
     log.warning("message dropped", queue=source, reason=reason)
 
 
-def _why_not(kind: _Kind, text: bytes) -> str | None:
+def _reason_to_drop(kind: _Kind, text: bytes) -> str | None:
     if len(text) > MAX_MESSAGE_BYTES:
         return f"{len(text)} bytes"
     try:
@@ -121,13 +121,13 @@ def _why_not(kind: _Kind, text: bytes) -> str | None:
             return "headers.task: another task"
         kind.arguments.validate_json(b64decode(message.body, validate=True))
     except ValidationError as error:
-        return _in_words(error)
+        return _describe(error)
     except binascii.Error:
         return "body: not base64"
     return None
 
 
-def _in_words(error: ValidationError) -> str:
+def _describe(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['type']}" if place else first["type"]

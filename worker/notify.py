@@ -13,8 +13,17 @@ from typing import Final
 
 from shared import doorbell
 from shared.backoff import Backoff
-from shared.delivering import MAX_PAUSE_SECONDS as MAX_WEBHOOK_PAUSE_SECONDS
-from shared.delivering import expand, find_due, prune_deleted, prune_delivered, prune_events, prune_secrets, slots, work
+from shared.delivering import (
+    MAX_EXPAND_BACKOFF_SECONDS,
+    deliver_webhook,
+    expand,
+    find_due,
+    prune_deleted,
+    prune_delivered,
+    prune_events,
+    prune_secrets,
+    slots,
+)
 from shared.settings import settings
 from worker import app, guard
 from worker.duty import Duty
@@ -22,12 +31,12 @@ from worker.exporter import Exporter
 from worker.pulse import Heartbeat, Pulse
 from worker.watchdog import Watchdog
 
-INTERVAL_SECONDS: Final = 0.1
+NOTIFY_INTERVAL_SECONDS: Final = 0.1
 PRUNE_INTERVAL_SECONDS: Final = 60.0
-PRUNE_AGAIN_SECONDS: Final = 0.05  # after each commit of pruning: what else Postgres does comes first
-OVERDUE_SECONDS: Final = 2.0
-MAX_PAUSE_SECONDS: Final = 5.0  # of what receivers wait for
-MAX_PRUNE_PAUSE_SECONDS: Final = 300.0
+PRUNE_PAUSE_SECONDS: Final = 0.05  # after each commit of pruning: what else Postgres does comes first
+DELIVERY_OVERDUE_SECONDS: Final = 2.0
+MAX_NOTIFY_BACKOFF_SECONDS: Final = 5.0  # of what receivers wait for
+MAX_PRUNE_BACKOFF_SECONDS: Final = 300.0
 
 
 def run() -> int:
@@ -37,14 +46,14 @@ def run() -> int:
     heartbeat.remove()
     for interval_seconds, duty in Notifier().duties():
         duty.run_for_ever(interval_seconds)
-    guard.start(pulse, duties=[Exporter().tend, heartbeat.tend])
+    guard.start(pulse, duties=[Exporter().maintain, heartbeat.maintain])
     try:
         return app.run(
             "notify", pulse, pool="threads", concurrency=settings().notify_slots, queues=[doorbell.NOTIFY_QUEUE]
         )
     finally:  # the tasks are over; deliveries that take long have left them behind
         slots().close()
-        slots().wait_until_idle(guard.STOP_SECONDS)
+        slots().wait_until_idle(guard.STOP_TIMEOUT_SECONDS)
 
 
 class Notifier:
@@ -56,28 +65,28 @@ class Notifier:
     def duties(self) -> list[tuple[float, Duty]]:
         """Each with the interval at which it is done, in seconds."""
         watchdog = Watchdog(doorbell.NOTIFY_QUEUE, os.getpid())
-        failing: Backoff[int] = Backoff(MAX_WEBHOOK_PAUSE_SECONDS)
-        often: dict[str, Callable[[], object]] = {
-            "watchdog": watchdog.look,
+        failing: Backoff[int] = Backoff(MAX_EXPAND_BACKOFF_SECONDS)
+        frequent: dict[str, Callable[[], object]] = {
+            "watchdog": watchdog.check,
             "expand": partial(expand, failing),
             "deliver": self.deliver,
         }
-        seldom = {
+        rare = {
             "prune_deleted": partial(_prune, prune_deleted),
             "prune_delivered": partial(_prune, prune_delivered),
             "prune_events": partial(_prune, prune_events),
             "prune_secrets": partial(_prune, prune_secrets),
         }
         return [
-            *((INTERVAL_SECONDS, Duty(name, act, MAX_PAUSE_SECONDS)) for name, act in often.items()),
-            *((PRUNE_INTERVAL_SECONDS, Duty(name, act, MAX_PRUNE_PAUSE_SECONDS)) for name, act in seldom.items()),
+            *((NOTIFY_INTERVAL_SECONDS, Duty(name, act, MAX_NOTIFY_BACKOFF_SECONDS)) for name, act in frequent.items()),
+            *((PRUNE_INTERVAL_SECONDS, Duty(name, act, MAX_PRUNE_BACKOFF_SECONDS)) for name, act in rare.items()),
         ]
 
     def deliver(self) -> None:
         """Ring for the webhooks with deliveries that are due; serve those that nobody came for."""
         for due in find_due():
             doorbell.ring_to_notify(due.webhook_id, due.slots)
-            if due.overdue_seconds > OVERDUE_SECONDS:
+            if due.overdue_seconds > DELIVERY_OVERDUE_SECONDS:
                 self._serve(due.webhook_id)
 
     def _serve(self, webhook_id: int) -> None:
@@ -87,7 +96,7 @@ class Notifier:
 
     def _work(self, webhook_id: int) -> None:
         try:
-            Duty("deliver", partial(work, webhook_id), 0).run()
+            Duty("deliver", partial(deliver_webhook, webhook_id), 0).run()
         finally:
             self._served.discard(webhook_id)
 
@@ -96,5 +105,5 @@ def _prune(prune: Callable[[], int]) -> int:
     """Some rows; how many."""
     count = prune()
     if count:
-        time.sleep(PRUNE_AGAIN_SECONDS)
+        time.sleep(PRUNE_PAUSE_SECONDS)
     return count

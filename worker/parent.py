@@ -18,11 +18,11 @@ from worker import child, guard
 from worker.exporter import Exporter
 from worker.pulse import Heartbeat, Pulse
 
-FIRST_PAUSE_SECONDS: Final = 0.5
-MAX_PAUSE_SECONDS: Final = 5.0
-HEALTHY_SECONDS: Final = 60.0  # a process that lived this long has earned the short pause again
-LOOK_SECONDS: Final = 1.0
-LINGER_SECONDS: Final = 3.0  # after its guard should have ended it
+MIN_RESTART_DELAY_SECONDS: Final = 0.5
+MAX_RESTART_DELAY_SECONDS: Final = 5.0
+HEALTHY_CHILD_SECONDS: Final = 60.0  # a process that lived this long has earned the short pause again
+PARENT_INTERVAL_SECONDS: Final = 1.0
+KILL_GRACE_SECONDS: Final = 3.0  # after its guard should have ended it
 MIN_FROZEN_SECONDS: Final = 10.0
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 HANDLED_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGCHLD)
@@ -36,7 +36,7 @@ class Parent:
         self._heartbeat = Heartbeat([one.pulse for one in self._children])
         self._exporter = Exporter()
         self._wake, self._waker = os.pipe()
-        self._is_told_to_stop = False
+        self._stop_requested = False
 
     def run(self) -> int:
         """Keep them alive until a signal comes. Returns the exit code: 0 where all ended in order."""
@@ -45,25 +45,25 @@ class Parent:
         self._listen_to_signals()
         gc.collect()
         gc.freeze()  # the collector would write to the pages that the children share with this process
-        while not self._is_told_to_stop:
+        while not self._stop_requested:
             for one in self._children:
-                one.tend()
-            self._tend_files()
+                one.maintain()
+            self._maintain_files()
             self._sleep()
         return self._stop()
 
-    def _tend_files(self) -> None:
+    def _maintain_files(self) -> None:
         with suppress(OSError):  # no process or no file to be had: the next look may have more luck
-            self._exporter.tend()
-            self._heartbeat.tend()
+            self._exporter.maintain()
+            self._heartbeat.maintain()
 
     def _stop(self) -> int:
         """Stop all; a process that is still there when its own guard should have ended it is killed."""
         for one in self._children:
             one.send(signal.SIGTERM)
-        deadline = time.monotonic() + guard.STOP_SECONDS + LINGER_SECONDS
+        deadline = time.monotonic() + guard.STOP_TIMEOUT_SECONDS + KILL_GRACE_SECONDS
         while any(one.is_running() for one in self._children) and time.monotonic() < deadline:
-            self._tend_files()
+            self._maintain_files()
             self._sleep()
         for one in self._children:
             one.kill()
@@ -71,7 +71,7 @@ class Parent:
 
     def _sleep(self) -> None:
         """Until a signal comes, the end of a child among them, but not for long."""
-        if select.select([self._wake], [], [], LOOK_SECONDS)[0]:
+        if select.select([self._wake], [], [], PARENT_INTERVAL_SECONDS)[0]:
             os.read(self._wake, 4096)
 
     def _listen_to_signals(self) -> None:
@@ -83,7 +83,7 @@ class Parent:
             signal.signal(number, self._note_stop)
 
     def _note_stop(self, *_: Any) -> None:
-        self._is_told_to_stop = True
+        self._stop_requested = True
 
 
 class _Child:
@@ -98,12 +98,12 @@ class _Child:
         self._failures = 0
         self._silence = _Silence(self.pulse)
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Start it, or start it again, or kill it where it is frozen."""
         pid = self._pid
         if self.is_running():
             if self._silence.last_seconds() > max(settings().deaf_seconds, MIN_FROZEN_SECONDS):
-                logs.write_line("a settling process is frozen: it is killed", "error", pid=pid)
+                logs.write_line("frozen settling process killed", "error", pid=pid)
                 self.send(signal.SIGKILL)
                 self._silence = _Silence(self.pulse)
             return
@@ -138,10 +138,10 @@ class _Child:
 
     def _plan_restart(self, pid: int) -> None:
         now = time.monotonic()
-        self._failures = 1 if now - self._started_at > HEALTHY_SECONDS else self._failures + 1
-        pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10))
+        self._failures = 1 if now - self._started_at > HEALTHY_CHILD_SECONDS else self._failures + 1
+        pause = min(MAX_RESTART_DELAY_SECONDS, MIN_RESTART_DELAY_SECONDS * 2.0 ** min(self._failures - 1, 10))
         self._starts_at = now + pause
-        logs.write_line("a settling process ended", "error", pid=pid, how=self._how, restart_in_seconds=pause)
+        logs.write_line("settling process ended", "error", pid=pid, how=self._how, restart_in_seconds=pause)
 
     def _start(self) -> None:
         self.pulse.clear()
@@ -150,8 +150,8 @@ class _Child:
         try:
             pid = _fork()
         except OSError as error:  # no memory, no process: it passes
-            logs.write_line("a settling process cannot be started", "error", error=error.strerror)
-            self._starts_at = time.monotonic() + MAX_PAUSE_SECONDS
+            logs.write_line("settling process not started", "error", error=error.strerror)
+            self._starts_at = time.monotonic() + MAX_RESTART_DELAY_SECONDS
             return
         if not pid:
             child.settle(self._number, parent, self.pulse)
@@ -171,7 +171,7 @@ class _Silence:
         if alive_at != self._alive_at:
             self._alive_at, self._seconds = alive_at, 0.0
         else:
-            self._seconds += min(now - self._looked_at, 2 * LOOK_SECONDS)
+            self._seconds += min(now - self._looked_at, 2 * PARENT_INTERVAL_SECONDS)
         self._looked_at = now
         return self._seconds
 

@@ -14,9 +14,9 @@ from typing import Final
 from shared.settings import settings
 from worker import waiting
 
-ALIVE_SECONDS: Final = 5.0
-CONSUMING_SECONDS: Final = 20.0  # a batch that is settled in parts keeps the loop for 15 s
-TOUCH_SECONDS: Final = 5.0
+ALIVE_MAX_AGE_SECONDS: Final = 5.0
+CONSUMING_MAX_AGE_SECONDS: Final = 20.0  # a batch that is settled in parts keeps the loop for 15 s
+TOUCH_INTERVAL_SECONDS: Final = 5.0
 
 _INSTANT: Final = struct.Struct("d")
 _ALIVE_AT, _CONSUMED_AT = 0, _INSTANT.size
@@ -52,7 +52,7 @@ class Pulse:
     def is_consuming(self) -> bool:
         """Returns whether the process runs, and its loop was ready for a message a short while ago."""
         now = time.monotonic()
-        return now - self.alive_at < ALIVE_SECONDS and 0 < self.consumed_at > now - CONSUMING_SECONDS
+        return now - self.alive_at < ALIVE_MAX_AGE_SECONDS and 0 < self.consumed_at > now - CONSUMING_MAX_AGE_SECONDS
 
 
 class Heartbeat:
@@ -70,10 +70,10 @@ class Heartbeat:
         if waited := waiting.file():
             waited.unlink(missing_ok=True)
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Touch the file if all consume. Called every second."""
         now = time.monotonic()
-        if not self._path or now - self._touched_at < TOUCH_SECONDS:
+        if not self._path or now - self._touched_at < TOUCH_INTERVAL_SECONDS:
             return
         if all(pulse.is_consuming() for pulse in self._pulses):
             self._path.touch()

@@ -7,7 +7,7 @@ from typing import Final
 
 from shared import logs
 
-MAX_CHARACTERS: Final = 100_000
+MAX_STACK_CHARACTERS: Final = 100_000
 
 
 def log() -> None:
@@ -17,4 +17,4 @@ def log() -> None:
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
         for ident, frame in sys._current_frames().items()
     ]
-    logs.write_line("stacks of the worker's process", "error", stacks="\n".join(texts)[:MAX_CHARACTERS])
+    logs.write_line("thread stacks", "error", stacks="\n".join(texts)[:MAX_STACK_CHARACTERS])

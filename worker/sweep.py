@@ -11,19 +11,19 @@ from typing import Final
 
 from shared import doorbell, metrics
 from shared.backoff import Backoff
-from shared.database import first_line, is_machinery
+from shared.database import first_line, is_infrastructure_error
 from shared.logs import get_logger
-from shared.parked import Place, retry_due
+from shared.parked import RetryPosition, retry_due
 from shared.settle import find_overdue, is_draining, work_lanes
 from worker.duty import Duty
 from worker.watchdog import Watchdog
 
-EVERY_SECONDS: Final = 1.0
-OVERDUE_SECONDS: Final = 1.0
-RETRY_EVERY_SECONDS: Final = 5.0  # what is parked waits for a minute at least
+SWEEP_INTERVAL_SECONDS: Final = 1.0
+LANE_OVERDUE_SECONDS: Final = 1.0
+RETRY_INTERVAL_SECONDS: Final = 5.0  # what is parked waits for a minute at least
 MAX_LANE_PAUSE_SECONDS: Final = 60.0  # for a lane that our code fails on
-MAX_SETTLE_PAUSE_SECONDS: Final = 2.0  # somebody waits for it
-MAX_PAUSE_SECONDS: Final = 60.0
+MAX_SETTLE_BACKOFF_SECONDS: Final = 2.0  # somebody waits for it
+MAX_SWEEP_BACKOFF_SECONDS: Final = 60.0
 
 log = get_logger("sweep")
 
@@ -37,8 +37,8 @@ class Sweep:
 
     def __init__(self) -> None:
         self._failing: Backoff[int] = Backoff(MAX_LANE_PAUSE_SECONDS)
-        self._retries_at = 0.0
-        self._place = Place()
+        self._next_retry_at = 0.0
+        self._place = RetryPosition()
 
     def run_once(self) -> int:
         """Settle the overdue lanes; the number of rows settled.
@@ -48,14 +48,14 @@ class Sweep:
         """
         if is_draining():  # it sees what is overdue
             return 0
-        overdue = find_overdue(OVERDUE_SECONDS)
+        overdue = find_overdue(LANE_OVERDUE_SECONDS)
         # in any order, so that several processes spread over the lanes
         return sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
 
     def retry_parked(self) -> None:
         """Release what is due of the parked rows, now and then."""
-        if time.monotonic() >= self._retries_at:
-            self._retries_at = time.monotonic() + RETRY_EVERY_SECONDS
+        if time.monotonic() >= self._next_retry_at:
+            self._next_retry_at = time.monotonic() + RETRY_INTERVAL_SECONDS
             retry_due(self._place)
 
     def _settle(self, lane: int) -> int:
@@ -64,11 +64,11 @@ class Sweep:
         try:
             settled = work_lanes([lane]).counts.settled
         except Exception as error:
-            if is_machinery(error):
-                log.warning("a lane was not settled; it is tried again", lane=lane, error=first_line(error))
+            if is_infrastructure_error(error):
+                log.warning("lane not settled, retried", lane=lane, error=first_line(error))
             else:
                 pause = self._failing.fail(lane)
-                log.error("a lane cannot be settled", lane=lane, error=repr(error), next_try_seconds=pause)
+                log.error("lane failed", lane=lane, error=repr(error), next_try_seconds=pause)
             return 0
         metrics.SETTLED_BY.labels("sweep").inc(settled)
         self._failing.succeed(lane)
@@ -76,11 +76,11 @@ class Sweep:
 
 
 def duties() -> list[Duty]:
-    sweep, watchdog = Sweep(), Watchdog(doorbell.QUEUE, os.getpid())
+    sweep, watchdog = Sweep(), Watchdog(doorbell.SETTLE_QUEUE, os.getpid())
     return [
-        Duty("watchdog", watchdog.look, MAX_PAUSE_SECONDS),
-        Duty("settle_overdue", sweep.run_once, MAX_SETTLE_PAUSE_SECONDS),
-        Duty("retry_parked", sweep.retry_parked, MAX_PAUSE_SECONDS),
+        Duty("watchdog", watchdog.check, MAX_SWEEP_BACKOFF_SECONDS),
+        Duty("settle_overdue", sweep.run_once, MAX_SETTLE_BACKOFF_SECONDS),
+        Duty("retry_parked", sweep.retry_parked, MAX_SWEEP_BACKOFF_SECONDS),
     ]
 
 
@@ -88,6 +88,6 @@ def _run() -> None:
     """Whatever a duty raises, this thread must live: it is what settles when all else is down."""
     all_duties = duties()
     while True:
-        time.sleep(EVERY_SECONDS * random.uniform(0.8, 1.2))
+        time.sleep(SWEEP_INTERVAL_SECONDS * random.uniform(0.8, 1.2))
         for duty in all_duties:
             duty.run()

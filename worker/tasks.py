@@ -9,8 +9,8 @@ from typing import Any, Final
 from structlog.contextvars import bound_contextvars
 
 from shared import doorbell, metrics
-from shared.database import first_line, is_machinery
-from shared.delivering import work
+from shared.database import first_line, is_infrastructure_error
+from shared.delivering import deliver_webhook
 from shared.logs import get_logger
 from shared.model import LANES
 from shared.settle import work_lanes
@@ -25,16 +25,16 @@ class NotDone(Exception):
     """The database failed. The ring is not repeated: the sweep, or notify's loop, comes by within two seconds."""
 
 
-@app.task(name=doorbell.TASK, bind=True, throws=(NotDone,))
+@app.task(name=doorbell.SETTLE_TASK, bind=True, throws=(NotDone,))
 def settle(self: Any, lanes: list[int]) -> str:
     """Settle the lanes that were rung for, also by those who sent no message because this one waited to be taken.
 
     Without lanes it is an invitation to drain all. The task's id is the uid that rang.
     """
     if not lanes:
-        doorbell.take_invitation()
+        doorbell.clear_invitation()
     with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id), _without_traceback():
-        done = work_lanes(sorted(doorbell.find_rung().union(lanes)) if lanes else range(LANES))
+        done = work_lanes(sorted(doorbell.find_flagged_lanes().union(lanes)) if lanes else range(LANES))
         metrics.SETTLED_BY.labels("ring").inc(done.counts.settled)
         return str(done)
 
@@ -42,9 +42,9 @@ def settle(self: Any, lanes: list[int]) -> str:
 @app.task(name=doorbell.NOTIFY_TASK, throws=(NotDone,))
 def notify(webhook_id: int, slot: int) -> str:
     """Make what is due of a webhook's deliveries, in one of its slots."""
-    doorbell.notify_begins(webhook_id, slot)
+    doorbell.clear_notify_flag(webhook_id, slot)
     with _without_traceback():
-        return str(work(webhook_id))
+        return str(deliver_webhook(webhook_id))
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _without_traceback() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_machinery(error):
+        if not is_infrastructure_error(error):
             raise
         _failures.log(error)
         raise NotDone(first_line(error)) from None
@@ -78,7 +78,7 @@ class _Failures:
                 self._unlogged += 1
                 return
             unlogged, self._unlogged, self._logged_at = self._unlogged, 0, now
-        log.warning("task failed; the sweep tries again", error=first_line(error), unlogged=unlogged)
+        log.warning("task failed", error=first_line(error), unlogged=unlogged)
 
 
 _failures = _Failures()

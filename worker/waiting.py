@@ -10,7 +10,7 @@ from typing import Final
 
 from shared.settings import settings
 
-WAITING_SECONDS: Final = 20.0  # it is said anew at least every few seconds
+WAITING_MAX_AGE_SECONDS: Final = 20.0  # it is said anew at least every few seconds
 
 _noted_at = float("-inf")
 
@@ -24,8 +24,8 @@ def note() -> None:
 
 
 def is_waiting() -> bool:
-    """Returns whether this process has waited for its broker within the last WAITING_SECONDS."""
-    return time.monotonic() - _noted_at < WAITING_SECONDS
+    """Returns whether this process has waited for its broker within the last WAITING_MAX_AGE_SECONDS."""
+    return time.monotonic() - _noted_at < WAITING_MAX_AGE_SECONDS
 
 
 def file() -> Path | None:

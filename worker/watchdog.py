@@ -17,7 +17,7 @@ from shared.logs import get_logger
 from shared.settings import settings
 from worker import waiting
 
-GRACE_SECONDS: Final = 10.0
+TERMINATE_GRACE_SECONDS: Final = 10.0
 
 log = get_logger("watchdog")
 
@@ -30,20 +30,20 @@ class Watchdog:
         self._queue, self._worker = queue, worker
         self._next: bytes | None = None
         self._since = 0.0
-        self._told_to_end = 0.0
+        self._terminated_at = 0.0
 
-    def look(self) -> None:
+    def check(self) -> None:
         """End the worker if the same message has been next for too long: SIGTERM, then SIGKILL."""
-        following = None if waiting.is_waiting() else doorbell.peek(self._queue)
+        next_message = None if waiting.is_waiting() else doorbell.peek(self._queue)
         now = time.monotonic()
-        if following is None or following != self._next:
-            self._next, self._since = following, now
+        if next_message is None or next_message != self._next:
+            self._next, self._since = next_message, now
             return
         if now - self._since < settings().deaf_seconds:
             return
-        if not self._told_to_end:
-            self._told_to_end = now
-            log.error("the worker takes no messages: ending it", seconds=round(now - self._since, 1))
+        if not self._terminated_at:
+            self._terminated_at = now
+            log.error("deaf worker terminated", seconds=round(now - self._since, 1))
             os.kill(self._worker, signal.SIGTERM)
-        elif now - self._told_to_end > GRACE_SECONDS:
+        elif now - self._terminated_at > TERMINATE_GRACE_SECONDS:
             os.kill(self._worker, signal.SIGKILL)

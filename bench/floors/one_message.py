@@ -20,7 +20,7 @@ from bench.stack import program, server, wait_until
 from shared.database import transaction
 from shared.processes import die_with_parent
 from shared.settings import settings
-from web.loop import place
+from web.loop import place_view
 
 PROCESSES = 2
 ANOTHER_REDIS_DATABASE = "/1"  # of the same server
@@ -72,7 +72,7 @@ def application() -> Any:
     app = Flask("one_message")
 
     @app.put("/api/transaction/")
-    @place
+    @place_view
     def put() -> Response:
         asked: dict[str, Any] = request.get_json()
         row = {

@@ -10,7 +10,7 @@ from examples.ad_engine.engine import Engine
 from examples.ad_engine.service import Forged
 
 HOOK_PATH: Final = "/payments-webhook"
-MOST_BYTES: Final = 64 * 1024
+MAX_HOOK_BYTES: Final = 64 * 1024
 
 PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>Campaigns</title>
@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """A delivery: 204 says it is taken in (or known already); anything else has it sent again."""
         length = self.headers.get("Content-Length", "")
-        if self.path != HOOK_PATH or not length.isdecimal() or int(length) > MOST_BYTES:
+        if self.path != HOOK_PATH or not length.isdecimal() or int(length) > MAX_HOOK_BYTES:
             return self._answer(404, "text/plain", "nothing here")
         try:
             self.engine.receive(dict(self.headers.items()), self.rfile.read(int(length)))

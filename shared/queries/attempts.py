@@ -5,7 +5,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from shared.model import LANES
-from shared.queries.deliveries import ON, give_turns
+from shared.queries.deliveries import WEBHOOK_IS_ON, give_turns
 from shared.queries.webhooks import VALID_SECRETS
 from shared.telling import Retry
 from shared.webhook_model import Delivery, Due
@@ -26,7 +26,7 @@ _ALLOWED: Final = f"""
 # Those that fail come last, in turn: first the one whose last failure is the oldest.
 _FIND_DUE = text(f"""
     SELECT id, least(ceil(due.count / {DUE_PER_SLOT}.0), allowed) AS slots, due.overdue, fails FROM (
-        SELECT id, {_ALLOWED} AS allowed, {_FAILS} AS fails, rests_until FROM webhooks WHERE {ON}
+        SELECT id, {_ALLOWED} AS allowed, {_FAILS} AS fails, rests_until FROM webhooks WHERE {WEBHOOK_IS_ON}
     ) AS webhook CROSS JOIN LATERAL (
         SELECT count(*) AS count, extract(epoch FROM statement_timestamp() - min(next_attempt_at)) AS overdue FROM (
             SELECT next_attempt_at FROM deliveries
@@ -39,7 +39,7 @@ _FIND_DUE = text(f"""
     ORDER BY fails, rests_until NULLS FIRST, due.overdue DESC
 """)
 # The webhook's row is the lock under which its claims are counted; held for a moment, never while something is sent.
-_LOCK_WEBHOOK = text(f"SELECT {_FAILS} FROM webhooks WHERE id = :webhook_id AND {ON} FOR NO KEY UPDATE")
+_LOCK_WEBHOOK = text(f"SELECT {_FAILS} FROM webhooks WHERE id = :webhook_id AND {WEBHOOK_IS_ON} FOR NO KEY UPDATE")
 # MATERIALIZED: a sub-select that locks may be run again by a join, and then it finds the next row, and claims that one, too.
 _CLAIM = text(f"""
     WITH due AS MATERIALIZED (
@@ -59,10 +59,10 @@ _CLAIM = text(f"""
 """)
 
 
-def find_due(connection: Connection, most_at_once: int) -> list[Due]:
+def find_due(connection: Connection, max_at_once: int) -> list[Due]:
     """The healthy webhooks first."""
-    found = connection.execute(_FIND_DUE, {"most": most_at_once})
-    return [Due(row.id, int(row.slots), float(row.overdue), row.fails) for row in found]
+    rows = connection.execute(_FIND_DUE, {"most": max_at_once})
+    return [Due(row.id, int(row.slots), float(row.overdue), row.fails) for row in rows]
 
 
 def lock_webhook(connection: Connection, webhook_id: int) -> bool | None:
@@ -70,12 +70,12 @@ def lock_webhook(connection: Connection, webhook_id: int) -> bool | None:
     return connection.execute(_LOCK_WEBHOOK, {"webhook_id": webhook_id}).scalar_one_or_none()
 
 
-def claim(connection: Connection, webhook_id: int, most_at_once: int, seconds: float) -> Delivery | None:
+def claim(connection: Connection, webhook_id: int, max_at_once: int, seconds: float) -> Delivery | None:
     """The delivery that has been due for longest, for this long ours alone; None where there is none to make now.
 
     The caller has locked the webhook.
     """
-    values = {"webhook_id": webhook_id, "most": most_at_once, "seconds": seconds}
+    values = {"webhook_id": webhook_id, "most": max_at_once, "seconds": seconds}
     row = connection.execute(_CLAIM, values).one_or_none()
     return Delivery(*row) if row else None
 
@@ -112,7 +112,7 @@ _NOTE_FAILURE = text("""
 """)
 
 
-def end(connection: Connection, delivery: Delivery, error: str | None) -> bool:
+def finish(connection: Connection, delivery: Delivery, error: str | None) -> bool:
     """Delivered, or given up for an error; the user's next one has its turn. False where the claim was lost."""
     values = {**_name(delivery), "error": error, "delivered": error is None}
     connection.execute(_LOCK_CURSOR, {"webhook_id": delivery.webhook_id, "lane": delivery.user_id % LANES})

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, text
 from shared.database import array, text_array
 from shared.model import LANES
 
-ON: Final = "disabled_at IS NULL AND deleted_at IS NULL"
+WEBHOOK_IS_ON: Final = "disabled_at IS NULL AND deleted_at IS NULL"
 
 
-class Event(NamedTuple):
+class OutboxEvent(NamedTuple):
     """What a webhook is told of, as far as it matters to whether it is told. Balances in minor units."""
 
     id: int
@@ -36,7 +36,7 @@ class NewDelivery(NamedTuple):
     type: str
 
 
-class Behind(NamedTuple):
+class LaggingCursor(NamedTuple):
     """A webhook's cursor of a lane in which there are later events; the types asked for, the threshold."""
 
     webhook_id: int
@@ -45,7 +45,7 @@ class Behind(NamedTuple):
     threshold: int
 
 
-class Cursor(NamedTuple):
+class WebhookCursor(NamedTuple):
     """How far events of a lane have become deliveries of a webhook: `through` is the id of the last one."""
 
     webhook_id: int
@@ -64,14 +64,14 @@ NEXT_OF_LANE: Final = """
     ORDER BY events.lane, events.id LIMIT {limit}
 """
 # In any order, so that no webhook and no lane always comes first where there are too many.
-_FIND_BEHIND = text(f"""
+_FIND_LAGGING_CURSORS = text(f"""
     WITH newest AS MATERIALIZED (
         SELECT lane.lane, ({NEWEST_OF_LANE.format(lane="CAST(lane.lane AS smallint)")}) AS id
         FROM generate_series(0, {LANES - 1}) AS lane (lane)
     )
     SELECT cursor.webhook_id, cursor.lane, webhooks.events, webhooks.threshold
     FROM webhooks JOIN webhook_cursors AS cursor ON cursor.webhook_id = webhooks.id JOIN newest USING (lane)
-    WHERE {ON} AND cursor.through < newest.id AND webhooks.id <> ALL (CAST(:without AS bigint[]))
+    WHERE {WEBHOOK_IS_ON} AND cursor.through < newest.id AND webhooks.id <> ALL (CAST(:without AS bigint[]))
     ORDER BY random() LIMIT :limit
 """)
 _LOCK_CURSORS = text("""
@@ -124,22 +124,24 @@ _GIVE_TURNS = text(f"""
 """)
 
 
-def find_behind(connection: Connection, without: Collection[int], limit: int) -> list[Behind]:
+def find_lagging_cursors(connection: Connection, without: Collection[int], limit: int) -> list[LaggingCursor]:
     """The cursors beyond which there are events that are no deliveries yet, but for those of some webhooks."""
     values = {"without": array(without), "limit": limit}
-    return [Behind(*row) for row in connection.execute(_FIND_BEHIND, values)]
+    return [LaggingCursor(*row) for row in connection.execute(_FIND_LAGGING_CURSORS, values)]
 
 
-def lock_cursors(connection: Connection, behind: Collection[Behind]) -> list[Cursor]:
+def lock_cursors(connection: Connection, behind: Collection[LaggingCursor]) -> list[WebhookCursor]:
     """Those of the cursors that nobody else has just now."""
     values = {"webhook_ids": array(b.webhook_id for b in behind), "lanes": array(b.lane for b in behind)}
-    return [Cursor(*row) for row in connection.execute(_LOCK_CURSORS, values)]
+    return [WebhookCursor(*row) for row in connection.execute(_LOCK_CURSORS, values)]
 
 
-def read_events(connection: Connection, cursors: Collection[Cursor], limit: int) -> list[tuple[int, Event]]:
+def read_events(
+    connection: Connection, cursors: Collection[WebhookCursor], limit: int
+) -> list[tuple[int, OutboxEvent]]:
     """Pairs of a webhook's id and an event: of each cursor the next ones, at most `limit`, in the order of ids."""
-    found = connection.execute(_READ_EVENTS, {**_arrays(cursors), "limit": limit})
-    return [(webhook_id, Event(*event)) for webhook_id, *event in found]
+    rows = connection.execute(_READ_EVENTS, {**_arrays(cursors), "limit": limit})
+    return [(webhook_id, OutboxEvent(*event)) for webhook_id, *event in rows]
 
 
 def insert_deliveries(connection: Connection, new: Collection[NewDelivery]) -> None:
@@ -152,7 +154,7 @@ def insert_deliveries(connection: Connection, new: Collection[NewDelivery]) -> N
     connection.execute(_INSERT, values)
 
 
-def advance(connection: Connection, reached: Collection[Cursor]) -> None:
+def advance(connection: Connection, reached: Collection[WebhookCursor]) -> None:
     """Move the cursors there. The caller has their locks."""
     connection.execute(_ADVANCE, _arrays(reached))
 
@@ -165,7 +167,7 @@ def give_turns(connection: Connection, users: Collection[tuple[int, int]]) -> No
     connection.execute(_GIVE_TURNS, values)
 
 
-def _arrays(cursors: Collection[Cursor]) -> dict[str, str]:
+def _arrays(cursors: Collection[WebhookCursor]) -> dict[str, str]:
     return {
         "webhook_ids": array(c.webhook_id for c in cursors),
         "lanes": array(c.lane for c in cursors),

@@ -7,14 +7,14 @@ from sqlalchemy import Connection, TextClause, text
 
 from shared.database import array
 from shared.model import LANES, Event, EventType
-from shared.queries.transactions import COLUMNS, transaction_of
+from shared.queries.transactions import TRANSACTION_COLUMNS, transaction_of
 
 # OFFSET 0: each transaction and each entry is looked up, whatever the planner thinks of reading the whole tables
-_TELL: Final = f"""
+_SELECT_EVENTS: Final = f"""
     SELECT event.id, event.user_id, event.user_seq, event.type, event.balance_after, event.occurred_at,
            t.*, entry.effective_at, entry.balance_after
     FROM ({{events}} LIMIT :limit) AS event
-    CROSS JOIN LATERAL (SELECT {COLUMNS} FROM transactions t WHERE t.uid = event.uid OFFSET 0) AS t
+    CROSS JOIN LATERAL (SELECT {TRANSACTION_COLUMNS} FROM transactions t WHERE t.uid = event.uid OFFSET 0) AS t
     LEFT JOIN LATERAL (
         SELECT effective_at, balance_after FROM ledger WHERE ledger.uid = event.uid OFFSET 0
     ) AS entry ON true
@@ -23,7 +23,7 @@ _TELL: Final = f"""
 # Compared as a pair, for which there is but one index: with lane and id each by itself the planner may go through the ids
 # of all lanes and throw away those of the others, where the statistics say that one lane has nearly all of them.
 _READ = text(
-    _TELL.format(
+    _SELECT_EVENTS.format(
         events="""
             SELECT event.* FROM unnest(CAST(:lanes AS smallint[]), CAST(:lasts AS bigint[])) AS seen (lane, last)
             CROSS JOIN LATERAL (
@@ -38,7 +38,7 @@ _READ = text(
 # As a pair here, too, and of values that the planner does not see: else it may read all that it believes the user to have,
 # and sort.
 _READ_OF_USER = text(
-    _TELL.format(
+    _SELECT_EVENTS.format(
         events="""
             SELECT event.* FROM (
                 SELECT CAST(:user_id AS bigint) AS user_id, CAST(:after AS bigint) AS last OFFSET 0

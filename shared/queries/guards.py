@@ -48,7 +48,7 @@ CONSTRAINTS: Final = {
 }
 
 
-class Guard(NamedTuple):
+class DatabaseGuard(NamedTuple):
     """A trigger or a constraint, by name."""
 
     kind: str
@@ -66,10 +66,10 @@ _CONSTRAINTS = text("""
 """)
 
 
-def find_missing_guards(connection: Connection) -> list[Guard]:
+def find_missing_guards(connection: Connection) -> list[DatabaseGuard]:
     """Triggers that are missing or disabled, and constraints that are missing or not valid."""
-    triggers = [Guard("trigger", name, table) for name, table in TRIGGERS.items()]
-    constraints = [Guard("constraint", name, table) for table, names in CONSTRAINTS.items() for name in names]
-    in_force = {Guard("trigger", *row) for row in connection.execute(_TRIGGERS)}
-    in_force |= {Guard("constraint", *row) for row in connection.execute(_CONSTRAINTS)}
+    triggers = [DatabaseGuard("trigger", name, table) for name, table in TRIGGERS.items()]
+    constraints = [DatabaseGuard("constraint", name, table) for table, names in CONSTRAINTS.items() for name in names]
+    in_force = {DatabaseGuard("trigger", *row) for row in connection.execute(_TRIGGERS)}
+    in_force |= {DatabaseGuard("constraint", *row) for row in connection.execute(_CONSTRAINTS)}
     return sorted({*triggers, *constraints} - in_force)

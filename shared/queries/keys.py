@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, text
 
-from shared.scopes import Key, Scope, ValidKey
+from shared.scopes import ApiKey, Scope, ValidKey
 
 _INSERT = text("""
     INSERT INTO api_keys (name, scope, secret_hash) VALUES (:name, :scope, :secret_hash) RETURNING id
@@ -21,8 +21,8 @@ def insert_key(connection: Connection, name: str, scope: Scope, secret_hash: byt
     return key_id
 
 
-def list_keys(connection: Connection) -> list[Key]:
-    return [Key(r.id, r.name, Scope(r.scope), r.created_at, r.revoked_at) for r in connection.execute(_LIST)]
+def list_keys(connection: Connection) -> list[ApiKey]:
+    return [ApiKey(r.id, r.name, Scope(r.scope), r.created_at, r.revoked_at) for r in connection.execute(_LIST)]
 
 
 def revoke_key(connection: Connection, key_id: int) -> bool:

@@ -25,7 +25,7 @@ def lock_lane(connection: Connection, lane: int) -> None:
     connection.execute(_LOCK_LANE, {"lane": lane})
 
 
-def hurry(connection: Connection) -> None:
+def set_lock_timeout(connection: Connection) -> None:
     """Wait for no lock in this transaction longer than a moment."""
     connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.database import allow, array
-from shared.ledger import Account, Outcome, Past
+from shared.database import array, set_statement_timeout
+from shared.ledger import Account, LowestBalances, Outcome
 from shared.model import LANES
 
-LATE_SCAN_SECONDS = 12  # it may come twice in a transaction: the rules, then the trigger
+LATE_SCAN_TIMEOUT_SECONDS = 12  # it may come twice in a transaction: the rules, then the trigger
 
 # All that a batch writes, in one statement: nothing of it can be left out. Events in the batch's order, so that their ids
 # grow with user_seq; within a lane they also commit in order (the lane's lock is held until after the commit), which is
@@ -53,7 +53,7 @@ _WRITE = text(f"""
 """)
 # One sort, by instant; what peers of one instant do counts together (the window's default frame takes them all).
 # A start without entries of its own counts too: the balance carried there is a balance.
-_SCAN_PAST = text("""
+_SCAN_LOWEST_BALANCES = text("""
     SELECT bucket, min(running) AS lowest, sum(amount) AS change FROM (
         SELECT width_bucket(at, CAST(:starts AS timestamptz[])) AS bucket, amount,
                sum(amount) OVER (ORDER BY at) AS running
@@ -74,7 +74,7 @@ _BALANCE_AT = text("""
 """)
 
 
-class Written(NamedTuple):
+class WrittenCounts(NamedTuple):
     """The numbers of rows that a batch changed."""
 
     transactions: int
@@ -83,7 +83,7 @@ class Written(NamedTuple):
 
 def write(
     connection: Connection, outcomes: Sequence[Outcome], accounts: Collection[Account], moment: datetime
-) -> Written:
+) -> WrittenCounts:
     """Writes what a batch has decided: entries, events, the final rows, the accounts as they are afterwards."""
     entries = [o.entry for o in outcomes]
     values = {
@@ -106,25 +106,25 @@ def write(
         "last_event_seqs": array(a.last_event_seq for a in accounts),
         "moment": moment,
     }
-    return Written(*connection.execute(_WRITE, values).one())
+    return WrittenCounts(*connection.execute(_WRITE, values).one())
 
 
-def allow_late_scan(connection: Connection) -> None:
+def set_late_scan_timeout(connection: Connection) -> None:
     """Give the rest of the transaction the time that reading a long past may take."""
-    allow(connection, LATE_SCAN_SECONDS)
+    set_statement_timeout(connection, LATE_SCAN_TIMEOUT_SECONDS)
 
 
-def scan_past(connection: Connection, account: Account, starts: Sequence[datetime]) -> Past:
+def scan_lowest_balances(connection: Connection, account: Account, starts: Sequence[datetime]) -> LowestBalances:
     """The lowest balances of a locked account from each of the given instants (in order) to the next.
 
     Reads every entry from the first instant on, and keeps none: today's balance less all that has changed since
     is the balance before the first instant.
     """
     rows = connection.execute(
-        _SCAN_PAST, {"user_id": account.user_id, "first": starts[0], "starts": array(starts)}
+        _SCAN_LOWEST_BALANCES, {"user_id": account.user_id, "first": starts[0], "starts": array(starts)}
     ).all()
     opening = account.balance - sum(int(row.change) for row in rows)
-    return Past(starts, [opening + int(row.lowest) for row in rows])
+    return LowestBalances(starts, [opening + int(row.lowest) for row in rows])
 
 
 def get_balance_at(connection: Connection, user_id: int, instant: datetime) -> int:

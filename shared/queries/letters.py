@@ -4,8 +4,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from shared.queries.deliveries import NEXT_OF_LANE, ON
-from shared.webhook_model import DeadLetter, LetterKey, Waiting
+from shared.queries.deliveries import NEXT_OF_LANE, WEBHOOK_IS_ON
+from shared.webhook_model import DeadLetter, DeadLetterKey, WebhookBacklog
 
 _READ_DEAD = text("""
     SELECT event_id, position, type, user_id, user_seq, balance, attempts, last_error, occurred_at, dead_at
@@ -14,11 +14,11 @@ _READ_DEAD = text("""
       AND dead_at IS NOT NULL
     ORDER BY webhook_id, event_id, position LIMIT :limit
 """)
-MAX_COUNTED: Final = 1_000  # of each webhook; an index look-up each
+MAX_COUNTED_DELIVERIES: Final = 1_000  # of each webhook; an index look-up each
 # Late are deliveries that are due, and events that are no deliveries yet: of each lane the first one beyond the cursor that
 # is furthest behind.
-_WAITING = text(f"""
-    WITH switched_on AS MATERIALIZED (SELECT id FROM webhooks WHERE {ON}),
+_WEBHOOK_BACKLOG = text(f"""
+    WITH switched_on AS MATERIALIZED (SELECT id FROM webhooks WHERE {WEBHOOK_IS_ON}),
     behind AS MATERIALIZED (
         SELECT lane, min(through) AS through FROM webhook_cursors JOIN switched_on ON id = webhook_id GROUP BY lane
     )
@@ -36,24 +36,26 @@ _WAITING = text(f"""
         (SELECT coalesce(sum(dead.count), 0) FROM webhooks
          CROSS JOIN LATERAL (SELECT count(*) AS count FROM (SELECT FROM deliveries
              WHERE (webhook_id, event_id) >= (webhooks.id, 0) AND webhook_id <= webhooks.id AND dead_at IS NOT NULL
-             ORDER BY webhook_id, event_id, position LIMIT {MAX_COUNTED}) AS dead) AS dead
+             ORDER BY webhook_id, event_id, position LIMIT {MAX_COUNTED_DELIVERIES}) AS dead) AS dead
          WHERE deleted_at IS NULL) AS dead,
         (SELECT count(*) FROM webhooks WHERE deleted_at IS NULL AND disabled_at IS NOT NULL) AS off,
         (SELECT coalesce(sum(line.count), 0) FROM switched_on
          CROSS JOIN LATERAL (SELECT count(*) AS count FROM (SELECT FROM deliveries
              WHERE (webhook_id, user_id) >= (switched_on.id, 0) AND webhook_id <= switched_on.id
                AND delivered_at IS NULL AND dead_at IS NULL
-             ORDER BY webhook_id, user_id, event_id, position LIMIT {MAX_COUNTED}) AS undelivered) AS line) AS pending
+             ORDER BY webhook_id, user_id, event_id, position LIMIT {MAX_COUNTED_DELIVERIES}) AS undelivered) AS line) AS pending
 """)
 
 
-def read_dead_letters(connection: Connection, webhook_id: int, after: LetterKey | None, limit: int) -> list[DeadLetter]:
+def read_dead_letters(
+    connection: Connection, webhook_id: int, after: DeadLetterKey | None, limit: int
+) -> list[DeadLetter]:
     """In the order of the events."""
-    place = after or LetterKey(0, 0)
+    place = after or DeadLetterKey(0, 0)
     values = {"webhook_id": webhook_id, "event_id": place.event_id, "position": place.position, "limit": limit}
     return [DeadLetter(*row) for row in connection.execute(_READ_DEAD, values)]
 
 
-def read_waiting(connection: Connection) -> Waiting:
-    row = connection.execute(_WAITING).one()
-    return Waiting(max(0.0, float(row.overdue)), int(row.dead), row.off, int(row.pending))
+def read_webhook_backlog(connection: Connection) -> WebhookBacklog:
+    row = connection.execute(_WEBHOOK_BACKLOG).one()
+    return WebhookBacklog(max(0.0, float(row.overdue)), int(row.dead), row.off, int(row.pending))

@@ -119,9 +119,9 @@ class ParkedUsers(NamedTuple):
     before: datetime
 
 
-def find_users(connection: Connection, wanted: ParkedUsers, after: int, limit: int) -> list[int]:
+def find_users(connection: Connection, criteria: ParkedUsers, after: int, limit: int) -> list[int]:
     """Returns the ids of such users beyond `after`, in their order."""
-    return list(connection.scalars(_FIND_USERS, {**wanted._asdict(), "after": after, "limit": limit}))
+    return list(connection.scalars(_FIND_USERS, {**criteria._asdict(), "after": after, "limit": limit}))
 
 
 def count_errors(connection: Connection, limit: int) -> list[ErrorCount]:

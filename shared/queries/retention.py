@@ -7,7 +7,7 @@ which is on has not come to yet. Some rows at a time, so that no lock is held fo
 from sqlalchemy import Connection, text
 
 from shared.model import LANES
-from shared.queries.deliveries import ON
+from shared.queries.deliveries import WEBHOOK_IS_ON
 
 # Rows are named by their place (ctid), which no plan but a look-up finds; FOR UPDATE keeps a delivery there.
 _DELETE_DELIVERED = text("""
@@ -21,7 +21,7 @@ _DELETE_DELIVERED = text("""
 # is on, and come before each delivery whose turn it is (the lowest id of its line).
 _DELETE_EVENTS = text(f"""
     WITH cursor AS MATERIALIZED (
-        SELECT lane, min(through) AS through FROM webhook_cursors JOIN webhooks ON webhooks.id = webhook_id WHERE {ON}
+        SELECT lane, min(through) AS through FROM webhook_cursors JOIN webhooks ON webhooks.id = webhook_id WHERE {WEBHOOK_IS_ON}
         GROUP BY lane
     ), told AS MATERIALIZED (
         SELECT CAST(lane.lane AS smallint) AS lane, least(cursor.through, (

@@ -8,55 +8,57 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from shared.model import Filter, Key, Transaction
-from shared.queries.transactions import COLUMNS, transaction_of
+from shared.model import StatementFilter, StatementKey, Transaction
+from shared.queries.transactions import TRANSACTION_COLUMNS, transaction_of
 
-SCANNED_ROWS: Final = 10_000
+MAX_SCANNED_ROWS: Final = 10_000
 _NEWEST_FIRST: Final = "ORDER BY t.accepted_at DESC, t.accept_order DESC"
 
 
 def read_statement(
-    connection: Connection, user_id: int, wanted: Filter, after: Key | None, limit: int
+    connection: Connection, user_id: int, filters: StatementFilter, after: StatementKey | None, limit: int
 ) -> list[Transaction]:
-    """Up to `limit` transactions that come after the key, from at most SCANNED_ROWS rows there."""
-    conditions, parameters = _range(user_id, wanted, after)
-    kept = {"t.status = :status": wanted.status, "t.type = :type": wanted.type}
-    narrowed = {condition: value for condition, value in kept.items() if value is not None}
+    """Up to `limit` transactions that come after the key, from at most MAX_SCANNED_ROWS rows there."""
+    conditions, parameters = _range(user_id, filters, after)
+    equalities = {"t.status = :status": filters.status, "t.type = :type": filters.type}
+    narrowed = {condition: value for condition, value in equalities.items() if value is not None}
     rows = f"SELECT * FROM transactions t WHERE {conditions} {_NEWEST_FIRST} LIMIT :scanned"
     if narrowed:
         rows = f"SELECT * FROM ({rows}) AS t WHERE {' AND '.join(narrowed)} {_NEWEST_FIRST} LIMIT :limit"
     # OFFSET 0: each row's entry is looked up, whatever the planner thinks of reading the whole ledger
     statement = text(f"""
-        SELECT {COLUMNS}, entry.effective_at, entry.balance_after FROM ({rows}) AS t LEFT JOIN LATERAL (
+        SELECT {TRANSACTION_COLUMNS}, entry.effective_at, entry.balance_after FROM ({rows}) AS t LEFT JOIN LATERAL (
             SELECT effective_at, balance_after FROM ledger WHERE ledger.uid = t.uid OFFSET 0
         ) AS entry ON true {_NEWEST_FIRST} LIMIT :limit
     """)
-    scanned = SCANNED_ROWS if narrowed else limit
+    scanned = MAX_SCANNED_ROWS if narrowed else limit
     names = {condition.split(":")[1]: value for condition, value in narrowed.items()}
-    found = connection.execute(statement, {**parameters, **names, "limit": limit, "scanned": scanned})
-    return [transaction_of(row) for row in found]
+    result = connection.execute(statement, {**parameters, **names, "limit": limit, "scanned": scanned})
+    return [transaction_of(row) for row in result]
 
 
-def find_scan_end(connection: Connection, user_id: int, wanted: Filter, after: Key | None) -> Key | None:
+def find_scan_end(
+    connection: Connection, user_id: int, filters: StatementFilter, after: StatementKey | None
+) -> StatementKey | None:
     """The last row that `read_statement` looks at, where there are more behind it."""
-    conditions, parameters = _range(user_id, wanted, after)
+    conditions, parameters = _range(user_id, filters, after)
     statement = text(
         f"SELECT accepted_at, accept_order FROM transactions t WHERE {conditions} {_NEWEST_FIRST} OFFSET :last LIMIT 2"
     )
-    rows = connection.execute(statement, {**parameters, "last": SCANNED_ROWS - 1}).all()
-    return Key(*rows[0]) if len(rows) > 1 else None
+    rows = connection.execute(statement, {**parameters, "last": MAX_SCANNED_ROWS - 1}).all()
+    return StatementKey(*rows[0]) if len(rows) > 1 else None
 
 
-def _range(user_id: int, wanted: Filter, after: Key | None) -> tuple[str, dict[str, Any]]:
+def _range(user_id: int, filters: StatementFilter, after: StatementKey | None) -> tuple[str, dict[str, Any]]:
     """What the index finds: the conditions, and their parameters."""
     conditions = ["t.user_id = :user_id"]
     parameters: dict[str, Any] = {"user_id": user_id}
-    if wanted.since is not None:
+    if filters.since is not None:
         conditions.append("t.accepted_at >= :since")
-        parameters["since"] = wanted.since
-    if wanted.until is not None:
+        parameters["since"] = filters.since
+    if filters.until is not None:
         conditions.append("t.accepted_at < :until")
-        parameters["until"] = wanted.until
+        parameters["until"] = filters.until
     if after is not None:
         conditions.append("(t.accepted_at, t.accept_order) < (:accepted_at, :accept_order)")
         parameters.update(after._asdict())

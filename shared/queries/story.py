@@ -5,11 +5,11 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.model import Story, Transaction
-from shared.queries.transactions import COLUMNS, transaction_of
+from shared.queries.transactions import TRANSACTION_COLUMNS, transaction_of
 
 # A user's n-th entry has at least the n-th event, so the search begins there; uids are not indexed in events.
 _STORY = text(f"""
-    SELECT {COLUMNS}, entry.effective_at, entry.balance_after, t.request_id, t.parked_at, t.attempts, t.last_error,
+    SELECT {TRANSACTION_COLUMNS}, entry.effective_at, entry.balance_after, t.request_id, t.parked_at, t.attempts, t.last_error,
            u.name, u.balance, entry.seq, entry.history_at, entry.late, event.id, event.user_seq,
            coalesce(event.balance_before, entry.balance_after - entry.amount),
            (SELECT uid FROM transactions parked
@@ -35,5 +35,5 @@ _STORY = text(f"""
 
 def find_story(connection: Connection, uid: UUID) -> Story | None:
     row = connection.execute(_STORY, {"uid": str(uid)}).one_or_none()
-    known = len(Transaction._fields)
-    return Story(transaction_of(row[:known]), *row[known:]) if row else None
+    transaction_fields = len(Transaction._fields)
+    return Story(transaction_of(row[:transaction_fields]), *row[transaction_fields:]) if row else None

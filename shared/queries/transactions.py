@@ -9,13 +9,11 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.database import array, text_array
-from shared.model import LANES, Request, Status, Transaction, Type, lane_of
+from shared.model import LANES, Status, Transaction, TransactionRequest, Type, lane_of
 
-COLUMNS = """t.uid, t.user_id, t.type, t.amount, t.requested_at, t.status, t.reason, t.accepted_at, t.settled_at,
+TRANSACTION_COLUMNS = """t.uid, t.user_id, t.type, t.amount, t.requested_at, t.status, t.reason, t.accepted_at, t.settled_at,
     t.accept_order, t.lane, t.lowest_balance"""
-VIEW = (
-    f"SELECT {COLUMNS}, entry.effective_at, entry.balance_after FROM transactions t LEFT JOIN ledger entry USING (uid)"
-)
+TRANSACTION_VIEW = f"SELECT {TRANSACTION_COLUMNS}, entry.effective_at, entry.balance_after FROM transactions t LEFT JOIN ledger entry USING (uid)"
 
 
 def transaction_of(row: Any) -> Transaction:
@@ -71,7 +69,7 @@ class Inserted(NamedTuple):
     ahead: set[int]
 
 
-def insert_pending(connection: Connection, requests: Sequence[Request], *, bulk: bool = False) -> Inserted:
+def insert_pending(connection: Connection, requests: Sequence[TransactionRequest], *, bulk: bool = False) -> Inserted:
     """Inserts those requests whose uid is new, whose user exists and whose timestamp is not ahead.
 
     `bulk` rows yield to all others, but for later ones of their own users.
@@ -99,7 +97,7 @@ def insert_pending(connection: Connection, requests: Sequence[Request], *, bulk:
     return inserted
 
 
-def _pending_transaction(request: Request, accepted_at: datetime, accept_order: int) -> Transaction:
+def _pending_transaction(request: TransactionRequest, accepted_at: datetime, accept_order: int) -> Transaction:
     return Transaction(
         uid=request.uid,
         user_id=request.user_id,
@@ -118,7 +116,7 @@ def _pending_transaction(request: Request, accepted_at: datetime, accept_order: 
     )
 
 
-_FIND = text(f"{VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[]))")
+_FIND = text(f"{TRANSACTION_VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[]))")
 
 
 def find_transactions(connection: Connection, uids: Iterable[UUID]) -> dict[UUID, Transaction]:
@@ -127,7 +125,7 @@ def find_transactions(connection: Connection, uids: Iterable[UUID]) -> dict[UUID
     return {row.uid: transaction_of(row) for row in rows}
 
 
-_FIND_FINAL = text(f"{VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[])) AND t.status <> 'PENDING'")
+_FIND_FINAL = text(f"{TRANSACTION_VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[])) AND t.status <> 'PENDING'")
 
 
 def find_final(connection: Connection, uids: Iterable[UUID]) -> dict[UUID, Transaction]:

@@ -53,18 +53,18 @@ def find_user(connection: Connection, user_id: int) -> User | None:
 
 def find_last_event_seq(connection: Connection, user_id: int) -> int | None:
     """Returns the user_seq of the user's last event, 0 if there is none; None where there is no such user."""
-    found: int | None = connection.scalar(_FIND_LAST_EVENT_SEQ, {"user_id": user_id})
-    return found
+    last_event_seq: int | None = connection.scalar(_FIND_LAST_EVENT_SEQ, {"user_id": user_id})
+    return last_event_seq
 
 
-class Locked(NamedTuple):
+class LockedAccounts(NamedTuple):
     """Accounts by user id, and Postgres's clock when all of them were locked."""
 
     accounts: dict[int, Account]
     moment: datetime
 
 
-def lock_accounts(connection: Connection, user_ids: Iterable[int]) -> Locked:
+def lock_accounts(connection: Connection, user_ids: Iterable[int]) -> LockedAccounts:
     """Locks the rows of users, at least one, in the order of their ids, for settling."""
     rows = connection.execute(_LOCK, {"user_ids": array(user_ids)}).all()
-    return Locked({row.id: Account(*row[:-1]) for row in rows}, rows[0].moment)
+    return LockedAccounts({row.id: Account(*row[:-1]) for row in rows}, rows[0].moment)

@@ -10,17 +10,17 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
-from shared.database import allow
+from shared.database import set_statement_timeout
 from shared.model import Difference, Reason, RowCounts
 
-BEFORE_ALL: Final = -(2**63) + 1  # the literal of the lowest bigint is no bigint
-BEYOND_ALL: Final = 2**63 - 1
+MIN_ID: Final = -(2**63) + 1  # the literal of the lowest bigint is no bigint
+MAX_ID: Final = 2**63 - 1
 RANGE_USERS: Final = 1_000
 RANGE_TRANSACTIONS: Final = 500_000  # a range ends with the user who passes this
-STATEMENT_SECONDS: Final = 900
+VERIFY_STATEMENT_TIMEOUT_SECONDS: Final = 900
 
 
-class Range(NamedTuple):
+class UserRange(NamedTuple):
     """Users with after < id <= through."""
 
     after: int
@@ -175,28 +175,28 @@ def begin_snapshot(connection: Connection) -> None:
     """Make the transaction, which must have done nothing yet, one unchanging view of the books."""
     for statement in _BEGIN_SNAPSHOT:
         connection.execute(statement)
-    allow(connection, STATEMENT_SECONDS)
+    set_statement_timeout(connection, VERIFY_STATEMENT_TIMEOUT_SECONDS)
 
 
-def find_range(connection: Connection, after: int) -> Range:
+def find_range(connection: Connection, after: int) -> UserRange:
     """The next range of users. The last one has no end, so that rows of users who do not exist are in it."""
     limits = {"users": RANGE_USERS, "transactions": RANGE_TRANSACTIONS}
     through = connection.scalar(_END_OF_RANGE, {"after": after, **limits})
-    more = through is not None and connection.scalar(_EXIST_AFTER, {"through": through})
-    return Range(after, through if more else BEYOND_ALL)
+    has_more = through is not None and connection.scalar(_EXIST_AFTER, {"through": through})
+    return UserRange(after, through if has_more else MAX_ID)
 
 
-def count_rows(connection: Connection, users: Range) -> RowCounts:
+def count_rows(connection: Connection, users: UserRange) -> RowCounts:
     return RowCounts(*connection.execute(_COUNT, users._asdict()).one())
 
 
-def find_differences(connection: Connection, users: Range, limit: int) -> tuple[int, list[Difference]]:
+def find_differences(connection: Connection, users: UserRange, limit: int) -> tuple[int, list[Difference]]:
     """How many differences there are in a range, and the first of them by each kind of check."""
     return run_checks(connection, _STATEMENTS, users, limit)
 
 
 def run_checks(
-    connection: Connection, statements: Sequence[TextClause], users: Range, limit: int
+    connection: Connection, statements: Sequence[TextClause], users: UserRange, limit: int
 ) -> tuple[int, list[Difference]]:
     """Returns the same of these statements."""
     in_all, first = 0, []

@@ -18,23 +18,23 @@ from sqlalchemy import Connection, text
 from shared.database import array
 from shared.model import Difference, RowCounts
 from shared.queries.verifying import (
-    BEYOND_ALL,
     ENTRY_CHECKS,
     INSTANT_CHECKS,
+    MAX_ID,
     PAIR_CHECKS,
     RANGE_TRANSACTIONS,
     TRANSACTION_CHECKS,
     Checks,
-    Range,
+    UserRange,
     branches,
     differences,
     run_checks,
 )
 
-RANGE_USERS: Final = 20_000  # most of them are not changed
+CHANGED_RANGE_USERS: Final = 20_000  # most of them are not changed
 
 # A changed user (u) with the mark (from_...), the new entries (l) and the events from the mark on (e) counted, and the last entry.
-USER_CHECKS: Final[Checks] = (
+CHANGED_USER_CHECKS: Final[Checks] = (
     ("balance: the sum of the ledger", "u.from_balance + coalesce(l.sum, 0)", "u.balance"),
     ("balance: the last balance_after", "coalesce(last.balance_after, 0)", "u.balance"),
     ("balance not negative", "greatest(u.balance, 0)", "u.balance"),
@@ -114,7 +114,7 @@ _TRANSACTION_BRANCHES: Final = " UNION ALL ".join(
 )
 
 _STATEMENTS: Final = (
-    differences(_USERS, "u.user_id", "'user'", branches(USER_CHECKS)),
+    differences(_USERS, "u.user_id", "'user'", branches(CHANGED_USER_CHECKS)),
     differences(_ENTRIES, "u.user_id", "format('seq %s uid %s', seq, uid)", branches(ENTRY_CHECKS)),
     differences(_INSTANTS, "u.user_id", _INSTANT_ROW, branches(INSTANT_CHECKS)),
     differences(_TRANSACTIONS, "u.user_id", "format('uid %s', n.uid)", _TRANSACTION_BRANCHES),
@@ -171,24 +171,24 @@ class WholeProof(NamedTuple):
     age_seconds: float
 
 
-def find_range(connection: Connection, after: int) -> Range:
+def find_range(connection: Connection, after: int) -> UserRange:
     """Returns the next range of users, changed or not; the last one has no end."""
-    limits = {"users": RANGE_USERS, "transactions": RANGE_TRANSACTIONS}
+    limits = {"users": CHANGED_RANGE_USERS, "transactions": RANGE_TRANSACTIONS}
     through = connection.scalar(_END_OF_RANGE, {"after": after, **limits})
-    return Range(after, BEYOND_ALL if through is None else through)
+    return UserRange(after, MAX_ID if through is None else through)
 
 
-def count_rows(connection: Connection, users: Range) -> RowCounts:
+def count_rows(connection: Connection, users: UserRange) -> RowCounts:
     """Returns the changed users of the range, and what is new of them."""
     return RowCounts(*map(int, connection.execute(_COUNT, users._asdict()).one()))
 
 
-def find_differences(connection: Connection, users: Range, limit: int) -> tuple[int, list[Difference]]:
+def find_differences(connection: Connection, users: UserRange, limit: int) -> tuple[int, list[Difference]]:
     """Returns how many differences the new part of a range has, and the first of them by each kind of check."""
     return run_checks(connection, _STATEMENTS, users, limit)
 
 
-def read_changed(connection: Connection, users: Range) -> list[Mark]:
+def read_changed(connection: Connection, users: UserRange) -> list[Mark]:
     """Returns the rows of the users that differ from their marks: their next marks."""
     return [Mark(*row) for row in connection.execute(_READ_CHANGED, users._asdict())]
 

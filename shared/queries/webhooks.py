@@ -154,9 +154,9 @@ def delete_expired_secrets(connection: Connection, limit: int) -> int:
 
 def delete_webhook(connection: Connection, webhook_id: int) -> bool:
     """Delete a webhook and its secrets; whether there was one. Its other rows are taken away later, some at a time."""
-    found = connection.execute(_DELETE, {"webhook_id": webhook_id}).rowcount == 1
+    existed = connection.execute(_DELETE, {"webhook_id": webhook_id}).rowcount == 1
     connection.execute(_DELETE_SECRETS, {"webhook_id": webhook_id})
-    return found
+    return existed
 
 
 def disable_webhook(connection: Connection, webhook_id: int, reason: str) -> bool:

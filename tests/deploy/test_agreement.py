@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from shared import doorbell
-from shared.database import SESSION, TRANSACTION_TIMEOUT
-from shared.settings import SECRETS, Settings, settings
+from shared.database import SESSION_SETTINGS, TRANSACTION_TIMEOUT
+from shared.settings import SECRET_VARIABLES, Settings, settings
 from tests.deploy.manifests import ROOT, compose, containers, of_kind, our_services, overlay
-from worker.flower import OPTIONS
+from worker.flower import FLOWER_OPTIONS
 
 pytestmark = pytest.mark.house
 
@@ -27,10 +27,10 @@ FILES = [
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "k8s").rglob("*.yml")),
 ]
 NOT_SETTINGS = {"BROKER_PASSWORD", "PROMETHEUS_PORT"}  # of docker-compose.yml alone
-OF_FILES = {f"{name}_FILE" for name in SECRETS}
+OF_FILES = {f"{name}_FILE" for name in SECRET_VARIABLES}
 
 
-def test_compose_and_kubernetes_run_the_same_processes_by_the_same_commands() -> None:
+def test_compose_and_kubernetes_run_the_same_commands() -> None:
     rendered = {c.process: c.spec["command"] for c in containers(overlay("production")) if not c.is_init}
     assert set(our_services()) == PROCESSES | {"verify"}
     assert set(rendered) == PROCESSES | {"verify", "operator"}
@@ -62,7 +62,7 @@ def write_program(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def test_the_upgrade_of_the_runbook_replaces_all_services_but_migrate() -> None:
+def test_the_runbook_upgrade_replaces_all_but_migrate() -> None:
     """Each service that needs the migration would wait for it again where `--no-deps` is not given."""
     runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     steps = re.findall(r"^docker compose (build|run --rm migrate|up --detach --no-deps .*)", runbook, re.MULTILINE)
@@ -70,10 +70,10 @@ def test_the_upgrade_of_the_runbook_replaces_all_services_but_migrate() -> None:
     assert set(steps[2].split()[4:]) == {"worker=2", *our_services()} - {"migrate"}
 
 
-def test_the_readme_gives_pgbouncers_role_the_settings_of_our_sessions() -> None:
+def test_the_readme_gives_pgbouncer_our_session_settings() -> None:
     readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
     found = dict(re.findall(r"ALTER ROLE payments_app SET (\w+) = '([^']+)';", readme))
-    expected = {name: value.replace("\\", "") for name, value in SESSION.items()}
+    expected = {name: value.replace("\\", "") for name, value in SESSION_SETTINGS.items()}
     assert found == {**expected, "transaction_timeout": TRANSACTION_TIMEOUT}
 
 
@@ -118,7 +118,7 @@ def test_flower_knows_the_options_that_it_is_given() -> None:
     import flower.options  # noqa: F401 - which defines them
     from tornado.options import options
 
-    asked = [*OPTIONS, *command_of("flower")[4:]]
+    asked = [*FLOWER_OPTIONS, *command_of("flower")[4:]]
     given = [option.removeprefix("--").partition("=")[0] for option in asked]
     assert {"max_tasks", "address", "port"} <= set(given)
     assert not [option for option in (*given, "basic_auth") if option not in options]
@@ -220,7 +220,7 @@ def test_each_worker_takes_the_queue_that_is_rung() -> None:
     """The commands name no queue: who settles takes the default one, and `notify` its own."""
     from worker.app import app
 
-    assert app.conf.task_default_queue == doorbell.QUEUE == "settle"
+    assert app.conf.task_default_queue == doorbell.SETTLE_QUEUE == "settle"
     assert doorbell.NOTIFY_QUEUE == "notify"
     source = (ROOT / "worker" / "notify.py").read_text(encoding="utf-8")
     assert "queues=[doorbell.NOTIFY_QUEUE]" in source

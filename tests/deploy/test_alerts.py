@@ -30,7 +30,7 @@ def test_promtool_is_content(arguments: list[str]) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_each_alert_has_a_severity_and_its_own_page_in_the_runbook() -> None:
+def test_each_alert_has_a_severity_and_a_runbook_section() -> None:
     assert len(NAMES) == len(set(NAMES)) > 15
     assert re.findall(r"runbook_url: docs/runbook.md#(\w+)", ALERTS) == [name.lower() for name in NAMES]
     assert set(re.findall(r"^### (\w+)$", RUNBOOK, re.MULTILINE)) == set(NAMES)
@@ -44,7 +44,7 @@ def test_each_alert_is_shown_to_fire_and_not_to_fire(name: str) -> None:
     assert "" in asked
 
 
-def test_the_dashboard_and_the_alerts_ask_only_for_metrics_that_there_are() -> None:
+def test_dashboard_and_alerts_use_only_existing_metrics() -> None:
     """Ours that are counted, and the gauges of web; Flower's are Flower's."""
     source = (ROOT / "web" / "gauges.py").read_text(encoding="utf-8")
     there = set(re.findall(r'"(payments_\w+)"', source))

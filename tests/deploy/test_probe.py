@@ -15,7 +15,7 @@ from redis import Redis, RedisError
 from local import broker
 from local.addresses import free_port
 from tests.deploy.manifests import ROOT, compose, containers, overlay
-from worker.alive import FRESH_SECONDS
+from worker.alive import HEARTBEAT_MAX_AGE_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -61,12 +61,12 @@ def probe(heartbeat: Path, broker_url: str) -> int:
 def silent(tmp_path: Path) -> Path:
     heartbeat = tmp_path / "heartbeat"
     heartbeat.touch()
-    old = time.time() - FRESH_SECONDS - 5
+    old = time.time() - HEARTBEAT_MAX_AGE_SECONDS - 5
     os.utime(heartbeat, (old, old))
     return heartbeat
 
 
-def test_a_worker_that_beats_is_let_live_whatever_the_broker_does(tmp_path: Path) -> None:
+def test_a_worker_with_a_fresh_heartbeat_is_alive(tmp_path: Path) -> None:
     heartbeat = tmp_path / "heartbeat"
     heartbeat.touch()
     assert probe(heartbeat, NOBODY_LISTENS) == 0
@@ -90,21 +90,21 @@ def test_a_silent_worker_is_let_live_while_the_broker_hangs(
     assert probe(silent(tmp_path), url) == 0
 
 
-def test_a_worker_that_never_became_ready_is_ended_while_the_broker_answers(
+def test_a_worker_that_never_became_ready_is_not_alive(
     server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     assert probe(tmp_path / "never", server[0]) == 1
 
 
 @pytest.mark.parametrize("was_ready", [True, False])
-def test_a_worker_that_waits_for_a_broker_which_refuses_it_is_let_live(
+def test_a_worker_that_its_broker_refuses_is_alive(
     server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, was_ready: bool
 ) -> None:
     heartbeat = silent(tmp_path) if was_ready else tmp_path / "heartbeat"
     waiting = tmp_path / "heartbeat.waiting"
     waiting.touch()
     assert probe(heartbeat, server[0]) == 0
-    old = time.time() - FRESH_SECONDS - 5
+    old = time.time() - HEARTBEAT_MAX_AGE_SECONDS - 5
     os.utime(waiting, (old, old))
     assert probe(heartbeat, server[0]) == 1
 

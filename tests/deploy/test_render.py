@@ -45,7 +45,7 @@ def test_a_choice_of_components_is_valid(components: tuple[str, ...], tmp_path: 
 
 
 @pytest.mark.parametrize("component", ["hpa", "keda"])
-def test_what_an_autoscaler_scales_has_no_number_of_replicas_of_its_own(component: str, tmp_path: Path) -> None:
+def test_an_autoscaled_deployment_sets_no_replicas(component: str, tmp_path: Path) -> None:
     objects = combine(tmp_path, (component,))
     deployments = of_kind(objects, "Deployment")
     scaled = {**of_kind(objects, "HorizontalPodAutoscaler"), **of_kind(objects, "ScaledObject")}
@@ -66,7 +66,7 @@ def test_the_only_secret_in_the_repository_is_an_example() -> None:
                 assert all("CHANGE-ME" in value for value in found["stringData"].values())
 
 
-def test_the_example_names_every_key_of_the_secret_that_is_asked_for() -> None:
+def test_the_example_secret_has_every_key() -> None:
     example = yaml.safe_load((ROOT / "k8s" / "base" / "secret.example.yml").read_text(encoding="utf-8"))
     asked = set()
     for path in sorted((ROOT / "k8s").rglob("*.yml")):

@@ -11,7 +11,7 @@ from shared.model import LANES
 from shared.settings import Settings, settings
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
 from web.bodies import MAX_ARRIVING_BYTES
-from web.gate import MAX_INSIDE
+from web.gate import MAX_CONCURRENT_REQUESTS
 
 pytestmark = pytest.mark.house
 
@@ -73,7 +73,7 @@ def test_a_rollout_takes_nothing_away_before_there_is_another(name: str) -> None
 
 def test_a_pod_is_given_the_time_that_it_takes_to_end() -> None:
     """granian lets requests finish; before that the endpoints lead elsewhere. A worker's guard ends a warm stop."""
-    from worker.guard import STOP_SECONDS
+    from worker.guard import STOP_TIMEOUT_SECONDS
 
     source = (ROOT / "web" / "__main__.py").read_text(encoding="utf-8")
     finishing = re.search(r"workers_kill_timeout=(\d+)", source)
@@ -83,9 +83,9 @@ def test_a_pod_is_given_the_time_that_it_takes_to_end() -> None:
     drained = web["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert web["terminationGracePeriodSeconds"] >= int(finishing[1]) + drained + 5
     for name in ("worker", "notify"):
-        assert deployments[name]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > STOP_SECONDS + 5
+        assert deployments[name]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > STOP_TIMEOUT_SECONDS + 5
     assert _seconds(compose()["web"]["stop_grace_period"]) > int(finishing[1])
-    assert _seconds(compose()["worker"]["stop_grace_period"]) > STOP_SECONDS
+    assert _seconds(compose()["worker"]["stop_grace_period"]) > STOP_TIMEOUT_SECONDS
 
 
 def _seconds(duration: str) -> int:
@@ -113,7 +113,7 @@ def test_the_world_reaches_the_api_and_its_description_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_a_pod_is_reached_and_reaches_out_only_where_a_policy_says_so(name: str) -> None:
+def test_pods_connect_only_as_a_network_policy_allows(name: str) -> None:
     policies = of_kind(overlay(name), "NetworkPolicy")
     everything = [policy["spec"] for policy in policies.values() if policy["spec"]["podSelector"] == {}]
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in everything
@@ -255,9 +255,9 @@ def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None
 def test_web_has_the_memory_that_its_requests_may_take(name: str) -> None:
     """The sum of docs/scaling.md, in MiB: at rest, requests that wait, bodies on their way, threads, lists."""
     bodies, threads = MAX_ARRIVING_BYTES // 2**20, settings().web_threads
-    needed = 127 + MAX_INSIDE * 0.04 + bodies * 1.6 + threads * 0.065 + 68
+    needed = 127 + MAX_CONCURRENT_REQUESTS * 0.04 + bodies * 1.6 + threads * 0.065 + 68
     scaling = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    assert f"| {MAX_INSIDE:,} requests x 0.04 |" in scaling
+    assert f"| {MAX_CONCURRENT_REQUESTS:,} requests x 0.04 |" in scaling
     assert f"| {bodies} MiB of bodies x 1.6 |" in scaling
     assert f"| {threads} threads x 0.065 |" in scaling
     assert f"| **together** | **{needed:.0f}** |" in scaling

@@ -16,7 +16,7 @@ from tests.faults.stack import Stack
 from tests.system.running_service import wait_until
 
 LANES = 16
-MOST_RINGS = 100
+MAX_RINGS = 100
 
 
 def _kill(role: str, number: signal.Signals = signal.SIGKILL) -> Fault:
@@ -102,7 +102,7 @@ def rings_reordered(stack: Stack, draw: random.Random) -> None:
     with stack.redis() as broker:
         for _ in range(5):
             rings = list(broker.lpop("settle", 1000) or [])
-            rings *= 2 if len(rings) < MOST_RINGS else 1
+            rings *= 2 if len(rings) < MAX_RINGS else 1
             draw.shuffle(rings)
             if rings:
                 broker.rpush("settle", *rings)

@@ -27,7 +27,7 @@ IDLE_IN_TRANSACTION = """
 """
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'payments-%'"
 ALL_SESSIONS = 16 * 6  # web, the workers' processes, and room for those being replaced
-TOLD_SECONDS = 40.0
+DELIVERED_TIMEOUT_SECONDS = 40.0
 
 
 def gather(stack: Stack, http: Http, users: list[int], receiver: Receiver) -> Books:
@@ -55,7 +55,7 @@ def _told(receiver: Receiver, wanted: set[tuple[int, int]]) -> dict[int, list[in
         return [(got.json["data"]["user_id"], got.json["data"]["user_seq"]) for got in list(receiver.got)]
 
     with suppress(AssertionError):
-        wait_until(lambda: wanted <= set(heard()), "all outcomes are told", TOLD_SECONDS)
+        wait_until(lambda: wanted <= set(heard()), "all outcomes are told", DELIVERED_TIMEOUT_SECONDS)
     told: dict[int, list[int]] = {}
     for user_id, user_seq in heard():
         told.setdefault(user_id, []).append(user_seq)

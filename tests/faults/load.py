@@ -21,7 +21,7 @@ RETRY_SECONDS = (0.1, 0.4)
 SERVED_SECONDS = 6.5
 
 
-class Answer(NamedTuple):
+class LoadResponse(NamedTuple):
     status: int
     headers: Mapping[str, str]
     document: Any
@@ -34,14 +34,14 @@ class Http:
         self._url = url
         self._pool = urllib3.PoolManager(maxsize=connections, retries=False)
 
-    def ask(self, method: str, path: str, body: Any = None, wait: int = 0) -> Answer | None:
+    def ask(self, method: str, path: str, body: Any = None, wait: int = 0) -> LoadResponse | None:
         headers = {"Prefer": f"wait={wait}"} if wait else {}
         timeout = urllib3.Timeout(connect=2, read=ANSWER_SECONDS + wait)
         with suppress(urllib3.exceptions.HTTPError, ValueError):
             answer = self._pool.request(
                 method, self._url + path, json=body, headers=headers, timeout=timeout, retries=False
             )
-            return Answer(answer.status, answer.headers, json.loads(answer.data))
+            return LoadResponse(answer.status, answer.headers, json.loads(answer.data))
         return None
 
 
@@ -191,7 +191,7 @@ class Load:
             self.surprises.append(what)
 
 
-def _transaction_of(answer: Answer | None) -> Document | None:
+def _transaction_of(answer: LoadResponse | None) -> Document | None:
     """The transaction in a 200 or 202, or in the 409 that tells of its rejection."""
     if answer and answer.status in (200, 202):
         return dict(answer.document)

@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from tests.faults.load import Answer, Http
+from tests.faults.load import Http, LoadResponse
 from tests.faults.stack import Stack
 from tests.system.running_service import wait_until
 
@@ -30,7 +30,7 @@ def payment(user_id: int, amount: str, type_: str = "DEPOSIT") -> dict[str, Any]
     return {"uid": str(uuid.uuid4()), "user_id": user_id, "type": type_, "amount": amount}
 
 
-def put(http: Http, content: dict[str, Any], wait: int = 0) -> Answer | None:
+def put(http: Http, content: dict[str, Any], wait: int = 0) -> LoadResponse | None:
     return http.ask("PUT", "/api/transaction/", content, wait)
 
 

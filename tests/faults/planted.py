@@ -143,7 +143,7 @@ def two_transactions() -> None:
         WHERE t.uid = outcome.uid AND t.status || '' = 'PENDING'
     """)
 
-    def hasty(connection: Connection, outcomes: Any, accounts: Any, moment: Any) -> ledger.Written:
+    def hasty(connection: Connection, outcomes: Any, accounts: Any, moment: Any) -> ledger.WrittenCounts:
         written = plain(connection, outcomes, accounts, moment)
         connection.connection.dbapi_connection.commit()  # type: ignore[union-attr]
         values = {
@@ -160,7 +160,7 @@ def two_transactions() -> None:
 def key_deleted_after_the_read() -> None:
     """Who commits and rings between the read and the deletion is forgotten. The sweep, which would find it, is off."""
     no_sweep()
-    hush, read = doorbell.hush, lanes.read_pending
+    hush, read = doorbell.clear_flags, lanes.read_pending
 
     def read_then_hush(connection: Connection, of: list[int], *arguments: Any) -> Any:
         rows = read(connection, of, *arguments)
@@ -168,7 +168,7 @@ def key_deleted_after_the_read() -> None:
         hush(of)
         return rows
 
-    replace(doorbell, "hush", lambda _lanes: None)
+    replace(doorbell, "clear_flags", lambda _lanes: None)
     replace(lanes, "read_pending", read_then_hush)
 
 
@@ -192,9 +192,9 @@ def _no_count() -> None:
     """The number of rows written is believed to be right."""
     write = ledger.write
 
-    def uncounted(connection: Connection, outcomes: Any, accounts: Any, moment: Any) -> ledger.Written:
+    def uncounted(connection: Connection, outcomes: Any, accounts: Any, moment: Any) -> ledger.WrittenCounts:
         write(connection, outcomes, accounts, moment)
-        return ledger.Written(len(outcomes), len(accounts))
+        return ledger.WrittenCounts(len(outcomes), len(accounts))
 
     replace(ledger, "write", uncounted)
 

@@ -10,8 +10,8 @@ from typing import Final
 from tests.faults.history import Books, Document, History, by_user, documents, effective_of, instant_of
 
 PAST: Final = timedelta(seconds=60)
-LONGEST_TRANSACTION: Final = timedelta(seconds=31)  # an entry is written at most this long before it is seen
-MOST: Final = Decimal(90_000_000_000_000_000)
+MAX_TRANSACTION_DURATION: Final = timedelta(seconds=31)  # an entry is written at most this long before it is seen
+MAX_BALANCE: Final = Decimal(90_000_000_000_000_000)
 
 Entries = Sequence[tuple[datetime, Decimal]]
 
@@ -29,7 +29,7 @@ def the_past_does_not_change_by_itself(history: History, books: Books) -> Iterat
                 row.uid
                 for row in entries.get(user_id, [])
                 if row.effective_at and row.recorded_at and row.effective_at <= instant
-                if earlier.asked_at - LONGEST_TRANSACTION <= row.recorded_at <= later.heard_at
+                if earlier.asked_at - MAX_TRANSACTION_DURATION <= row.recorded_at <= later.heard_at
             ]
             if earlier.balance != later.balance and not between:
                 yield f"user {user_id} at {instant} had {earlier.balance} and later {later.balance}"
@@ -45,7 +45,7 @@ def past_balances_are_sums(history: History, books: Books) -> Iterator[str]:
         )
         recorded = [row for row in before if row.recorded_at and row.recorded_at <= reading.heard_at]
         surely = sum(
-            1 for row in recorded if row.recorded_at and row.recorded_at < reading.asked_at - LONGEST_TRANSACTION
+            1 for row in recorded if row.recorded_at and row.recorded_at < reading.asked_at - MAX_TRANSACTION_DURATION
         )
         sums = [
             sum((row.amount or Decimal(0) for row in recorded[:count]), Decimal(0))
@@ -79,7 +79,7 @@ def _is_right(rejected: Document, entries: Entries) -> bool:
     amount = Decimal(rejected["amount"])
     balance = sum((change for _, change in entries), Decimal(0))
     if rejected["type"] == "DEPOSIT":
-        return balance + amount > MOST
+        return balance + amount > MAX_BALANCE
     return amount > balance or amount > _lowest_since(rejected, entries, balance)
 
 

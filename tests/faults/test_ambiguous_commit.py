@@ -15,7 +15,7 @@ AFTER_OR_BEFORE = pytest.mark.parametrize("after", [True, False], ids=["after", 
 
 
 @AFTER_OR_BEFORE
-def test_accepting_cut_at_the_commit_is_unknown_and_the_repeat_finds_out(stack: Stack, http: Http, after: bool) -> None:
+def test_a_repeat_resolves_an_unknown_commit(stack: Stack, http: Http, after: bool) -> None:
     user_id = add_user(http)
     content = payment(user_id, "10.00")
     cut = stack.postgres.cut_commits(accepts, after=after)

@@ -213,7 +213,7 @@ def test_who_was_sent_together_may_be_settled_in_any_order() -> None:
     assert check(history, books) == []
 
 
-def test_a_late_withdrawal_that_the_past_cannot_bear_is_rejected_rightly() -> None:
+def test_a_late_withdrawal_without_past_funds_is_rejected() -> None:
     history, books = good()
     late = {"type": "WITHDRAW", "amount": "1.01", "timestamp": LATE.isoformat()}
     change_shown(books, "d", **late)

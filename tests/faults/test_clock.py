@@ -53,7 +53,7 @@ def run_sql(stack: Stack, statement: str) -> None:
         cursor.connection.commit()
 
 
-def test_a_clock_that_is_stepped_refuses_nothing_and_spoils_nothing(clock: Stack, http: Http) -> None:
+def test_a_stepped_clock_rejects_nothing_and_breaks_nothing(clock: Stack, http: Http) -> None:
     """All the money goes out at every step, once after it came in: an order that failed would be insufficient."""
     user_id = add_user(http)
     for seconds in STEPS:

@@ -16,8 +16,8 @@ from local import broker
 from local.addresses import free_port
 from shared import database
 from shared.accepting import Accepted, accept
-from shared.database import is_machinery
-from shared.model import Request, lane_of
+from shared.database import is_infrastructure_error
+from shared.model import TransactionRequest, lane_of
 from shared.parked import retry_due
 from shared.settle import settle_lanes, work_lanes
 from tests.faults.failpoints import ACTIONS
@@ -106,7 +106,7 @@ def assert_fired(action: str, code: int | None, report: Report | None) -> None:
         assert (code, report and report.fired) == (0, True), report
 
 
-def settle_until_final(lane: int, *requests: Request) -> None:
+def settle_until_final(lane: int, *requests: TransactionRequest) -> None:
     """As the sweep of other processes does, until all is final."""
     deadline = time.monotonic() + FINAL_SECONDS
     while "PENDING" in states(*requests):
@@ -115,7 +115,7 @@ def settle_until_final(lane: int, *requests: Request) -> None:
             work_lanes([lane])
             retry_due()
         except Exception as error:
-            if not is_machinery(error):
+            if not is_infrastructure_error(error):
                 raise
         time.sleep(0.02)
 

@@ -32,7 +32,7 @@ def refuse(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("break_it", [refuse, Proxy.hold, Proxy.swallow, Proxy.half_open])
-def test_without_postgres_the_answer_is_503_in_time_and_no_restart_is_needed(
+def test_without_postgres_it_is_503_and_recovers_by_itself(
     stack: Stack, http: Http, break_it: Callable[[Proxy], None]
 ) -> None:
     user_id = add_user(http, balance="1.00")
@@ -97,7 +97,7 @@ def count_threads(stack: Stack) -> int:
     return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in stack.family_of("web"))
 
 
-def test_with_the_broker_stopped_throughout_everything_settles_in_time(stack: Stack, http: Http) -> None:
+def test_without_a_broker_everything_settles_in_time(stack: Stack, http: Http) -> None:
     user_ids = [add_user(http) for _ in range(8)]
     uids = []
     stack.signal("broker", signal.SIGSTOP)

@@ -84,9 +84,7 @@ def test_a_black_hole_swallows_and_the_line_never_works_again(proxy: Proxy, clie
     assert echo.heard == b"before"
 
 
-def test_half_open_the_server_sees_the_end_and_the_client_nothing(
-    proxy: Proxy, client: socket.socket, echo: Echo
-) -> None:
+def test_a_half_open_line_is_closed_for_the_server_only(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
     proxy.half_open()
     assert echo.ended.wait(5)
     client.sendall(b"lost")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.faults.run import Plan, run
 
-SECONDS, SEED, LEAST_FAULTS, LEAST_ACCEPTED = 60, 20261123, 6, 300
+SECONDS, SEED, MIN_FAULTS, MIN_ACCEPTED = 60, 20261123, 6, 300
 
 
 @pytest.mark.system
@@ -14,5 +14,5 @@ def test_nothing_is_lost_in_a_minute_of_faults() -> None:
     result = run(Plan(SECONDS, SEED, rate=40), said.append)
     assert not result.violations, "\n".join([f"seed {SEED}", *said, *result.violations[:20]])
     # or else it would have proved nothing
-    assert len(result.seconds) >= LEAST_FAULTS, result.seconds
-    assert result.accepted >= LEAST_ACCEPTED
+    assert len(result.seconds) >= MIN_FAULTS, result.seconds
+    assert result.accepted >= MIN_ACCEPTED

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from shared import database, settings
 from shared.accepting import Accepted
-from shared.model import Request
+from shared.model import TransactionRequest
 from shared.settle import work_lanes
 from tests.faults.failpoints import IDLE_LIMIT, Failpoint
 from web.backlog import reader
-from web.intake import Intake
+from web.intake import GroupCommit
 
 RING_SECONDS = 3
 
@@ -22,7 +22,7 @@ class Order(NamedTuple):
     servers: dict[str, str]
     point: str = ""
     action: str = ""
-    request: Request | None = None
+    request: TransactionRequest | None = None
     lane: int | None = None
 
 
@@ -42,7 +42,7 @@ def run(order: Order, told: Connection) -> None:
     os.environ.update(order.servers)
     settings.settings.cache_clear()
     if order.action == "stall":
-        database.SESSION["idle_in_transaction_session_timeout"] = IDLE_LIMIT
+        database.SESSION_SETTINGS["idle_in_transaction_session_timeout"] = IDLE_LIMIT
     reader.read()  # connects, and leaves the backlog alone for a while: only the use case's own steps are seen
     accepted, error = False, None
 
@@ -53,7 +53,7 @@ def run(order: Order, told: Connection) -> None:
     failpoint.install()
     try:
         if order.request is not None:
-            (reply,) = Intake().submit([order.request])
+            (reply,) = GroupCommit().submit([order.request])
             accepted = isinstance(reply, Accepted)
             report()
             _await_ring(failpoint)

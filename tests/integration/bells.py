@@ -17,7 +17,7 @@ def forget() -> None:
     settings.cache_clear()
     doorbell._redis.cache_clear()
     doorbell._sender.cache_clear()
-    doorbell._rests_until = 0.0
+    doorbell._circuit_open_until = 0.0
     doorbell._sent_at = float("-inf")
 
 

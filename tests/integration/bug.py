@@ -6,7 +6,7 @@ import pytest
 
 import shared.ledger
 from shared.database import transaction
-from shared.model import Request
+from shared.model import TransactionRequest
 from shared.queries import parked
 
 UNLUCKY = 13  # the amount that the planted bug cannot settle
@@ -27,6 +27,6 @@ def bug(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def are_parked(*requests: Request) -> list[bool]:
+def are_parked(*requests: TransactionRequest) -> list[bool]:
     with transaction() as connection:
         return [parked.find_parked(connection, request.uid) is not None for request in requests]

@@ -14,19 +14,19 @@ from sqlalchemy.pool import NullPool
 from shared.accepting import Accepted, accept
 from shared.database import engine, transaction
 from shared.delivering import prune_deleted, prune_delivered, prune_events, prune_secrets
-from shared.model import Request, Transaction, Type, lane_of
+from shared.model import Transaction, TransactionRequest, Type, lane_of
 from shared.queries import transactions
 from shared.queries.server import read_clock
 from shared.settings import settings
 from shared.settle import settle_lanes
 
 
-def deposit(user_id: int, amount: int, at: datetime | None = None, uid: UUID | None = None) -> Request:
-    return Request(uid or uuid4(), user_id, Type.DEPOSIT, amount, at)
+def deposit(user_id: int, amount: int, at: datetime | None = None, uid: UUID | None = None) -> TransactionRequest:
+    return TransactionRequest(uid or uuid4(), user_id, Type.DEPOSIT, amount, at)
 
 
-def withdrawal(user_id: int, amount: int, at: datetime | None = None, uid: UUID | None = None) -> Request:
-    return Request(uid or uuid4(), user_id, Type.WITHDRAW, amount, at)
+def withdrawal(user_id: int, amount: int, at: datetime | None = None, uid: UUID | None = None) -> TransactionRequest:
+    return TransactionRequest(uid or uuid4(), user_id, Type.WITHDRAW, amount, at)
 
 
 def clock() -> datetime:
@@ -40,7 +40,7 @@ def ago(**duration: float) -> datetime:
     return clock() - timedelta(**duration)
 
 
-def accepted(*requests: Request) -> list[Accepted]:
+def accepted(*requests: TransactionRequest) -> list[Accepted]:
     """Accept requests of which none may be refused."""
     replies = accept(requests)
     taken = [reply for reply in replies if isinstance(reply, Accepted)]
@@ -48,7 +48,7 @@ def accepted(*requests: Request) -> list[Accepted]:
     return taken
 
 
-def settled(*requests: Request) -> list[str]:
+def settled(*requests: TransactionRequest) -> list[str]:
     """Accept requests and settle their users' lanes; what became of them, in order."""
     accepted(*requests)
     for lane in {lane_of(request.user_id) for request in requests}:
@@ -56,13 +56,13 @@ def settled(*requests: Request) -> list[str]:
     return states(*requests)
 
 
-def stored(*requests: Request) -> list[Transaction]:
+def stored(*requests: TransactionRequest) -> list[Transaction]:
     with transaction() as connection:
         found = transactions.find_transactions(connection, [request.uid for request in requests])
     return [found[request.uid] for request in requests]
 
 
-def states(*requests: Request) -> list[str]:
+def states(*requests: TransactionRequest) -> list[str]:
     return [transaction.status.value for transaction in stored(*requests)]
 
 
@@ -103,7 +103,7 @@ def outsider() -> Iterator[Connection]:
 
 
 @contextmanager
-def heard() -> Iterator[list[tuple[str, Any]]]:
+def recorded_statements() -> Iterator[list[tuple[str, Any]]]:
     """Fills the list with the statements that our engine sends, each with its parameters."""
     sent: list[tuple[str, Any]] = []
 

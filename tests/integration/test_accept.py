@@ -14,7 +14,7 @@ from sqlalchemy import text
 from shared.accepting import Accepted, Reply, accept, recognise
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.history import get_balance, get_transaction
-from shared.model import Request, Status, Transaction
+from shared.model import Status, Transaction, TransactionRequest
 from shared.queries import transactions
 from tests.integration.given import (
     accepted,
@@ -81,7 +81,7 @@ def test_a_repeat_within_a_list_is_a_repeat_of_the_first() -> None:
     assert [answer.replayed for answer in accepted(request, request, request)] == [False, True, True]
 
 
-def test_a_repeat_within_a_list_with_other_content_is_refused_and_the_first_stands() -> None:
+def test_a_uid_reused_within_a_list_is_refused() -> None:
     user = new_user()
     first, second, third = accept([deposit(user, 1, uid=(uid := uuid4())), deposit(user, 2, uid=uid), deposit(user, 3)])
     assert isinstance(first, Accepted)
@@ -107,9 +107,7 @@ def test_a_uid_is_the_same_in_either_case() -> None:
         ({"amount": 6, "user_id": NO_USER, "requested_at": None}, ["user_id", "amount", "timestamp"]),
     ],
 )
-def test_other_content_under_a_known_uid_is_refused_by_the_names_of_the_fields(
-    changes: dict[str, object], fields: list[str]
-) -> None:
+def test_a_reused_uid_is_refused_with_the_field_names(changes: dict[str, object], fields: list[str]) -> None:
     request = deposit(new_user(), 5, ago(days=1))
     accepted(request)
     (answer,) = accept([request._replace(**changes)])  # type: ignore[arg-type]
@@ -118,7 +116,7 @@ def test_other_content_under_a_known_uid_is_refused_by_the_names_of_the_fields(
     assert [field.field for field in answer.fields] == fields
 
 
-def test_a_timestamp_that_names_the_same_instant_is_the_same_content() -> None:
+def test_the_same_instant_in_another_form_is_a_repeat() -> None:
     request = deposit(new_user(), 5, ago(days=1))
     accepted(request)
     assert request.requested_at is not None
@@ -156,7 +154,7 @@ def test_a_timestamp_ahead_is_refused_by_the_clock_of_postgres() -> None:
     assert [field.field for field in far.fields] == ["timestamp"]
 
 
-def test_a_uid_first_used_for_something_refused_is_free_for_a_later_request() -> None:
+def test_a_uid_of_a_refused_request_can_be_used_again() -> None:
     user, uid, ahead = new_user(), uuid4(), ago(seconds=-90)
     good = deposit(user, 1, uid=uid)
     unknown, future, first, repeat, late_unknown, other = accept(
@@ -174,7 +172,7 @@ def test_a_uid_first_used_for_something_refused_is_free_for_a_later_request() ->
     assert isinstance(other, Conflict)
 
 
-def test_a_timestamp_ahead_is_told_from_an_unknown_user_however_slow_the_look_up(
+def test_a_future_timestamp_is_not_taken_for_an_unknown_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     find = transactions.find_transactions
@@ -208,7 +206,7 @@ def test_one_uid_sent_200_times_at_once_moves_money_once() -> None:
     assert get_balance(user).balance == 5
 
 
-def test_one_uid_sent_with_other_content_at_once_stands_as_the_first_was() -> None:
+def test_concurrent_uid_reuse_keeps_the_first_content() -> None:
     user, uid = new_user(), uuid4()
     answers = at_once(*[lambda n=n: accept([deposit(user, n, uid=uid)]) for n in range(1, 21)])
     kinds = [type(answer) for (answer,) in answers]
@@ -216,7 +214,7 @@ def test_one_uid_sent_with_other_content_at_once_stands_as_the_first_was() -> No
     assert kinds.count(Conflict) == 19
 
 
-def test_batches_of_the_same_uids_in_opposite_orders_do_not_deadlock() -> None:
+def test_batches_in_opposite_orders_do_not_deadlock() -> None:
     users = new_users(2)
     for _ in range(50):
         batch = [deposit(users[number % 2], 1) for number in range(60)]
@@ -235,7 +233,7 @@ def test_a_repeat_does_not_wait_for_the_settling_of_its_row() -> None:
     assert states(other) == ["PENDING"]
 
 
-def insert_by_hand(request: Request) -> str:
+def insert_by_hand(request: TransactionRequest) -> str:
     return f"""
         INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at)
         VALUES ('{request.uid}', {request.user_id}, '{request.type}', {request.amount},
@@ -243,7 +241,7 @@ def insert_by_hand(request: Request) -> str:
     """
 
 
-def test_a_repeat_that_was_uncommitted_when_the_statement_began_is_found() -> None:
+def test_a_repeat_committed_meanwhile_is_found() -> None:
     request = deposit(new_user(), 5)
     with outsider() as first, ThreadPoolExecutor(1) as thread:
         first.execute(text(insert_by_hand(request)))

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from shared import keys, webhooks
 from shared.actions import Action
 from shared.database import autocommit
-from shared.delivering import expand, work
+from shared.delivering import deliver_webhook, expand
 from shared.parked import Released, release, release_matching
 from shared.queries import lanes
 from shared.queries.actions import read_newest
@@ -120,7 +120,7 @@ def test_a_webhook_switched_off_by_the_service_is_recorded() -> None:
         settled(deposit(new_user(), 1))
         while expand():
             pass
-        work(webhook.id)
+        deliver_webhook(webhook.id)
     action = newest()[0]
     assert (action.actor, action.action, action.target) == ("service", "webhook.disable", str(webhook.id))
     assert action.details == {"reason": "the receiver answered 410"}
@@ -171,8 +171,8 @@ def park_users(count: int, lane: int, rows: int = 3) -> list[list[object]]:
 
 def test_all_that_is_parked_is_released_in_order(bug: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = park_users(5, lane=3), park_users(4, lane=12)
-    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 2)
-    monkeypatch.setattr("shared.parked.RELEASE_USERS", 3)
+    monkeypatch.setattr("shared.parked.RELEASE_BATCH_ROWS", 2)
+    monkeypatch.setattr("shared.parked.RELEASE_PAGE_SIZE", 3)
     bug.undo()
     before = last_id()
     progress = []
@@ -216,7 +216,7 @@ def test_a_release_of_all_ends_while_rows_are_parked_again(
 ) -> None:
     """A worker that still has the bug parks each row as soon as it is released."""
     park_users(3, lane=7, rows=2)
-    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 1)
+    monkeypatch.setattr("shared.parked.RELEASE_BATCH_ROWS", 1)
     rows = 0
     for done in release_matching("", ADA):
         rows = done.rows

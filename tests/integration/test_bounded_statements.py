@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import psycopg2
 import shared.queries
 from shared import database
 from shared.ledger import fold
-from shared.model import LANES, Filter, Status
+from shared.model import LANES, StatementFilter, Status
 from shared.queries import (
     attempts,
     deliveries,
@@ -36,12 +36,12 @@ from shared.queries import (
     watched,
     webhooks,
 )
-from shared.queries.deliveries import Behind, Cursor, NewDelivery
+from shared.queries.deliveries import LaggingCursor, NewDelivery, WebhookCursor
 from shared.telling import Retry
-from shared.webhook_model import LetterKey, NewWebhook
+from shared.webhook_model import DeadLetterKey, NewWebhook
 from tests.integration import skewed_books as books
 from tests.integration.conftest import empty_database, forget_settings, migrate
-from tests.integration.given import deposit, heard, plain_engine
+from tests.integration.given import deposit, plain_engine, recorded_statements
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]  # making the rows takes a minute, a slow machine more
 
@@ -57,22 +57,24 @@ class Case(NamedTuple):
     pages: int
 
 
-def of_hooks(count: int) -> list[Behind]:
+def of_hooks(count: int) -> list[LaggingCursor]:
     """The cursors of so many webhooks."""
-    return [Behind(hook, lane, [], 0) for hook in range(1, count + 1) for lane in range(LANES)]
+    return [LaggingCursor(hook, lane, [], 0) for hook in range(1, count + 1) for lane in range(LANES)]
 
 
-def read_events(connection: Connection, cursors: list[Cursor], limit: int) -> list[tuple[int, deliveries.Event]]:
+def read_events(
+    connection: Connection, cursors: list[WebhookCursor], limit: int
+) -> list[tuple[int, deliveries.OutboxEvent]]:
     return deliveries.read_events(connection, cursors, limit)
 
 
-def at_the_end(connection: Connection) -> list[Cursor]:
+def at_the_end(connection: Connection) -> list[WebhookCursor]:
     """The cursors of a webhook that is through with all events: in some lanes there were none."""
-    return deliveries.lock_cursors(connection, [Behind(QUIET_HOOK, lane, [], 0) for lane in range(LANES)])
+    return deliveries.lock_cursors(connection, [LaggingCursor(QUIET_HOOK, lane, [], 0) for lane in range(LANES)])
 
 
-def of_one_lane(connection: Connection, hook: int, lane: int) -> list[Cursor]:
-    return deliveries.lock_cursors(connection, [Behind(hook, lane, [], 0)])
+def of_one_lane(connection: Connection, hook: int, lane: int) -> list[WebhookCursor]:
+    return deliveries.lock_cursors(connection, [LaggingCursor(hook, lane, [], 0)])
 
 
 def expand_backlog(connection: Connection) -> None:
@@ -80,7 +82,7 @@ def expand_backlog(connection: Connection) -> None:
     found = read_events(connection, of_one_lane(connection, books.BEHIND_HOOK, books.BUSY % LANES), PAGE)
     assert len(found) == PAGE
     deliveries.insert_deliveries(connection, [NewDelivery(hook, e.id, 0, e.type) for hook, e in found])
-    deliveries.advance(connection, [Cursor(books.BEHIND_HOOK, books.BUSY % LANES, found[-1][1].id)])
+    deliveries.advance(connection, [WebhookCursor(books.BEHIND_HOOK, books.BUSY % LANES, found[-1][1].id)])
     deliveries.give_turns(connection, {(books.BEHIND_HOOK, books.BUSY)})
 
 
@@ -89,7 +91,7 @@ def expand_many_users(connection: Connection) -> None:
     found = read_events(connection, of_one_lane(connection, books.BEHIND_HOOK, books.FIRST_OF_MANY), PAGE)
     assert len({e.user_id for _, e in found}) == PAGE
     deliveries.insert_deliveries(connection, [NewDelivery(hook, e.id, 0, e.type) for hook, e in found])
-    deliveries.advance(connection, [Cursor(books.BEHIND_HOOK, books.FIRST_OF_MANY, found[-1][1].id)])
+    deliveries.advance(connection, [WebhookCursor(books.BEHIND_HOOK, books.FIRST_OF_MANY, found[-1][1].id)])
     deliveries.give_turns(connection, {(hook, e.user_id) for hook, e in found})
 
 
@@ -101,7 +103,7 @@ def deliver(connection: Connection) -> None:
         assert attempts.retry(connection, claimed, "status 500", Retry(1), 60)
         claimed = attempts.claim(connection, books.CROWDED_HOOK, 8, 60)
         assert claimed
-        assert attempts.end(connection, claimed, None)
+        assert attempts.finish(connection, claimed, None)
         attempts.note_failure(connection, hook, 1.0)
         attempts.note_success(connection, hook)
     assert attempts.claim(connection, QUIET_HOOK, 8, 60) is None
@@ -120,7 +122,7 @@ def delete_events(connection: Connection) -> None:
 
 MIDDLE = datetime(2025, 1, 15, tzinfo=UTC)
 CASES = {
-    "expand: find behind": Case(lambda c: deliveries.find_behind(c, [29], 600), 200),
+    "expand: find behind": Case(lambda c: deliveries.find_lagging_cursors(c, [29], 600), 200),
     "expand: lock": Case(lambda c: deliveries.lock_cursors(c, of_hooks(30)), 4000),
     "expand: read, nothing new": Case(lambda c: read_events(c, at_the_end(c), PAGE), 150),
     "expand: read, a long backlog": Case(lambda c: read_events(c, of_one_lane(c, 3, 1), PAGE), 200),
@@ -134,10 +136,10 @@ CASES = {
     "retention: delivered, all old": Case(lambda c: retention.delete_delivered(c, OLD, 500), 2500),
     "retention: secrets": Case(lambda c: webhooks.delete_expired_secrets(c, 500), 50),
     "retention: deleted webhooks": Case(lambda c: retention.delete_deleted(c, 500), 2500),
-    "gauges: webhooks": Case(letters.read_waiting, 7000),
+    "gauges: webhooks": Case(letters.read_webhook_backlog, 7000),
     "gauges: snapshot": Case(watched.read_oldest_snapshot, 50),
     "gauges: verification": Case(watched.find_verification, 50),
-    "dead letters": Case(lambda c: letters.read_dead_letters(c, 1, LetterKey(books.DELIVERED + 9, 0), 100), 150),
+    "dead letters": Case(lambda c: letters.read_dead_letters(c, 1, DeadLetterKey(books.DELIVERED + 9, 0), 100), 150),
     "parked: due heads": Case(lambda c: parked.find_due_heads(c, 0, 100), 1500),
     "parked: due heads, later": Case(lambda c: parked.find_due_heads(c, 20_000, 100), 1500),
     "feed: all users": Case(lambda c: events.read_events(c, [0] * LANES, 100), 4000),
@@ -146,11 +148,11 @@ CASES = {
     "feed: a user's last event": Case(lambda c: users.find_last_event_seq(c, books.BUSY), 10),
     "feed: one user": Case(lambda c: events.read_events_of_user(c, books.BUSY, 1_200_000, 100), 1500),
     "feed: where one user was": Case(lambda c: events.find_seq(c, books.BUSY, 800_000), 200),
-    "statement": Case(lambda c: statement.read_statement(c, books.BUSY, Filter(), None, 100), 900),
+    "statement": Case(lambda c: statement.read_statement(c, books.BUSY, StatementFilter(), None, 100), 900),
     "statement, a rare status": Case(
-        lambda c: statement.read_statement(c, books.BUSY, Filter(status=Status.REJECTED), None, 100), 12_000
+        lambda c: statement.read_statement(c, books.BUSY, StatementFilter(status=Status.REJECTED), None, 100), 12_000
     ),
-    "statement, where it ends": Case(lambda c: statement.find_scan_end(c, books.BUSY, Filter(), None), 12_000),
+    "statement, where it ends": Case(lambda c: statement.find_scan_end(c, books.BUSY, StatementFilter(), None), 12_000),
     # Of entries that the statistics do not know of yet the planner reads an index, too: 4 pages for 1,000.
     "balance at an instant": Case(lambda c: ledger.get_balance_at(c, books.BUSY, MIDDLE), 600),
     "accept": Case(accept, 100),
@@ -201,7 +203,7 @@ NOT_REPEATED = {
     "keys._INSERT": BY_HAND,
     "keys._LIST": BY_HAND,
     "keys._REVOKE": BY_HAND,
-    "ledger._SCAN_PAST": "reads a user's entries from an instant on, within a time-out and a limit of its own",
+    "ledger._SCAN_LOWEST_BALANCES": "reads a user's entries from an instant on, within a time-out and a limit of its own",
     "actions._INSERT": BY_HAND,
     "actions._NEWEST": BY_HAND,
     "parked._COUNT_ERRORS": BY_HAND,
@@ -267,9 +269,9 @@ def costs(call: Callable[[Connection], object]) -> list[tuple[int, str]]:
     """Of each statement that the call sends: the pages that it read, and its text with its plan. Nothing is kept."""
     found = []
     with database.engine().connect() as connection:
-        database.allow(connection, 25)
+        database.set_statement_timeout(connection, 25)
         trial = connection.begin_nested()
-        with heard() as sent:
+        with recorded_statements() as sent:
             call(connection)
         trial.rollback()
         for sql, parameters in sent:
@@ -311,10 +313,10 @@ def test_what_is_not_bounded_yet(statistics: str, name: str) -> None:
     test_a_statement_reads_a_bounded_number_of_pages(statistics, name)
 
 
-def test_each_statement_is_in_this_list_or_in_the_one_of_those_that_are_not_repeated(statistics: str) -> None:
+def test_each_statement_is_listed(statistics: str) -> None:
     sent: set[str] = set()
     for case in [*CASES.values(), *UNBOUNDED.values()]:
-        with database.engine().connect() as connection, heard() as statements:
+        with database.engine().connect() as connection, recorded_statements() as statements:
             case.call(connection)
             connection.rollback()
         sent |= {sql for sql, _ in statements}

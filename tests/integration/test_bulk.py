@@ -12,24 +12,24 @@ from sqlalchemy.exc import DataError, OperationalError
 from shared.accepting import Accepted
 from shared.database import transaction
 from shared.errors import PaymentsError, Unavailable
-from shared.model import Request, Type
+from shared.model import TransactionRequest, Type
 from shared.queries.transactions import find_transactions
-from tests.integration.given import deposit, heard, new_user, outsider, states
-from web.bulk import MAX_FAILING, MOST_COMMITS, submit
+from tests.integration.given import deposit, new_user, outsider, recorded_statements, states
+from web.bulk import MAX_FAILING_ROWS, MAX_LIST_COMMITS, submit
 
 pytestmark = pytest.mark.integration
 
 
-def spoilt() -> Request:
+def spoilt() -> TransactionRequest:
     """What no valid request is: Postgres has no integer for this user."""
-    return Request(uuid4(), 2**70, Type.DEPOSIT, 1, None)
+    return TransactionRequest(uuid4(), 2**70, Type.DEPOSIT, 1, None)
 
 
 def test_a_list_is_one_statement_and_one_commit() -> None:
     user = new_user()
     requests = [deposit(user, amount) for amount in range(1, 1001)]
     submit(requests[:1])  # the backlog has been read
-    with heard() as sent:
+    with recorded_statements() as sent:
         replies = submit(requests[1:])
     assert [r.transaction.uid for r in replies if isinstance(r, Accepted)] == [r.uid for r in requests[1:]]
     assert sum("INSERT INTO transactions" in statement for statement, _ in sent) == 1
@@ -37,7 +37,7 @@ def test_a_list_is_one_statement_and_one_commit() -> None:
     assert orders == sorted(orders)
 
 
-def test_two_lists_with_the_same_uids_in_opposite_orders_do_not_deadlock() -> None:
+def test_two_lists_in_opposite_orders_do_not_deadlock() -> None:
     user = new_user()
     submit([deposit(user, 1)])  # the backlog has been read
     with ThreadPoolExecutor(2) as threads:
@@ -61,16 +61,16 @@ def test_a_row_that_spoils_the_statement_is_told_alone() -> None:
 
 
 def test_where_every_row_fails_it_is_no_fault_of_the_rows() -> None:
-    with heard() as sent, pytest.raises(DataError):
+    with recorded_statements() as sent, pytest.raises(DataError):
         submit([spoilt() for _ in range(1000)])
-    assert len(sent) < 10 * MAX_FAILING
+    assert len(sent) < 10 * MAX_FAILING_ROWS
 
 
-def test_who_waits_behind_lists_that_hang_is_told_in_time_what_became_of_his() -> None:
+def test_a_list_behind_hanging_lists_gets_an_answer_in_time() -> None:
     user = new_user()
-    requests = [deposit(user, 1) for _ in range(4 * MOST_COMMITS)]
+    requests = [deposit(user, 1) for _ in range(4 * MAX_LIST_COMMITS)]
 
-    def outcome(request: Request) -> str:
+    def outcome(request: TransactionRequest) -> str:
         began = time.monotonic()
         try:
             submit([request])
@@ -83,9 +83,9 @@ def test_who_waits_behind_lists_that_hang_is_told_in_time_what_became_of_his() -
         other.execute(text("LOCK TABLE users IN ACCESS EXCLUSIVE MODE"))  # an insert waits 2 s for it, and fails
         told = dict(zip(requests, threads.map(outcome, requests), strict=True))
     assert Counter(told.values()) == {
-        "failed": 2 * MOST_COMMITS,
-        "database_unavailable": MOST_COMMITS,  # under way when patience ended
-        "overloaded": MOST_COMMITS,
+        "failed": 2 * MAX_LIST_COMMITS,
+        "database_unavailable": MAX_LIST_COMMITS,  # under way when patience ended
+        "overloaded": MAX_LIST_COMMITS,
     }
     turned_away = [request for request in requests if told[request] == "overloaded"]
     submit(requests[:1])  # after all that were waiting

@@ -41,7 +41,7 @@ def test_the_autoscaler_reads_what_the_metrics_say() -> None:
     assert ask("oldest") > 0
 
 
-def test_the_autoscaler_asks_the_index_of_what_is_pending_and_reads_no_table() -> None:
+def test_the_autoscaler_reads_only_the_index_of_pending_rows() -> None:
     """The statements are planned as for a table that is too large to read."""
     for trigger in triggers().values():
         with transaction() as connection:
@@ -53,7 +53,7 @@ def test_the_autoscaler_asks_the_index_of_what_is_pending_and_reads_no_table() -
         assert "Seq Scan" not in plan
 
 
-def test_a_counted_backlog_asks_for_all_workers_and_is_counted_no_further() -> None:
+def test_a_long_backlog_asks_for_all_workers() -> None:
     pending = triggers()["pending"]
     assert f"LIMIT {8 * int(pending['targetQueryValue'])})" in pending["query"]
 

@@ -20,11 +20,11 @@ from shared.webhook_model import NewWebhook
 from tests.integration.given import (
     accepted,
     deposit,
-    heard,
     new_user,
     new_users,
     outsider,
     prune,
+    recorded_statements,
     run_sql,
     settled,
     states,
@@ -69,7 +69,7 @@ def fail() -> None:
     raise ZeroDivisionError
 
 
-def test_a_duty_that_fails_pauses_longer_each_time_and_ends_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_duty_backs_off_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("shared.backoff.time.monotonic", lambda: now[0])
     before, tries = failures("prune_events"), []
@@ -167,7 +167,7 @@ def test_a_notifier_whose_pruning_hangs_goes_on_expanding(monkeypatch: pytest.Mo
 
 
 def test_a_sweep_whose_retries_fail_goes_on_settling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "OVERDUE_SECONDS", 0.0)
+    monkeypatch.setattr(sweep, "LANE_OVERDUE_SECONDS", 0.0)
     monkeypatch.setattr(sweep, "retry_due", lambda *_: fail())
     before = failures("retry_parked")
     duties = sweep.duties()
@@ -179,7 +179,7 @@ def test_a_sweep_whose_retries_fail_goes_on_settling(monkeypatch: pytest.MonkeyP
     assert failures("retry_parked") == before + 1, "it pauses"
 
 
-def test_a_webhook_whose_events_cannot_be_expanded_keeps_no_other_waiting() -> None:
+def test_a_webhook_that_cannot_be_expanded_delays_no_other() -> None:
     """Somebody holds a lock on a delivery that is to be made again: its webhook's expansion runs into a time-out."""
     locked, free = new_webhooks(2)
     user = new_user()
@@ -209,9 +209,9 @@ def test_a_webhook_whose_events_cannot_be_expanded_keeps_no_other_waiting() -> N
     assert not failing.has_failed(locked)
 
 
-def test_a_long_backlog_of_one_user_keeps_no_other_user_s_event_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_backlog_of_one_user_delays_no_other_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look takes of each webhook and lane the same share, so what is new in another lane is in the next look."""
-    monkeypatch.setattr(delivering, "PAGE", 40)
+    monkeypatch.setattr(delivering, "EXPAND_PAGE_SIZE", 40)
     hooks = new_webhooks(5)
     (busy,), (other,) = new_users(1, lane=2), new_users(1, lane=9)
     settled(*[deposit(busy, 1) for _ in range(100)])
@@ -222,15 +222,15 @@ def test_a_long_backlog_of_one_user_keeps_no_other_user_s_event_waiting(monkeypa
         found = connection.execute(
             text("SELECT webhook_id, count(*) FROM deliveries WHERE user_id = :user GROUP BY 1"), {"user": other}
         ).all()
-        behind = deliveries.find_behind(connection, [], 100)
+        behind = deliveries.find_lagging_cursors(connection, [], 100)
     assert sorted(found) == [(hook, 1) for hook in hooks]
     assert {(one.webhook_id, one.lane) for one in behind} == {(hook, 2) for hook in hooks}, "the backlog is still there"
 
 
-def test_where_more_cursors_are_behind_than_one_look_takes_all_have_their_turn(
+def test_all_lagging_cursors_have_their_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(delivering, "MAX_CURSORS", 3)
+    monkeypatch.setattr(delivering, "MAX_EXPANDED_CURSORS", 3)
     hooks = new_webhooks(4)
     users = [new_users(1, lane)[0] for lane in range(4)]
     settled(*[deposit(user, 1) for user in users])
@@ -242,12 +242,12 @@ def test_where_more_cursors_are_behind_than_one_look_takes_all_have_their_turn(
     assert looks >= len(hooks) * len(users) / 3
 
 
-def test_a_look_sends_the_same_statements_for_one_webhook_and_for_ten() -> None:
+def test_ten_webhooks_take_as_many_statements_as_one() -> None:
     counts = []
     for more in (1, 9):
         new_webhooks(more)
         settled(deposit(new_user(), 1))
-        with heard() as sent:
+        with recorded_statements() as sent:
             expand()
         counts.append(len(sent))
     assert counts[0] == counts[1]

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from shared.batch import settle_batch
 from shared.database import engine, transaction
 from shared.errors import NotFound
-from shared.events import Cursor, Page, get_events, get_events_of
+from shared.events import EventPage, FeedPosition, get_events, get_user_events
 from shared.model import LANES, Event, EventType, lane_of
 from shared.queries.events import find_seq, read_events_of_user
 from shared.settle import settle_lanes
@@ -26,22 +26,22 @@ from tests.integration.given import accepted, deposit, new_user, new_users, sett
 pytestmark = pytest.mark.integration
 
 ONE, TWO = 1, 2
-Reading = Callable[[Cursor, int], Page]
+Reading = Callable[[FeedPosition, int], EventPage]
 
 
-def here() -> Cursor:
+def here() -> FeedPosition:
     """The end of the feed: where a test begins."""
     lasts = text("SELECT coalesce(max(id), 0) FROM generate_series(0, :lanes - 1) AS of (lane) "
                  "LEFT JOIN events USING (lane) GROUP BY lane ORDER BY lane")  # fmt: skip
     with transaction() as connection:
-        return Cursor(tuple(connection.scalars(lasts, {"lanes": LANES})))
+        return FeedPosition(tuple(connection.scalars(lasts, {"lanes": LANES})))
 
 
 def of(user_id: int) -> Reading:
-    return lambda after, limit: get_events_of(user_id, after, limit)
+    return lambda after, limit: get_user_events(user_id, after, limit)
 
 
-def pages(after: Cursor, limit: int = 100, read: Reading = get_events) -> Iterator[Page]:
+def pages(after: FeedPosition, limit: int = 100, read: Reading = get_events) -> Iterator[EventPage]:
     """To the end so far."""
     while (page := read(after, limit)).items:
         yield page
@@ -49,7 +49,7 @@ def pages(after: Cursor, limit: int = 100, read: Reading = get_events) -> Iterat
     assert page.next == after
 
 
-def read_all(after: Cursor, limit: int = 100, read: Reading = get_events) -> list[Event]:
+def read_all(after: FeedPosition, limit: int = 100, read: Reading = get_events) -> list[Event]:
     return [event for page in pages(after, limit, read) for event in page.items]
 
 
@@ -86,7 +86,7 @@ def held_at_commit(lane: int) -> Iterator[None]:
         hooks.remove(engine(), "commit", wait)
 
 
-def test_an_event_tells_what_became_of_the_transaction_and_of_the_balance() -> None:
+def test_an_event_has_the_outcome_and_the_balance() -> None:
     start, user = here(), new_user()
     rows = [deposit(user, 500), withdrawal(user, 700), withdrawal(user, 200)]
     settled(*rows)
@@ -100,7 +100,7 @@ def test_an_event_tells_what_became_of_the_transaction_and_of_the_balance() -> N
     assert [e.occurred_at for e in events] == [row.settled_at for row in stored(*rows)]
 
 
-def test_what_a_slower_commit_brings_is_not_passed_over_by_who_has_read_on() -> None:
+def test_an_event_of_a_slower_commit_is_not_skipped() -> None:
     start, slow, quick = here(), new_user(ONE), new_user(TWO)
     accepted(deposit(slow, 5), deposit(quick, 6))
     with held_at_commit(ONE):
@@ -124,25 +124,30 @@ def test_the_oldest_come_first_whichever_their_lane() -> None:
 def test_the_end_of_the_feed_gives_the_same_cursor_again() -> None:
     user = new_user()
     settled(deposit(user, 1))
-    for end in (here(), get_events_of(user, Cursor(), 9).next):
-        assert get_events_of(user, end, 9) == ([], end)
+    for end in (here(), get_user_events(user, FeedPosition(), 9).next):
+        assert get_user_events(user, end, 9) == ([], end)
     assert get_events(here(), 9) == ([], here())
 
 
 def test_a_user_who_does_not_exist_has_no_feed() -> None:
     user = new_user()
     settled(deposit(user, 1))
-    own = get_events_of(user, Cursor(), 1).next
-    for after in (Cursor(), here(), own, own._replace(place=own.place and own.place._replace(user_id=2**62))):
+    own = get_user_events(user, FeedPosition(), 1).next
+    for after in (
+        FeedPosition(),
+        here(),
+        own,
+        own._replace(user_position=own.user_position and own.user_position._replace(user_id=2**62)),
+    ):
         with pytest.raises(NotFound):
-            get_events_of(2**62, after, 1)
+            get_user_events(2**62, after, 1)
 
 
 def test_a_user_without_events_has_an_empty_feed() -> None:
-    assert get_events_of(new_user(), Cursor(), 1) == ([], Cursor())
+    assert get_user_events(new_user(), FeedPosition(), 1) == ([], FeedPosition())
 
 
-def test_narrowed_to_a_user_it_begins_where_the_cursor_stands_wherever_that_is() -> None:
+def test_a_users_feed_begins_at_any_cursor() -> None:
     user, mate = new_users(2, ONE)
     starts = [here()]
     for count in (1, 2, 3, 1, 4):
@@ -154,7 +159,7 @@ def test_narrowed_to_a_user_it_begins_where_the_cursor_stands_wherever_that_is()
 
 
 @pytest.fixture(scope="module")
-def told_users(database_url: str) -> tuple[Cursor, list[int]]:
+def told_users(database_url: str) -> tuple[FeedPosition, list[int]]:
     """Users of three lanes whose events lie mingled, and the cursor before the first of them."""
     start, users = here(), [*new_users(3, ONE), *new_users(2, TWO), new_user(7)]
     for number in range(12):
@@ -169,14 +174,14 @@ def told_users(database_url: str) -> tuple[Cursor, list[int]]:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=20))
-def test_pages_of_any_sizes_make_the_same_feed(told_users: tuple[Cursor, list[int]], sizes: list[int]) -> None:
+def test_pages_of_any_sizes_make_the_same_feed(told_users: tuple[FeedPosition, list[int]], sizes: list[int]) -> None:
     start, users = told_users
     end = here()
     for user_id in (None, users[0], users[-1]):
         limits = itertools.cycle(sizes)
         seen, after = [], start
         while (
-            page := get_events_of(user_id, after, next(limits)) if user_id else get_events(after, next(limits))
+            page := get_user_events(user_id, after, next(limits)) if user_id else get_events(after, next(limits))
         ).items:
             seen += page.items
             after = page.next
@@ -192,13 +197,13 @@ def test_pages_of_any_sizes_make_the_same_feed(told_users: tuple[Cursor, list[in
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(turns=st.lists(st.tuples(st.none() | st.integers(0, 5), st.integers(1, 20)), max_size=20))
-def test_one_cursor_serves_for_all_and_for_any_user_by_turns_and_nothing_is_passed_over(
-    told_users: tuple[Cursor, list[int]], turns: list[tuple[int | None, int]]
+def test_one_cursor_serves_all_users_and_one_user_by_turns(
+    told_users: tuple[FeedPosition, list[int]], turns: list[tuple[int | None, int]]
 ) -> None:
     after, users = told_users
     seen: list[Event] = []
     for index, limit in turns:
-        page = get_events(after, limit) if index is None else get_events_of(users[index], after, limit)
+        page = get_events(after, limit) if index is None else get_user_events(users[index], after, limit)
         seen += page.items
         after = page.next
     rest = {user: read_all(after, 100, of(user)) for user in users}
@@ -219,7 +224,7 @@ def work(seed: int, users: list[int]) -> None:
             settle_batch([lane])
 
 
-def follow(after: Cursor, limit: int, read: Reading, ended: threading.Event) -> list[Event]:
+def follow(after: FeedPosition, limit: int, read: Reading, ended: threading.Event) -> list[Event]:
     """Read on and on; once it has ended, to the end."""
     seen: list[Event] = []
     last_look = False
@@ -261,7 +266,7 @@ def test_readers_miss_nothing_while_many_lanes_are_settled() -> None:
     assert ids(narrowed.result()) == told(users[0])
 
 
-def test_a_user_whose_first_events_were_pruned_by_age_is_still_found() -> None:
+def test_a_user_with_pruned_events_is_still_found() -> None:
     """By age, as retention does it; rolled back, since the books of a test must be whole."""
     user = new_user()
     start = here()

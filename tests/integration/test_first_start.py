@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import make_url
 
-from local.postgres import APP, binary
+from local.postgres import APP_ROLE, binary
 from tests.integration.conftest import NOBODY_LISTENS, ROOT, _embedded_server
 
 pytestmark = pytest.mark.integration
@@ -33,9 +33,9 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     with _embedded_server(folder) as owner:
         url = make_url(owner)
         superuser = url.set(username="postgres", password=(folder / "postgres.password").read_text())
-        app = url.set(username=APP, password=PASSWORD)
+        app = url.set(username=APP_ROLE, password=PASSWORD)
         made = Roles(*(found.render_as_string(hide_password=False) for found in (superuser, url, app)))
-        psql(made.superuser, "-c", f"DROP ROLE {APP}")
+        psql(made.superuser, "-c", f"DROP ROLE {APP_ROLE}")
         yield made
 
 
@@ -72,13 +72,13 @@ def waiting(url: str) -> Iterator[Any]:
 
 
 def test_a_deployment_starts_with_two_roles(roles: Roles) -> None:
-    failed = run(roles.owner, "migrations", PAYMENTS_APP_ROLE=APP)
+    failed = run(roles.owner, "migrations", PAYMENTS_APP_ROLE=APP_ROLE)
     assert failed.returncode == 1, "there is no such role yet, and nothing is done by halves"
-    assert f'role \\"{APP}\\" does not exist' in failed.stdout
+    assert f'role \\"{APP_ROLE}\\" does not exist' in failed.stdout
     for _ in range(2):  # the second time it sets the password again
         psql(roles.superuser, "-f", str(ROOT / "postgres" / "app-role.sql"))
     wanted = psql(
-        roles.superuser, "-c", f"SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = '{APP}'"
+        roles.superuser, "-c", f"SELECT rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = '{APP_ROLE}'"
     )
     assert wanted == "f|f|f"
 
@@ -86,7 +86,7 @@ def test_a_deployment_starts_with_two_roles(roles: Roles) -> None:
     with waiting(roles.app) as process:  # beside an older release that knew one role
         assert "permission denied" in process.stdout.readline()
         assert process.poll() is None
-        granted = run(roles.owner, "migrations", PAYMENTS_APP_ROLE=APP)
+        granted = run(roles.owner, "migrations", PAYMENTS_APP_ROLE=APP_ROLE)
         assert granted.returncode == 0, granted.stdout
         assert process.wait(20) == 0
 
@@ -95,7 +95,7 @@ def test_a_deployment_starts_with_two_roles(roles: Roles) -> None:
 def deployed(roles: Roles) -> Roles:
     """All that the test above does step by step."""
     psql(roles.superuser, "-f", str(ROOT / "postgres" / "app-role.sql"))
-    assert run(roles.owner, "migrations", PAYMENTS_APP_ROLE=APP).returncode == 0
+    assert run(roles.owner, "migrations", PAYMENTS_APP_ROLE=APP_ROLE).returncode == 0
     return roles
 
 

@@ -14,10 +14,8 @@ def client() -> FlaskClient:
     return create_app().test_client()
 
 
-def test_beyond_what_it_can_do_callers_are_sent_away_and_livez_answers(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "_inside", gate.most_inside())
+def test_over_capacity_is_503_and_livez_answers(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "_requests_inside", gate.max_concurrent_requests())
     answer = client.get("/api/user/0/")
     assert (answer.status_code, answer.json["code"]) == (503, "overloaded")
     assert answer.headers["Retry-After"]
@@ -25,18 +23,18 @@ def test_beyond_what_it_can_do_callers_are_sent_away_and_livez_answers(
     for path in ("/livez", "/livez/", "/readyz", "/metrics"):
         assert client.get(path).status_code == 200
     assert client.post("/livez").status_code == 503, "with a body it is one of the others"
-    monkeypatch.setattr(gate, "_inside", gate.most_inside() - 1)
+    monkeypatch.setattr(gate, "_requests_inside", gate.max_concurrent_requests() - 1)
     assert client.get("/api/user/0/").status_code == 404
 
 
 def test_whoever_came_in_is_counted_out_whatever_became_of_it(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = gate._inside
+    before = gate._requests_inside
     client.get("/api/user/0/")
     client.put("/api/transaction/", data="no json", content_type="application/json")
     client.delete("/api/user/")
     client.get("/api/nowhere")
     monkeypatch.setattr("shared.history.get_user", lambda _: 1 / 0)
     assert client.get("/api/user/1/").status_code == 500
-    assert gate._inside == before
+    assert gate._requests_inside == before

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from local.postgres import APP
+from local.postgres import APP_ROLE
 from migrations.grants import GRANTS, grant
 
 pytestmark = pytest.mark.integration
@@ -57,10 +57,10 @@ ALLOWED = [
 def app(database_url: str) -> Iterator[Connection]:
     """The owner's connection, with the rights of the role that the embedded server has for web and workers."""
     with create_engine(make_url(database_url), poolclass=NullPool).connect() as connection:
-        if not connection.scalar(text("SELECT count(*) FROM pg_roles WHERE rolname = :role"), {"role": APP}):
-            pytest.skip(f"this server has no role {APP}")
-        grant(connection, APP)
-        connection.execute(text(f"SET ROLE {APP}"))
+        if not connection.scalar(text("SELECT count(*) FROM pg_roles WHERE rolname = :role"), {"role": APP_ROLE}):
+            pytest.skip(f"this server has no role {APP_ROLE}")
+        grant(connection, APP_ROLE)
+        connection.execute(text(f"SET ROLE {APP_ROLE}"))
         connection.commit()
         yield connection
 
@@ -87,8 +87,8 @@ def test_every_table_is_decided_upon(app: Connection) -> None:
 
 def test_what_was_granted_by_hand_is_taken_back(app: Connection) -> None:
     app.execute(text("RESET ROLE"))
-    app.execute(text(f"GRANT ALL ON ledger TO {APP}"))
-    grant(app, APP)
+    app.execute(text(f"GRANT ALL ON ledger TO {APP_ROLE}"))
+    grant(app, APP_ROLE)
     held = "SELECT has_table_privilege(:role, 'ledger', 'DELETE'), has_table_privilege(:role, 'ledger', 'INSERT')"
-    assert tuple(app.execute(text(held), {"role": APP}).one()) == (False, True)
+    assert tuple(app.execute(text(held), {"role": APP_ROLE}).one()) == (False, True)
     app.rollback()

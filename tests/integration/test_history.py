@@ -15,8 +15,8 @@ from shared.batch import settle_batch
 from shared.database import transaction
 from shared.errors import NotFound
 from shared.history import Balance, get_balance, get_statement, get_transaction, get_user
-from shared.ledger import Outcome, Past
-from shared.model import Filter, Request, Status, Type, lane_of
+from shared.ledger import LowestBalances, Outcome
+from shared.model import StatementFilter, Status, TransactionRequest, Type, lane_of
 from shared.queries import ledger
 from shared.settle import settle_lanes
 from tests.integration.given import accepted, ago, clock, deposit, new_user, new_users, settled, states, withdrawal
@@ -33,7 +33,7 @@ def balance_at(user_id: int, instant: datetime) -> int:
     return get_balance(user_id, instant).balance
 
 
-def test_a_balance_counts_what_was_effective_at_or_before_the_instant() -> None:
+def test_a_balance_counts_entries_up_to_the_instant() -> None:
     user, noon = new_user(), ago(days=2)
     settled(deposit(user, 100, noon), withdrawal(user, 30, noon + timedelta(hours=1)))
     hour = timedelta(hours=1)
@@ -56,7 +56,7 @@ def test_what_no_user_can_be_called_is_not_found() -> None:
             with pytest.raises(NotFound):
                 look(user_id)
         with pytest.raises(NotFound):
-            get_statement(user_id, Filter(), None, 10)
+            get_statement(user_id, StatementFilter(), None, 10)
 
 
 def test_a_transaction_that_does_not_exist_is_not_found() -> None:
@@ -71,7 +71,7 @@ def test_the_ends_of_time_can_be_asked_for() -> None:
     assert balance_at(user, datetime.max.replace(tzinfo=clock().tzinfo)) == 100
 
 
-def test_a_late_entry_changes_the_balance_from_its_own_instant_on() -> None:
+def test_a_late_entry_changes_balances_from_its_instant_on() -> None:
     user, early, late, last = new_user(), ago(days=3), ago(days=2), ago(days=1)
     settled(deposit(user, 10, early), deposit(user, 20, last))
     before = [balance_at(user, at) for at in (early, late - TICK, late, last)]
@@ -87,7 +87,7 @@ def test_a_withdrawal_before_its_money_came_is_rejected() -> None:
     assert settled(*rows) == ["REJECTED", "COMPLETED"]
 
 
-def test_a_withdrawal_that_would_make_a_later_instant_negative_is_rejected() -> None:
+def test_a_withdrawal_that_makes_the_past_negative_is_rejected() -> None:
     user = new_user()
     settled(deposit(user, 10, ago(days=3)), withdrawal(user, 8, ago(days=2)), deposit(user, 50, ago(days=1)))
     assert settled(withdrawal(user, 3, ago(days=2, hours=12))) == ["REJECTED"]
@@ -112,7 +112,7 @@ def test_batch_mates_count_against_a_late_withdrawal() -> None:
     assert settled(*rows) == ["COMPLETED", "REJECTED", "COMPLETED"]
 
 
-def late_withdrawals_of_three_users() -> list[Request]:
+def late_withdrawals_of_three_users() -> list[TransactionRequest]:
     users = new_users(3, lane=9)
     settled(*[deposit(user, 5, ago(days=2)) for user in users], *[deposit(user, 5) for user in users])
     rows = [withdrawal(user, amount, ago(days=1)) for amount in (4, 1, 1) for user in users]
@@ -123,10 +123,10 @@ def late_withdrawals_of_three_users() -> list[Request]:
 def test_long_pasts_are_scanned_one_user_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """With pasts of two entries each, and three allowed: the second user waits, and all rows after."""
     rows = late_withdrawals_of_three_users()
-    monkeypatch.setattr("shared.batch.SCAN_ENTRIES", 3)
+    monkeypatch.setattr("shared.batch.MAX_SCANNED_ENTRIES", 3)
     first = settle_batch([9])
     assert first is not None
-    assert first.more
+    assert first.unfinished_lanes
     assert [outcome.pending.uid for outcome in first.outcomes] == [rows[0].uid]
     settle_lanes([9])
     assert states(*rows) == ["COMPLETED"] * 6 + ["REJECTED"] * 3
@@ -136,13 +136,13 @@ def test_short_pasts_are_scanned_together() -> None:
     rows = late_withdrawals_of_three_users()
     only = settle_batch([9])
     assert only is not None
-    assert (len(only.outcomes), only.more) == (len(rows), set())
+    assert (len(only.outcomes), only.unfinished_lanes) == (len(rows), set())
     assert states(*rows) == ["COMPLETED"] * 6 + ["REJECTED"] * 3
 
 
 def allow_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch off the rule for late withdrawals: what is left is the database's own."""
-    monkeypatch.setattr(Past, "lowest_from", lambda self, instant: 2**62)
+    monkeypatch.setattr(LowestBalances, "lowest_from", lambda self, instant: 2**62)
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def test_without_our_rules_the_database_counts_batch_mates(monkeypatch: pytest.M
             settle_batch([lane_of(user)], limit=size or 500)
 
 
-def test_without_our_rules_the_database_allows_what_a_batch_mate_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_alone_allows_what_a_batch_mate_pays_for(monkeypatch: pytest.MonkeyPatch) -> None:
     user, instant = new_user(), ago(days=1)
     settled(deposit(user, 5))
     allow_all(monkeypatch)
@@ -210,7 +210,7 @@ def test_any_account_has_the_history_of_a_list_of_entries(batches: list[tuple[li
             assert_same_history(user, naive)
 
 
-def request_of(user_id: int, line: Line, begin: datetime) -> Request:
+def request_of(user_id: int, line: Line, begin: datetime) -> TransactionRequest:
     type_, amount, age = line
     at = None if age is None else begin - timedelta(seconds=age)
     return (deposit if type_ == Type.DEPOSIT else withdrawal)(user_id, amount, at)

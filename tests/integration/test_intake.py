@@ -13,21 +13,21 @@ from sqlalchemy import Connection, text
 from shared.accepting import Accepted, Reply
 from shared.database import transaction
 from shared.errors import PaymentsError, Unavailable
-from shared.model import Request, Type
+from shared.model import TransactionRequest, Type
 from shared.queries.transactions import find_transactions
-from tests.integration.given import await_waiter, deposit, heard, new_user, outsider, states
+from tests.integration.given import await_waiter, deposit, new_user, outsider, recorded_statements, states
 from web import intake as module
-from web.intake import Intake
+from web.intake import GroupCommit
 
 pytestmark = pytest.mark.integration
 
 
-def spoilt() -> Request:
+def spoilt() -> TransactionRequest:
     """What no valid request is: Postgres has no integer for this user."""
-    return Request(uuid4(), 2**70, Type.DEPOSIT, 1, None)
+    return TransactionRequest(uuid4(), 2**70, Type.DEPOSIT, 1, None)
 
 
-def is_known(request: Request) -> bool:
+def is_known(request: TransactionRequest) -> bool:
     with transaction() as connection:
         return bool(find_transactions(connection, [request.uid]))
 
@@ -35,17 +35,17 @@ def is_known(request: Request) -> bool:
 class Kept:
     """An intake whose commit thread is held up by a lock, so that requests gather behind it."""
 
-    def __init__(self, threads: ThreadPoolExecutor, other: Connection, first: Request) -> None:
-        self.intake = Intake()
+    def __init__(self, threads: ThreadPoolExecutor, other: Connection, first: TransactionRequest) -> None:
+        self.intake = GroupCommit()
         self._threads = threads
         other.execute(text("LOCK TABLE transactions IN SHARE ROW EXCLUSIVE MODE"))
         self.submit(first)
         await_waiter(other)
 
-    def submit(self, request: Request) -> Future[list[Reply]]:
+    def submit(self, request: TransactionRequest) -> Future[list[Reply]]:
         return self._threads.submit(self.intake.submit, [request])
 
-    def gather(self, requests: Sequence[Request]) -> list[Future[list[Reply]]]:
+    def gather(self, requests: Sequence[TransactionRequest]) -> list[Future[list[Reply]]]:
         futures = [self.submit(request) for request in requests]
         self.wait_until(lambda: len(self.intake._waiting) == len(requests), "all wait")
         return futures
@@ -61,7 +61,7 @@ class Kept:
 def test_what_waits_while_a_commit_is_under_way_is_one_commit() -> None:
     user = new_user()
     requests = [deposit(user, amount) for amount in range(1, 31)]
-    with ThreadPoolExecutor(40) as threads, heard() as sent:
+    with ThreadPoolExecutor(40) as threads, recorded_statements() as sent:
         with outsider() as other:
             kept = Kept(threads, other, deposit(user, 100))
             waiting = kept.gather(requests)
@@ -73,7 +73,7 @@ def test_what_waits_while_a_commit_is_under_way_is_one_commit() -> None:
 def test_a_request_that_spoils_the_statement_hears_of_it_alone() -> None:
     user = new_user()
     good = [deposit(user, 1) for _ in range(31)]
-    with ThreadPoolExecutor(40) as threads, heard() as sent:
+    with ThreadPoolExecutor(40) as threads, recorded_statements() as sent:
         with outsider() as other:
             kept = Kept(threads, other, deposit(user, 100))
             *fine, bad = kept.gather([*good, spoilt()])
@@ -87,7 +87,7 @@ def test_a_request_that_spoils_the_statement_hears_of_it_alone() -> None:
 
 
 def test_beyond_the_queues_bound_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 3)
+    monkeypatch.setattr(module, "MAX_WAITING_REQUESTS", 3)
     user = new_user()
     refused = deposit(user, 1)
     with ThreadPoolExecutor(10) as threads, outsider() as other:
@@ -103,7 +103,7 @@ def test_beyond_the_queues_bound_the_answer_comes_at_once(monkeypatch: pytest.Mo
 
 def test_who_has_given_up_is_not_accepted_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told "not known", both would be right; but what nobody waits for any more need not be done."""
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "COMMIT_TIMEOUT_SECONDS", 0.2)
     user = new_user()
     abandoned = deposit(user, 1)
     with ThreadPoolExecutor(10) as threads:
@@ -116,7 +116,7 @@ def test_who_has_given_up_is_not_accepted_later(monkeypatch: pytest.MonkeyPatch)
     assert not is_known(abandoned)
 
 
-class Mortal(Intake):
+class Mortal(GroupCommit):
     """Its commit thread dies with the first batch, as of a lack of memory in the worst place."""
 
     def __init__(self) -> None:
@@ -131,10 +131,10 @@ class Mortal(Intake):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_commit_thread_is_replaced_and_its_batch_told_that_nothing_is_known(
+def test_a_dead_commit_thread_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "COMMIT_TIMEOUT_SECONDS", 0.5)
     user = new_user()
     lost, next_one = deposit(user, 1), deposit(user, 1)
     intake = Mortal()

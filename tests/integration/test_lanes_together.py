@@ -19,19 +19,19 @@ ONE, TWO, THREE = 1, 2, 3
 
 
 @pytest.fixture
-def rung(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
+def rung_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """The lanes of each ring, in the place of a broker."""
     rings: list[list[int]] = []
     monkeypatch.setattr(doorbell, "ring", lambda bells, *, apart: rings.append(list(bells)))
     return rings
 
 
-def test_lanes_that_are_rung_for_together_are_settled_in_one_commit() -> None:
+def test_lanes_rung_together_are_settled_in_one_commit() -> None:
     rows = [deposit(new_user(lane), 5) for lane in (ONE, TWO, THREE)]
     accepted(*rows)
     batch = settle_batch([ONE, TWO, THREE])
     assert batch
-    assert ([o.pending.uid for o in batch.outcomes], batch.more) == ([row.uid for row in rows], set())
+    assert ([o.pending.uid for o in batch.outcomes], batch.unfinished_lanes) == ([row.uid for row in rows], set())
     with transaction() as connection:
         commits = connection.scalar(
             text("SELECT count(DISTINCT xmin::text) FROM ledger WHERE uid = ANY(CAST(:uids AS uuid[]))"),
@@ -53,20 +53,20 @@ def test_a_lane_that_is_busy_elsewhere_is_left_out() -> None:
     assert settle_lanes([ONE, TWO]).counts.settled == 1
 
 
-def test_where_rows_pile_up_a_lane_is_kept_and_the_others_are_rung_for_one_by_one(
-    rung: list[list[int]], monkeypatch: pytest.MonkeyPatch
+def test_with_a_backlog_one_lane_is_kept_and_others_rung_for(
+    rung_lanes: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settle_batch, "__defaults__", (None, 6))
     rows = {lane: [deposit(user, 1) for _ in range(10)] for lane in (ONE, TWO, THREE) for user in [new_user(lane)]}
     accepted(*rows[ONE], *rows[TWO], *rows[THREE])
     done = settle_lanes([ONE, TWO, THREE])
-    assert rung == [[TWO], [THREE]]
+    assert rung_lanes == [[TWO], [THREE]]
     assert done.counts.settled == 10 + 2 + 2
     assert [states(*rows[lane]).count("PENDING") for lane in rows] == [0, 8, 8]
 
 
-def test_a_lane_that_was_rung_for_meanwhile_is_settled_again_with_the_others_left_alone(
-    rung: list[list[int]], monkeypatch: pytest.MonkeyPatch
+def test_only_a_lane_that_was_rung_meanwhile_is_settled_again(
+    rung_lanes: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = new_user(ONE), new_user(TWO)
     late = deposit(two, 7)
@@ -79,7 +79,7 @@ def test_a_lane_that_was_rung_for_meanwhile_is_settled_again_with_the_others_lef
         accepted(late)
         return {TWO}
 
-    monkeypatch.setattr(doorbell, "rung", is_rung)
+    monkeypatch.setattr(doorbell, "flagged_lanes", is_rung)
     accepted(deposit(one, 1), deposit(two, 1))
     assert settle_lanes([ONE, TWO]).counts.settled == 3
     assert asked == [[ONE, TWO], [TWO]]
@@ -88,7 +88,7 @@ def test_a_lane_that_was_rung_for_meanwhile_is_settled_again_with_the_others_lef
 
 def test_a_long_past_is_scanned_for_its_lane_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or every lane of the commit would wait for it."""
-    monkeypatch.setattr("shared.batch.SCAN_ENTRIES", 1)
+    monkeypatch.setattr("shared.batch.MAX_SCANNED_ENTRIES", 1)
     long, other, third = new_user(ONE), new_user(TWO), new_user(ONE)
     settled(deposit(long, 5, ago(days=2)), deposit(long, 5))
     accepted(
@@ -99,7 +99,7 @@ def test_a_long_past_is_scanned_for_its_lane_alone(monkeypatch: pytest.MonkeyPat
     )
     batch = settle_batch([ONE, TWO])
     assert batch
-    assert batch.more == {ONE}
+    assert batch.unfinished_lanes == {ONE}
     assert states(before, late, after, beside) == ["COMPLETED", "PENDING", "PENDING", "COMPLETED"]
     assert settle_lanes([ONE, TWO]).counts.settled == 2
     assert states(late, after) == ["COMPLETED"] * 2

@@ -11,8 +11,8 @@ from shared import doorbell, settle
 from shared.accepting import Accepted, accept
 from shared.batch import BULK_SHARE, settle_batch
 from shared.database import transaction
-from shared.isolate import LaneFails
-from shared.model import Request
+from shared.isolate import LaneFailed
+from shared.model import TransactionRequest
 from shared.parked import release
 from shared.queries.lanes import find_work
 from shared.settle import Slice, settle_lanes, work_lanes
@@ -35,21 +35,21 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def doorbell_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The names of what is done to the doorbell, in the place of a broker."""
     calls: list[str] = []
-    for name in ("ring", "hold", "hush", "invite"):
+    for name in ("ring", "set_flags", "clear_flags", "invite"):
         monkeypatch.setattr(doorbell, name, lambda *_, name=name: calls.append(name))
     return calls
 
 
-def listed(*requests: Request) -> None:
+def listed(*requests: TransactionRequest) -> None:
     replies = accept(requests, bulk=True)
     assert all(isinstance(reply, Accepted) for reply in replies), replies
 
 
-def deposits(user_id: int, count: int) -> list[Request]:
+def deposits(user_id: int, count: int) -> list[TransactionRequest]:
     return [deposit(user_id, 1) for _ in range(count)]
 
 
-def settled_order(*requests: Request) -> list[int]:
+def settled_order(*requests: TransactionRequest) -> list[int]:
     """The numbers of the users' events, which count what was settled."""
     with transaction() as connection:
         rows = connection.execute(
@@ -84,7 +84,7 @@ def test_a_single_request_waits_for_the_list_of_its_own_user() -> None:
     assert states(later) == ["COMPLETED"], "once its list is settled, the user's requests yield no more"
 
 
-def test_a_row_of_a_list_waits_for_earlier_single_requests_of_its_user() -> None:
+def test_a_list_row_waits_for_earlier_rows_of_its_user() -> None:
     """Also where so many of others wait before that one that a batch does not reach it."""
     user, crowd = new_users(2, LANE)
     accepted(*deposits(crowd, 12))
@@ -105,7 +105,7 @@ def test_single_requests_without_end_leave_lists_their_share() -> None:
         assert states(*rows).count("COMPLETED") == batch * 8 // BULK_SHARE
 
 
-def test_what_follows_a_parked_row_of_a_list_does_not_overtake_it_once_it_is_released() -> None:
+def test_followers_do_not_overtake_a_released_list_row() -> None:
     user, other = new_users(2, LANE)
     listed(*deposits(other, 20))
     listed(first := deposit(user, 1))
@@ -119,7 +119,7 @@ def test_what_follows_a_parked_row_of_a_list_does_not_overtake_it_once_it_is_rel
 
 
 @pytest.mark.usefixtures("bug")
-def test_a_list_that_fails_is_settled_user_by_user_and_its_bad_row_parked() -> None:
+def test_a_failing_list_parks_only_its_bad_row() -> None:
     users = new_users(3, LANE)
     rows = [deposit(user, amount) for user in users for amount in (1, UNLUCKY if user == users[1] else 2, 3)]
     listed(*rows)
@@ -130,18 +130,18 @@ def test_a_list_that_fails_is_settled_user_by_user_and_its_bad_row_parked() -> N
     assert are_parked(*rows[3:6]) == [False, True, True]
 
 
-def test_a_drain_settles_all_lanes_and_lets_requests_ring_again_at_its_end(doorbell_calls: list[str]) -> None:
+def test_a_drain_settles_all_lanes_and_clears_the_flags(doorbell_calls: list[str]) -> None:
     rows = [row for lane in range(6) for row in deposits(new_user(lane), 30)]
     listed(*rows)
     done = work_lanes([0])
     assert (done.counts.settled, states(*rows)) == (180, ["COMPLETED"] * 180)
     assert done.lanes == list(range(6))
-    assert doorbell_calls[:3] == ["hush", "invite", "hold"], "the first batch rang nobody"
+    assert doorbell_calls[:3] == ["clear_flags", "invite", "set_flags"], "the first batch rang nobody"
     assert "ring" not in doorbell_calls
-    assert doorbell_calls[-1] == "hush"
+    assert doorbell_calls[-1] == "clear_flags"
 
 
-def test_a_request_that_comes_while_a_drain_ends_is_settled_or_rings(
+def test_a_request_at_the_end_of_a_drain_is_not_forgotten(
     doorbell_calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is committed after the drain has looked, and before the keys are deleted: it found a key and rang nobody."""
@@ -149,18 +149,18 @@ def test_a_request_that_comes_while_a_drain_ends_is_settled_or_rings(
     late = deposit(new_user(3), 1)
 
     def commits_first(*_: object) -> None:
-        doorbell_calls.append("hush")
+        doorbell_calls.append("clear_flags")
         with transaction() as connection:
             work = find_work(connection)
-        if doorbell_calls.count("hold") and not work.bulk and not work.single and states_known(late) == 0:
+        if doorbell_calls.count("set_flags") and not work.bulk and not work.single and states_known(late) == 0:
             accepted(late)
 
-    monkeypatch.setattr(doorbell, "hush", commits_first)
+    monkeypatch.setattr(doorbell, "clear_flags", commits_first)
     work_lanes([LANE])
     assert states(late) == ["COMPLETED"]
 
 
-def states_known(request: Request) -> int:
+def states_known(request: TransactionRequest) -> int:
     with transaction() as connection:
         return int(
             connection.scalar(text("SELECT count(*) FROM transactions WHERE uid = :uid"), {"uid": str(request.uid)})
@@ -171,16 +171,14 @@ def states_known(request: Request) -> int:
 def test_a_drain_whose_time_is_over_invites_another_worker(
     doorbell_calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.settle.SLICE_SECONDS", 0.05)
+    monkeypatch.setattr("shared.settle.SETTLE_SLICE_SECONDS", 0.05)
     listed(*(rows := deposits(new_user(LANE), 2000)))
     work_lanes([LANE])
     assert 0 < states(*rows).count("PENDING") < 2000
     assert doorbell_calls[-1] == "invite"
 
 
-def test_a_process_drains_in_one_thread_and_does_not_sweep_meanwhile(
-    doorbell_calls: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_drains_does_not_sweep(doorbell_calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     listed(*(rows := deposits(new_user(LANE), 100)))
     settle_once = settle._settle_once
     seen: list[tuple[int, bool]] = []
@@ -212,19 +210,19 @@ def test_a_drain_goes_round_a_lane_that_is_busy_elsewhere(doorbell_calls: list[s
 def test_a_lane_that_fails_keeps_a_drain_from_no_other(doorbell_calls: list[str]) -> None:
     failing, fine = new_user(LANE), deposits(new_user(LANE + 1), 30)
     listed(deposit(failing, UNLUCKY), *fine)
-    with pytest.raises(LaneFails):
+    with pytest.raises(LaneFailed):
         work_lanes([LANE + 1])
     assert states(*fine) == ["COMPLETED"] * 30
-    assert doorbell_calls[-1] == "hush"
+    assert doorbell_calls[-1] == "clear_flags"
     run_sql("UPDATE transactions SET parked_at = now() WHERE user_id = :user AND status = 'PENDING'", user=failing)
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_comes_in_lists_and_alone_is_settled_in_each_users_order(seed: int) -> None:
+def test_lists_and_single_requests_keep_each_users_order(seed: int) -> None:
     """With batches of eight rows and several lanes; what is sent after an answer is settled after it."""
     chance = random.Random(seed)
     users = [new_user(LANE), new_user(LANE), new_user(LANE), new_user(LANE + 1)]
-    sent: dict[int, list[Request]] = defaultdict(list)
+    sent: dict[int, list[TransactionRequest]] = defaultdict(list)
     for _ in range(60):
         act = chance.random()
         if act < 0.3:
@@ -253,7 +251,7 @@ def test_how_much_waits_is_counted_with_the_lists() -> None:
     assert states(single, bulk) == ["COMPLETED"] * 2
 
 
-def test_accepting_looks_for_a_waiting_list_by_an_index_of_what_waits() -> None:
+def test_accepting_finds_a_waiting_list_by_an_index() -> None:
     user = new_user(LANE)
     listed(*deposits(user, 50))
     plan = plans_of(lambda: accepted(deposit(user, 1)))

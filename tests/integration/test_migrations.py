@@ -13,11 +13,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from local.postgres import APP
+from local.postgres import APP_ROLE
 from migrations.__main__ import configuration
 from shared.errors import NotReady
 from shared.health import MIGRATION, check_server
-from shared.processes import operator
+from shared.processes import operator_name
 from tests.integration.conftest import ROOT, empty_database, migrate
 
 pytestmark = pytest.mark.integration
@@ -128,8 +128,8 @@ def test_a_database_of_a_later_release_is_left_and_granted(
     migrate(another_database)
     set_revision(another_database, "9999")
     with connect(another_database).begin() as connection:
-        connection.execute(text(f"GRANT SELECT, TRUNCATE ON events TO {APP}"))  # what the later one granted
-    monkeypatch.setenv("PAYMENTS_APP_ROLE", APP)
+        connection.execute(text(f"GRANT SELECT, TRUNCATE ON events TO {APP_ROLE}"))  # what the later one granted
+    monkeypatch.setenv("PAYMENTS_APP_ROLE", APP_ROLE)
     run = migrate(another_database)
     said = json.loads(run.stdout.splitlines()[-1])
     assert (said["level"], said["database"], said["release"]) == ("warning", "9999", MIGRATION)
@@ -137,7 +137,7 @@ def test_a_database_of_a_later_release_is_left_and_granted(
     with connect(another_database).connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
         for table, privilege in (("events", "TRUNCATE"), ("events", "DELETE"), ("ledger", "INSERT")):
-            granted = text(f"SELECT has_table_privilege('{APP}', '{table}', '{privilege}')")
+            granted = text(f"SELECT has_table_privilege('{APP_ROLE}', '{table}', '{privilege}')")
             assert connection.scalar(granted), (table, privilege)
     waited = [sys.executable, "-m", "migrations", "--wait"]
     environment = {**os.environ, "DATABASE_URL": another_database}
@@ -159,7 +159,7 @@ def test_applied_migrations_are_recorded_once(another_database: str) -> None:
     with connect(another_database).connect() as connection:
         rows = connection.execute(text("SELECT actor, action, target FROM operator_actions ORDER BY id")).all()
     known = [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()]
-    assert rows == [(operator(), "migration.apply", revision) for revision in reversed(known)]
+    assert rows == [(operator_name(), "migration.apply", revision) for revision in reversed(known)]
 
 
 def test_a_database_without_the_needed_migration_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:

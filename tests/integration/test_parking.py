@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from shared.database import is_machinery, transaction
+from shared.database import is_infrastructure_error, transaction
 from shared.errors import NotFound
 from shared.history import get_balance
-from shared.isolate import LaneFails, settle_in_parts
-from shared.model import Request, lane_of
+from shared.isolate import LaneFailed, settle_in_parts
+from shared.model import TransactionRequest, lane_of
 from shared.parked import release, retry_due
 from shared.queries import lanes, ledger, parked, users
 from shared.settle import work_lanes
@@ -36,14 +36,14 @@ from tests.integration.given import (
 pytestmark = pytest.mark.integration
 
 
-def attempts(request: Request) -> int:
+def attempts(request: TransactionRequest) -> int:
     with transaction() as connection:
         row = parked.find_parked(connection, request.uid)
     assert row
     return row.attempts
 
 
-def wait_of(request: Request, minutes: float) -> None:
+def wait_of(request: TransactionRequest, minutes: float) -> None:
     """Let time pass since it was parked."""
     run_sql(
         "UPDATE transactions SET parked_at = clock_timestamp() - make_interval(secs => :seconds) WHERE uid = :uid",
@@ -71,7 +71,7 @@ def test_a_row_that_fails_is_parked_and_others_of_the_lane_go_on() -> None:
 
 
 @pytest.mark.usefixtures("bug")
-def test_what_is_accepted_later_is_parked_behind_when_its_turn_comes() -> None:
+def test_a_later_row_is_parked_behind_a_parked_one() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
     work_lanes([11])
@@ -86,16 +86,16 @@ def test_what_is_accepted_later_is_parked_behind_when_its_turn_comes() -> None:
 def test_a_bug_that_hits_every_row_parks_none() -> None:
     users = new_users(3, lane=11)
     accepted(*(rows := [deposit(user, UNLUCKY) for user in users]))
-    with pytest.raises(LaneFails):
+    with pytest.raises(LaneFailed):
         work_lanes([11])
     assert (states(*rows), are_parked(*rows)) == (["PENDING"] * 3, [False] * 3)
 
 
 @pytest.mark.usefixtures("bug")
-def test_a_users_long_queue_behind_a_bad_row_does_not_hold_up_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_queue_behind_a_bad_row_does_not_block_a_lane(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even if it fills a batch: the others, accepted later, are looked at too."""
     unlucky, other = new_users(2, lane=11)
-    monkeypatch.setattr("shared.isolate.BATCH_ROWS", 5)
+    monkeypatch.setattr("shared.isolate.SETTLE_BATCH_ROWS", 5)
     accepted(bad := deposit(unlucky, UNLUCKY), *[deposit(unlucky, 1) for _ in range(10)], free := deposit(other, 1))
     work_lanes([11])
     assert (states(free), are_parked(bad)) == (["COMPLETED"], [True])
@@ -125,7 +125,7 @@ def test_only_what_is_parked_can_be_released() -> None:
         assert raised.value.code == "not_parked"
 
 
-def test_a_parked_row_is_tried_again_alone_and_its_followers_after_it(bug: pytest.MonkeyPatch) -> None:
+def test_a_parked_row_is_retried_before_its_followers(bug: pytest.MonkeyPatch) -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), behind := withdrawal(unlucky, UNLUCKY), deposit(other, 1))
     work_lanes([11])
@@ -149,7 +149,7 @@ def test_a_parked_row_is_tried_again_alone_and_its_followers_after_it(bug: pytes
 
 
 @pytest.mark.usefixtures("bug")
-def test_a_row_that_fails_again_rests_twice_as_long_up_to_an_hour() -> None:
+def test_a_row_that_fails_again_backs_off_up_to_an_hour() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), deposit(other, 1))
     work_lanes([11])
@@ -162,7 +162,7 @@ def test_a_row_that_fails_again_rests_twice_as_long_up_to_an_hour() -> None:
         work_lanes([11])  # nothing else moves in the lane: it goes back all the same
 
 
-def test_a_connection_lost_once_parks_nothing_and_settles_nothing_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_lost_connection_parks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     accepted(row := deposit(new_user(), 1))
     lock_accounts = users.lock_accounts
 
@@ -174,7 +174,7 @@ def test_a_connection_lost_once_parks_nothing_and_settles_nothing_in_parts(monke
     monkeypatch.setattr(users, "lock_accounts", cut)
     with pytest.raises(DBAPIError) as raised:
         work_lanes([lane_of(row.user_id)])
-    assert is_machinery(raised.value)
+    assert is_infrastructure_error(raised.value)
     assert (states(row), are_parked(row)) == (["PENDING"], [False])
     assert work_lanes([lane_of(row.user_id)]).counts.settled == 1
 
@@ -200,7 +200,7 @@ def test_a_time_out_parks_nothing(monkeypatch: pytest.MonkeyPatch, setting: str)
     monkeypatch.setattr(lanes, "read_pending", hurried)
     with rows_locked("users", "id", user), pytest.raises(DBAPIError) as raised:
         work_lanes([lane_of(user)])
-    assert is_machinery(raised.value)
+    assert is_infrastructure_error(raised.value)
     assert (states(row), are_parked(row)) == (["PENDING"], [False])
 
 
@@ -215,7 +215,7 @@ def test_a_past_that_takes_too_long_to_read_is_parked_like_a_bug(monkeypatch: py
         connection.execute(text("SELECT pg_sleep(5)"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "scan_past", scan)
+        patch.setattr(ledger, "scan_lowest_balances", scan)
         work_lanes([11])
     assert (states(late, fine), are_parked(late)) == (["PENDING", "COMPLETED"], [True])
     assert release(late.uid) == 1
@@ -224,7 +224,7 @@ def test_a_past_that_takes_too_long_to_read_is_parked_like_a_bug(monkeypatch: py
 
 
 @pytest.mark.usefixtures("bug")
-def test_machinery_that_fails_while_parts_are_settled_parks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_infrastructure_error_parks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     first, cut_off, unlucky = new_users(3, lane=11)
     rows = [deposit(first, 1), deposit(cut_off, 1), deposit(unlucky, UNLUCKY)]
     accepted(*rows)
@@ -238,7 +238,7 @@ def test_machinery_that_fails_while_parts_are_settled_parks_nothing(monkeypatch:
     monkeypatch.setattr(users, "lock_accounts", cut)
     with pytest.raises(DBAPIError) as raised:
         work_lanes([11])
-    assert is_machinery(raised.value)
+    assert is_infrastructure_error(raised.value)
     assert (states(*rows), are_parked(*rows)) == (["COMPLETED", "PENDING", "PENDING"], [False] * 3)
 
 
@@ -267,7 +267,7 @@ def test_an_operators_release_waits_for_a_busy_lane(bug: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("bug")
-def test_parked_rows_are_listed_by_user_in_the_order_of_acceptance() -> None:
+def test_parked_rows_are_listed_by_user_in_accept_order() -> None:
     unlucky, other = new_users(2, lane=11)
     accepted(bad := deposit(unlucky, UNLUCKY), behind := deposit(unlucky, 1), deposit(other, 1))
     work_lanes([11])

@@ -7,8 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from shared.batch import Batch, settle_batch
-from shared.database import is_machinery
-from shared.isolate import LaneFails
+from shared.database import is_infrastructure_error
+from shared.isolate import LaneFailed
 from shared.parked import release, retry_due
 from shared.settle import work_lanes
 from tests.integration.bug import UNLUCKY, are_parked
@@ -20,7 +20,7 @@ LANE = 11
 
 
 @pytest.mark.usefixtures("bug")
-def test_a_row_that_fails_is_parked_even_if_another_process_takes_the_lane_in_between(
+def test_a_failing_row_is_parked_despite_another_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unlucky, other, third = new_users(3, lane=LANE)
@@ -37,7 +37,7 @@ def test_a_row_that_fails_is_parked_even_if_another_process_takes_the_lane_in_be
 
 @pytest.mark.usefixtures("bug")
 def test_any_number_of_bad_rows_ahead_hides_no_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.isolate.HEADS", 3)
+    monkeypatch.setattr("shared.isolate.USER_PAGE_SIZE", 3)
     *unlucky, last = new_users(8, lane=LANE)
     bad = [deposit(user, UNLUCKY) for user in unlucky]
     accepted(*bad, fine := deposit(last, 1))
@@ -50,7 +50,7 @@ def test_any_number_of_bad_rows_ahead_hides_no_good_one(monkeypatch: pytest.Monk
 def test_a_lane_of_nothing_but_bad_rows_parks_none() -> None:
     bad = [deposit(user, UNLUCKY) for user in new_users(3, lane=LANE)]
     accepted(*bad)
-    with pytest.raises(LaneFails):
+    with pytest.raises(LaneFailed):
         work_lanes([LANE])
     assert are_parked(*bad) == [False] * 3
 
@@ -64,7 +64,7 @@ def test_a_lock_on_one_users_row_holds_up_that_user_alone() -> None:
         holder.execute(text("SELECT FROM users WHERE id = :held FOR UPDATE"), {"held": held})
         with pytest.raises(DBAPIError) as raised:
             work_lanes([LANE])
-        assert is_machinery(raised.value)
+        assert is_infrastructure_error(raised.value)
         assert states(*rows) == ["PENDING", "COMPLETED", "COMPLETED"]
     assert are_parked(rows[0]) == [False]
     work_lanes([LANE])
@@ -86,10 +86,10 @@ def test_a_lock_on_one_parked_row_keeps_no_other_parked(bug: pytest.MonkeyPatch)
     assert retry_due() == 1
 
 
-def test_many_followers_are_released_some_at_a_time_and_settle_in_order(
+def test_many_followers_are_released_in_batches_and_in_order(
     bug: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 2)
+    monkeypatch.setattr("shared.parked.RELEASE_BATCH_ROWS", 2)
     unlucky, other = new_users(2, lane=LANE)
     rows = [deposit(unlucky, UNLUCKY), *[deposit(unlucky, number) for number in range(1, 6)]]
     accepted(*rows, deposit(other, 1))
@@ -108,7 +108,7 @@ def test_many_followers_are_released_some_at_a_time_and_settle_in_order(
 
 
 def test_an_operator_releases_all_at_once(bug: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.parked.RELEASE_ROWS", 2)
+    monkeypatch.setattr("shared.parked.RELEASE_BATCH_ROWS", 2)
     unlucky, other = new_users(2, lane=LANE)
     rows = [deposit(unlucky, UNLUCKY), *[deposit(unlucky, 1) for _ in range(4)]]
     accepted(*rows, deposit(other, 1))

@@ -10,11 +10,20 @@ from sqlalchemy import text
 from shared import health, history
 from shared.batch import settle_batch
 from shared.database import transaction
-from shared.events import Cursor, get_events, get_events_of
+from shared.events import FeedPosition, get_events, get_user_events
 from shared.ledger import Account
-from shared.model import LANES, Filter, Key, Status, lane_of
+from shared.model import LANES, StatementFilter, StatementKey, Status, lane_of
 from shared.queries import lanes, ledger
-from tests.integration.given import accepted, deposit, heard, new_user, new_users, run_sql, settled, withdrawal
+from tests.integration.given import (
+    accepted,
+    deposit,
+    new_user,
+    new_users,
+    recorded_statements,
+    run_sql,
+    settled,
+    withdrawal,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +68,7 @@ def busy_user(database_url: str) -> int:
 
 def plans_of(call: Callable[[], object], options: str = "") -> str:
     """The plans of the statements that a call sends."""
-    with heard() as sent:
+    with recorded_statements() as sent:
         call()
     assert sent
     with transaction() as connection:
@@ -82,7 +91,7 @@ def test_a_past_balance(busy_user: int) -> None:
     assert_looked_up(plan, "ledger_history", "ledger_late")
 
 
-def test_a_past_balance_is_right_and_reads_only_the_late_entries_across_the_instant(busy_user: int) -> None:
+def test_a_past_balance_reads_only_the_late_entries_it_needs(busy_user: int) -> None:
     def ask() -> int:
         with transaction() as connection:
             return ledger.get_balance_at(connection, busy_user, MIDDLE)
@@ -107,11 +116,16 @@ def test_the_next_rows_of_a_lane(busy_user: int) -> None:
 
 @pytest.mark.parametrize(
     "wanted",
-    [Filter(), Filter(status=Status.COMPLETED), Filter(since=MIDDLE), Filter(until=MIDDLE)],
+    [
+        StatementFilter(),
+        StatementFilter(status=Status.COMPLETED),
+        StatementFilter(since=MIDDLE),
+        StatementFilter(until=MIDDLE),
+    ],
     ids=["all", "completed", "since", "until"],
 )
-@pytest.mark.parametrize("after", [None, Key(MIDDLE, 10_000)], ids=["first page", "next page"])
-def test_a_page_of_the_statement(busy_user: int, wanted: Filter, after: Key | None) -> None:
+@pytest.mark.parametrize("after", [None, StatementKey(MIDDLE, 10_000)], ids=["first page", "next page"])
+def test_a_page_of_the_statement(busy_user: int, wanted: StatementFilter, after: StatementKey | None) -> None:
     plan = plans_of(lambda: history.get_statement(busy_user, wanted, after, 100))
     assert_looked_up(plan, "transactions_statement", "ledger_uid_key")
     assert "Sort" not in plan, "the index gives the order"
@@ -136,11 +150,11 @@ def rows_read(plan: str) -> float:
 
 @pytest.mark.parametrize("limit", [10, 100, 1000])
 @pytest.mark.parametrize("part", [0, 0.5])
-def test_a_page_of_the_feed_reads_no_more_of_a_lane_than_it_could_show(busy_user: int, limit: int, part: float) -> None:
+def test_a_feed_page_reads_a_bounded_part_of_each_lane(busy_user: int, limit: int, part: float) -> None:
     with transaction() as connection:
         first = connection.scalar(text("SELECT min(id) FROM events WHERE user_id = :user"), {"user": busy_user})
     assert first
-    after = Cursor((first + int(ENTRIES * part),) * LANES)
+    after = FeedPosition((first + int(ENTRIES * part),) * LANES)
     plan = plans_of(lambda: get_events(after, limit), "(ANALYZE, COSTS OFF, TIMING OFF)")
     assert_looked_up(plan, "events_lane", "transactions_pkey", "ledger_uid_key")
     assert "events_pkey" not in plan, "one lane only looks like all of them while no other has events"
@@ -148,20 +162,20 @@ def test_a_page_of_the_feed_reads_no_more_of_a_lane_than_it_could_show(busy_user
 
 
 @pytest.mark.parametrize("part", [0, 0.5])
-def test_so_does_one_that_is_narrowed_to_a_user_with_many_events_or_with_few(busy_user: int, part: float) -> None:
+def test_a_users_feed_page_reads_a_bounded_part(busy_user: int, part: float) -> None:
     (mate,) = new_users(1, lane_of(busy_user))
     settled(deposit(mate, 1))
     with transaction() as connection:
         first = connection.scalar(text("SELECT min(id) FROM events WHERE user_id = :user"), {"user": busy_user})
     assert first
-    after = Cursor((first + int(ENTRIES * part),) * LANES)
+    after = FeedPosition((first + int(ENTRIES * part),) * LANES)
     for user_id, count in ((busy_user, 100), (mate, 1)):
         pages = []
-        plan = plans_of(lambda: pages.append(get_events_of(user_id, after, 100)), "(ANALYZE, COSTS OFF, TIMING OFF)")  # noqa: B023
+        plan = plans_of(lambda: pages.append(get_user_events(user_id, after, 100)), "(ANALYZE, COSTS OFF, TIMING OFF)")  # noqa: B023
         assert_looked_up(plan, "events_user_id_user_seq_key", "transactions_pkey", "ledger_uid_key")
         assert len(pages[0].items) == count
         assert rows_read(plan) <= 3 * count + 4 * ENTRIES.bit_length()
-        again = plans_of(lambda: get_events_of(user_id, pages[0].next, 100), "(ANALYZE, COSTS OFF, TIMING OFF)")  # noqa: B023
+        again = plans_of(lambda: get_user_events(user_id, pages[0].next, 100), "(ANALYZE, COSTS OFF, TIMING OFF)")  # noqa: B023
         assert rows_read(again) <= 3 * 100 + 1
 
 
@@ -176,11 +190,11 @@ def test_a_late_withdrawal_reads_only_what_is_later(busy_user: int) -> None:
     with transaction() as connection:
         account = Account(busy_user, ENTRIES, ENTRIES, BEGIN, 0)
         starts = [near_the_end, near_the_end + timedelta(minutes=10)]
-        plan = plans_of(lambda: ledger.scan_past(connection, account, starts))
+        plan = plans_of(lambda: ledger.scan_lowest_balances(connection, account, starts))
     assert_looked_up(plan, "ledger_history")
 
 
-def test_a_batch_of_late_withdrawals_of_a_user_with_a_long_history_is_settled(busy_user: int) -> None:
+def test_late_withdrawals_with_a_long_history_are_settled(busy_user: int) -> None:
     """What the trigger reads must not grow with the batch times the history: a time-out would stop the lane."""
     accepted(*[withdrawal(busy_user, 1, MIDDLE - timedelta(minutes=4_000)) for _ in range(500)])
     done = settle_batch([lane_of(busy_user)])

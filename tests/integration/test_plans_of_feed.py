@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.events import Cursor, get_events, get_events_of
+from shared.events import FeedPosition, get_events, get_user_events
 from shared.model import LANES
 from tests.integration.given import new_users, run_sql
 from tests.integration.test_plans import assert_looked_up, plans_of, rows_read
@@ -14,7 +14,7 @@ USERS = 10 * LANES
 
 
 @pytest.fixture(scope="module")
-def many_users(database_url: str) -> tuple[Cursor, int]:
+def many_users(database_url: str) -> tuple[FeedPosition, int]:
     """The cursor before the events of many users, and the first of those."""
     first = new_users(USERS)[0]
     run_sql(
@@ -45,12 +45,12 @@ def many_users(database_url: str) -> tuple[Cursor, int]:
         "UPDATE transactions SET status = 'COMPLETED', settled_at = accepted_at WHERE user_id >= :first", first=first
     )
     run_sql("VACUUM ANALYZE users, transactions, ledger, events")
-    start = get_events_of(first, Cursor(), 1).items[0].id - 1
-    return Cursor((start,) * LANES), first
+    start = get_user_events(first, FeedPosition(), 1).items[0].id - 1
+    return FeedPosition((start,) * LANES), first
 
 
 @pytest.mark.parametrize("limit", [100, 1000])
-def test_a_page_reads_of_each_lane_what_it_could_show_and_no_more(many_users: tuple[Cursor, int], limit: int) -> None:
+def test_a_page_reads_a_bounded_part_of_each_lane(many_users: tuple[FeedPosition, int], limit: int) -> None:
     after, _ = many_users
     plan = plans_of(lambda: get_events(after, limit), "(ANALYZE, COSTS OFF, TIMING OFF)")
     assert_looked_up(plan, "events_lane", "transactions_pkey", "ledger_uid_key")
@@ -58,8 +58,8 @@ def test_a_page_reads_of_each_lane_what_it_could_show_and_no_more(many_users: tu
 
 
 @pytest.mark.parametrize("limit", [100, 200])  # of 250: reading all of them and sorting is what the planner may prefer
-def test_a_page_of_one_user_reads_what_it_shows(many_users: tuple[Cursor, int], limit: int) -> None:
+def test_a_page_of_one_user_reads_what_it_shows(many_users: tuple[FeedPosition, int], limit: int) -> None:
     after, user_id = many_users
-    plan = plans_of(lambda: get_events_of(user_id, after, limit), "(ANALYZE, COSTS OFF, TIMING OFF)")
+    plan = plans_of(lambda: get_user_events(user_id, after, limit), "(ANALYZE, COSTS OFF, TIMING OFF)")
     assert_looked_up(plan, "events_user_id_user_seq_key", "transactions_pkey", "ledger_uid_key")
     assert rows_read(plan) <= 3 * limit + 2 * EVENTS.bit_length()

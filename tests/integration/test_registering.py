@@ -67,6 +67,6 @@ def test_a_key_that_an_older_release_stored_finds_its_user() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201])
-def test_a_name_that_is_empty_or_too_long_is_refused_by_the_database_too(name: str) -> None:
+def test_the_database_refuses_empty_and_long_names(name: str) -> None:
     with pytest.raises(IntegrityError, match="users_name_check"):
         register(name)

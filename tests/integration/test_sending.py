@@ -63,9 +63,7 @@ def names(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
     return asked
 
 
-def test_a_name_is_looked_up_once_and_the_receiver_is_asked_for_by_it(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_is_resolved_once_and_sent_as_the_host(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked up again to connect, it could lead elsewhere than where it was checked."""
     asked = names(monkeypatch, "127.0.0.1")
     receipt = send(f"http://hooks.example:{port_of(receiver)}/a?b=c", SECRETS, MESSAGE)
@@ -182,7 +180,7 @@ def test_a_final_2xx_is_a_receipt_whatever_its_headers(rest: bytes) -> None:
     assert written(b"HTTP/1.1 500 Oh\r\n" + rest).status == 500
 
 
-def test_a_connection_that_is_reset_after_the_status_line_is_a_receipt() -> None:
+def test_a_reset_after_the_status_line_is_a_receipt() -> None:
     def reset(line: socket.socket) -> None:
         line.sendall(b"HTTP/1.1 200 OK\r\nContent-")
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
@@ -218,7 +216,7 @@ def test_an_endless_row_of_interim_answers_is_no_receipt() -> None:
 
 def test_a_body_that_does_not_end_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A receiver that keeps the connection open says where its body ends: nothing more is waited for."""
-    monkeypatch.setattr(sending, "TOTAL_SECONDS", 3600.0)
+    monkeypatch.setattr(sending, "DELIVERY_TIMEOUT_SECONDS", 3600.0)
     ended = threading.Event()
 
     def answer(head: bytes, body: bytes) -> Callable[[socket.socket], None]:
@@ -281,9 +279,7 @@ def test_all_addresses_of_a_name_are_tried_in_turn(receiver: Receiver, monkeypat
     assert len(receiver.got) == 1
 
 
-def test_an_address_that_does_not_answer_leaves_time_for_the_next(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_address_leaves_time_for_the_next(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one's queue of new connections is full, so that it answers no more of them."""
     with socket.create_server(("127.0.0.2", int(port_of(receiver))), backlog=0) as full:
         fillers = [socket.socket() for _ in range(4)]
@@ -291,7 +287,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
         names(monkeypatch, "127.0.0.2", "127.0.0.1")
-        monkeypatch.setattr(sending, "CONNECT_SECONDS", 0.5)
+        monkeypatch.setattr(sending, "TARGET_CONNECT_TIMEOUT_SECONDS", 0.5)
         try:
             assert send(f"http://hooks.example:{port_of(receiver)}/", SECRETS, MESSAGE).delivered
         finally:
@@ -299,9 +295,7 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(
                 filler.close()
 
 
-def test_a_request_that_may_have_arrived_is_not_sent_to_the_next_address(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_may_have_arrived_is_not_resent(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     with speaking(lambda _: None, "127.0.0.2", int(port_of(receiver))):
         names(monkeypatch, "127.0.0.2", "127.0.0.1")
         assert not send(f"http://hooks.example:{port_of(receiver)}/", SECRETS, MESSAGE).delivered

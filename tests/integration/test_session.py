@@ -7,7 +7,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from shared import database
-from shared.database import autocommit, count_connections, engine, is_machinery, transaction
+from shared.database import autocommit, count_connections, engine, is_infrastructure_error, transaction
 from shared.errors import Unavailable
 from shared.settings import settings
 from tests.integration.given import run_sql
@@ -50,7 +50,7 @@ def in_force() -> dict[str, str]:
         return {name: connection.scalar(text("SELECT current_setting(:name)"), {"name": name}) for name in NEEDED}
 
 
-def test_our_connections_have_the_settings_that_the_promises_need() -> None:
+def test_connections_have_the_settings_that_we_need() -> None:
     assert in_force() == NEEDED
 
 
@@ -71,7 +71,7 @@ def test_a_statement_that_takes_too_long_is_cut_off() -> None:
         connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
         with pytest.raises(DBAPIError) as raised:
             connection.execute(text("SELECT pg_sleep(2)"))
-    assert database.is_machinery(raised.value)
+    assert database.is_infrastructure_error(raised.value)
     assert in_force() == NEEDED, "SET LOCAL is gone with its transaction"
 
 
@@ -90,13 +90,13 @@ def test_a_transaction_is_rolled_back_by_any_exception() -> None:
 def test_a_session_that_is_not_as_it_was_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a pooler that drops `options`: no 2xx may stand on a commit that is not durable."""
     engine().dispose()
-    monkeypatch.setitem(database.SESSION, "synchronous_commit", "remote_apply")  # what the server does not have
+    monkeypatch.setitem(database.SESSION_SETTINGS, "synchronous_commit", "remote_apply")  # not on the server
     with pytest.raises(Unavailable, match="synchronous_commit is on") as raised, transaction():
         pass
-    assert is_machinery(raised.value)
+    assert is_infrastructure_error(raised.value)
 
 
-def test_a_connection_that_is_lost_before_it_is_given_back_is_given_back() -> None:
+def test_a_connection_lost_before_checkin_is_checked_in() -> None:
     """What its statement has committed stands, and was answered: nothing may fail afterwards."""
     with autocommit() as connection:
         connection.execute(text("SELECT 1"))  # the connection is one that was given back before
@@ -106,7 +106,7 @@ def test_a_connection_that_is_lost_before_it_is_given_back_is_given_back() -> No
     assert count_connections().in_use == 0
     with pytest.raises(DBAPIError) as raised, autocommit() as connection:  # whoever gets it finds out
         connection.execute(text("SELECT 1"))
-    assert is_machinery(raised.value)
+    assert is_infrastructure_error(raised.value)
     with autocommit() as connection:
         assert connection.scalar(text("SELECT pg_backend_pid()")) != pid
     assert count_connections().in_use == 0

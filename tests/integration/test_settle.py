@@ -15,21 +15,21 @@ from shared.accepting import accept
 from shared.batch import BooksDisagree, settle_batch
 from shared.database import transaction
 from shared.history import get_balance, get_user
-from shared.model import Request, lane_of
+from shared.model import TransactionRequest, lane_of
 from shared.money import MAX_BALANCE
 from shared.queries import lanes, ledger, users
-from shared.queries.users import Locked
+from shared.queries.users import LockedAccounts
 from shared.settle import settle_lanes
 from tests.integration.given import (
     accepted,
     ago,
     clock,
     deposit,
-    heard,
     new_user,
     new_users,
     outsider,
     plain_engine,
+    recorded_statements,
     run_sql,
     settled,
     states,
@@ -55,7 +55,7 @@ def test_a_users_payments_are_settled_in_the_order_of_acceptance() -> None:
     assert entries(user) == [(1, 10, 10), (2, -7, 3), (3, -3, 0)]
 
 
-def test_a_completed_transaction_shows_its_balance_and_a_rejected_one_its_reason() -> None:
+def test_completed_shows_a_balance_and_rejected_a_reason() -> None:
     user = new_user()
     settled(completed := deposit(user, 10), rejected := withdrawal(user, 11))
     done, refused = stored(completed, rejected)
@@ -79,7 +79,7 @@ def test_a_slice_ends_and_rings_for_the_rest(monkeypatch: pytest.MonkeyPatch) ->
     user = new_user()
     rang: list[int] = []
     monkeypatch.setattr(settle_batch, "__defaults__", (None, 3))
-    monkeypatch.setattr("shared.settle.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("shared.settle.SETTLE_SLICE_SECONDS", 0.0)
     monkeypatch.setattr(doorbell, "ring", lambda bells, **_: rang.extend(bells))
     accepted(*[deposit(user, 1) for _ in range(10)])
     assert settle_lanes([lane_of(user)]).counts.settled == 3
@@ -105,7 +105,7 @@ def settle_together(lane: int, workers: int = 4) -> None:
         list(threads.map(work, range(workers)))
 
 
-def test_of_a_hundred_withdrawals_at_once_exactly_those_that_are_covered_complete() -> None:
+def test_of_100_withdrawals_exactly_the_covered_complete() -> None:
     user = new_user()
     settled(deposit(user, 95_00))
     rows = [withdrawal(user, 10_00) for _ in range(100)]
@@ -118,7 +118,7 @@ def test_of_a_hundred_withdrawals_at_once_exactly_those_that_are_covered_complet
     assert get_balance(user).balance == 5_00
 
 
-def test_workers_that_meet_on_a_lane_never_see_a_settled_row_as_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_workers_never_settle_a_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lock and read are statements of their own: in one, the read's snapshot is older than the lock."""
     three = new_users(3, lane=5)
     monkeypatch.setattr(settle_batch, "__defaults__", (None, 5))
@@ -138,7 +138,7 @@ def test_lock_and_read_are_statements_of_their_own_in_this_order() -> None:
         ["INSERT INTO ledger", "INSERT INTO events", "UPDATE transactions", "UPDATE users"],
     ]
     steps = [step for statement in statements for step in statement]
-    with heard() as sent:
+    with recorded_statements() as sent:
         settle_batch([lane_of(row.user_id)])
     assert [[step for step in steps if step in statement] for statement, _ in sent] == statements
 
@@ -147,7 +147,7 @@ def test_the_clock_is_read_when_the_last_account_is_locked() -> None:
     """Before that it would count time that was spent waiting: the one who had the lock may have written a later moment."""
     first, last = sorted(new_users(2))
 
-    def lock() -> Locked:
+    def lock() -> LockedAccounts:
         with transaction() as connection:
             return users.lock_accounts(connection, [first, last])
 
@@ -188,7 +188,7 @@ def losing_a_row_of(table: str, condition: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("table", ["transactions", "users"])
-def test_a_batch_that_does_not_write_every_row_is_rolled_back_whole(table: str) -> None:
+def test_a_batch_that_misses_a_row_is_rolled_back(table: str) -> None:
     first, second = new_users(2, lane=6)
     rows = [deposit(first, 1), deposit(second, 2)]
     accepted(*rows)
@@ -226,7 +226,7 @@ def test_events_of_a_lane_commit_in_the_order_of_their_ids() -> None:
     lane = 8
     rows = [deposit(user, 1) for user in new_users(2, lane) for _ in range(100)]
 
-    def pay(row: Request) -> None:
+    def pay(row: TransactionRequest) -> None:
         accepted(row)
         settle_lanes([lane])
 
@@ -246,7 +246,7 @@ def test_events_of_a_lane_commit_in_the_order_of_their_ids() -> None:
 
 
 @pytest.mark.parametrize("skew", [-30, 30])
-def test_a_client_clock_that_is_wrong_by_half_a_minute_rejects_nothing(skew: int) -> None:
+def test_a_client_clock_off_by_30_seconds_rejects_nothing(skew: int) -> None:
     user = new_user()
     rows = [deposit(user, 5), withdrawal(user, 5, ago(seconds=-skew))]
     assert settled(*rows) == ["COMPLETED", "COMPLETED"]
@@ -267,11 +267,11 @@ def test_a_slow_queue_rejects_nothing() -> None:
     assert [amount for _, amount, _ in entries(user)] == [5, -5]
 
 
-def test_a_clock_that_has_stepped_back_never_makes_history_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_never_goes_back_when_the_clock_does(monkeypatch: pytest.MonkeyPatch) -> None:
     user = new_user()
     lock_accounts = users.lock_accounts
 
-    def an_hour_ahead(*args: Any) -> Locked:
+    def an_hour_ahead(*args: Any) -> LockedAccounts:
         locked = lock_accounts(*args)
         return locked._replace(moment=locked.moment + timedelta(hours=1))
 
@@ -308,10 +308,10 @@ def fails_after(function: object) -> object:
     return run
 
 
-def test_rows_that_are_accepted_while_a_lane_is_settled_are_settled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_accepted_during_settling_are_settled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The look at the key after the commit: who rang before the lock was let go, and found it busy, has left."""
     user = new_user()
-    late: list[Request] = []
+    late: list[TransactionRequest] = []
 
     def rung(lanes: list[int], _settled: object) -> set[int]:
         if late:
@@ -320,6 +320,6 @@ def test_rows_that_are_accepted_while_a_lane_is_settled_are_settled_too(monkeypa
         accepted(*late)
         return set(lanes)
 
-    monkeypatch.setattr(doorbell, "rung", rung)
+    monkeypatch.setattr(doorbell, "flagged_lanes", rung)
     settled(deposit(user, 1))
     assert states(*late) == ["COMPLETED"]

@@ -35,7 +35,7 @@ def ports_reached(url: str) -> list[int]:
 
 
 @pytest.mark.parametrize("form", ["libpq", "SQLAlchemy"])
-def test_a_server_that_is_silent_and_one_that_refuses_are_passed_over(server_url: str, form: str) -> None:
+def test_silent_and_refusing_servers_are_passed_over(server_url: str, form: str) -> None:
     """Silent is a machine that is gone, or a listener that nobody serves."""
     parts = urlsplit(server_url)
     user, _, address = parts.netloc.rpartition("@")
@@ -49,7 +49,7 @@ def test_a_server_that_is_silent_and_one_that_refuses_are_passed_over(server_url
         assert ports_reached(url) == [parts.port] * 2
 
 
-def test_where_no_server_takes_a_connection_each_ones_reason_is_told() -> None:
+def test_if_no_server_connects_all_reasons_are_given() -> None:
     first, second = free_port(), free_port()
     environment = {
         **os.environ,

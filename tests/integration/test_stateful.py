@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from shared.accepting import Accepted, accept
 from shared.errors import Conflict
 from shared.history import get_balance
-from shared.model import Request, Status, Type, lane_of
+from shared.model import Status, TransactionRequest, Type, lane_of
 from shared.settle import settle_lanes
 from tests.integration.given import clock, new_users, stored
 from tests.naive import NaiveAccount
@@ -33,7 +33,7 @@ class Account:
     """What the model knows of a user: what waits, in order, and what was settled."""
 
     user_id: int
-    waiting: list[Request] = field(default_factory=list)
+    waiting: list[TransactionRequest] = field(default_factory=list)
     books: NaiveAccount = field(default_factory=NaiveAccount)
 
 
@@ -60,7 +60,7 @@ class Accounts(RuleBasedStateMachine):
         asked = []
         for user, type_, amount, hours in items:
             at = None if hours is None else self.beginning + timedelta(hours=hours)
-            asked.append(Request(uuid4(), self.order[user], type_, amount, at))
+            asked.append(TransactionRequest(uuid4(), self.order[user], type_, amount, at))
         for request, reply in zip(asked, accept(asked), strict=True):
             assert isinstance(reply, Accepted)
             assert (reply.replayed, reply.transaction.status) == (False, Status.PENDING)
@@ -68,7 +68,7 @@ class Accounts(RuleBasedStateMachine):
         return multiple(*asked)
 
     @rule(request=requests)
-    def repeat(self, request: Request) -> None:
+    def repeat(self, request: TransactionRequest) -> None:
         """Twice in one list: both are told how it stands."""
         for reply in accept([request, request]):
             assert isinstance(reply, Accepted)
@@ -76,7 +76,7 @@ class Accounts(RuleBasedStateMachine):
             assert reply.transaction.status == self.final.get(request.uid, Status.PENDING)
 
     @rule(request=requests, more=AMOUNTS)
-    def reuse(self, request: Request, more: int) -> None:
+    def reuse(self, request: TransactionRequest, more: int) -> None:
         """The uid with other content is refused, and nothing comes of it."""
         (reply,) = accept([request._replace(amount=request.amount + more)])
         assert isinstance(reply, Conflict)
@@ -94,7 +94,7 @@ class Accounts(RuleBasedStateMachine):
                 while account.waiting:
                     self._settle_one(account, account.waiting.pop(0), before, after)
 
-    def _settle_one(self, account: Account, request: Request, before: datetime, after: datetime) -> None:
+    def _settle_one(self, account: Account, request: TransactionRequest, before: datetime, after: datetime) -> None:
         (found,) = stored(request)
         assert found.settled_at is not None
         assert before <= found.settled_at <= after

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from shared.database import transaction
 from shared.history import get_statement
-from shared.model import Filter, Status, Transaction, Type
+from shared.model import StatementFilter, Status, Transaction, Type
 from shared.queries import statement
 from tests.integration.given import accepted, deposit, new_user, settled, stored, withdrawal
 from web import gate, users
@@ -22,7 +22,7 @@ from web.statement_csv import _streams
 pytestmark = pytest.mark.integration
 
 
-def all_pages(user_id: int, limit: int, wanted: Filter = Filter()) -> list[Transaction]:  # noqa: B008 - a value
+def all_pages(user_id: int, limit: int, wanted: StatementFilter = StatementFilter()) -> list[Transaction]:  # noqa: B008 - a value
     items, after = [], None
     while True:
         page = get_statement(user_id, wanted, after, limit)
@@ -43,13 +43,13 @@ def test_pages_of_any_size_make_the_whole_statement() -> None:
         assert [item.uid for item in all_pages(user, limit)] == newest_first
 
 
-def test_what_is_accepted_meanwhile_does_not_disturb_the_next_page() -> None:
+def test_new_rows_do_not_change_the_next_page() -> None:
     user = new_user()
     rows = [deposit(user, number + 1) for number in range(4)]
     accepted(*rows)
-    first = get_statement(user, Filter(), None, 2)
+    first = get_statement(user, StatementFilter(), None, 2)
     accepted(deposit(user, 9))
-    second = get_statement(user, Filter(), first.after, 2)
+    second = get_statement(user, StatementFilter(), first.after, 2)
     assert [item.uid for item in first.items + second.items] == [row.uid for row in reversed(rows)]
 
 
@@ -62,7 +62,7 @@ def test_a_statement_is_narrowed_by_status_type_and_time() -> None:
     accepted(pending := deposit(user, 1))
 
     def uids(**wanted: object) -> list[UUID]:
-        return [item.uid for item in all_pages(user, 2, Filter(**wanted))][::-1]  # type: ignore[arg-type]
+        return [item.uid for item in all_pages(user, 2, StatementFilter(**wanted))][::-1]  # type: ignore[arg-type]
 
     assert uids(status=Status.COMPLETED) == [rows[0].uid, rows[1].uid]
     assert uids(status=Status.REJECTED) == [rows[2].uid]
@@ -74,14 +74,14 @@ def test_a_statement_is_narrowed_by_status_type_and_time() -> None:
     assert uids(since=third + timedelta(microseconds=1)) == [pending.uid]
 
 
-def test_a_page_looks_at_a_bounded_number_of_rows_whatever_it_is_narrowed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filtered_page_reads_a_bounded_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a page may hold fewer items than asked for, or none, and still be followed by another."""
-    monkeypatch.setattr(statement, "SCANNED_ROWS", 4)
+    monkeypatch.setattr(statement, "MAX_SCANNED_ROWS", 4)
     user = new_user()
     rows = [withdrawal(user, 9), *[deposit(user, 1) for _ in range(9)], withdrawal(user, 99)]
     for row in rows:
         settled(row)
-    wanted, after, pages = Filter(status=Status.REJECTED), None, []
+    wanted, after, pages = StatementFilter(status=Status.REJECTED), None, []
     while not pages or after:
         page = get_statement(user, wanted, after, 2)
         after = page.after
@@ -106,27 +106,27 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     return create_app().test_client()
 
 
-def test_a_stream_holds_its_place_until_it_is_closed_and_there_are_so_many(client: FlaskClient) -> None:
-    user, before = new_user(), gate._inside
+def test_a_stream_holds_its_place_until_it_is_closed(client: FlaskClient) -> None:
+    user, before = new_user(), gate._requests_inside
     settled(*[deposit(user, 1) for _ in range(9)])
     places = _streams()._value
     opened = [open_csv(client, user) for _ in range(places)]
     assert {answer.status_code for answer in opened} == {200}
-    assert gate._inside == before + places
+    assert gate._requests_inside == before + places
     refused = open_csv(client, user)
     assert (refused.status_code, refused.json["code"]) == (503, "overloaded")
     assert client.get(f"/api/user/{user}/transactions/").status_code == 200
     assert len(opened[0].data.splitlines()) == 1 + 9
     for answer in opened:
         answer.close()
-    assert (gate._inside, _streams()._value) == (before, places)
+    assert (gate._requests_inside, _streams()._value) == (before, places)
     assert open_csv(client, 0).status_code == 404
     head = client.head(f"/api/user/{user}/transactions/", headers={"Accept": "text/csv"})
     head.close()
-    assert (gate._inside, _streams()._value) == (before, places)
+    assert (gate._requests_inside, _streams()._value) == (before, places)
 
 
-def test_a_stream_that_fails_ends_so_that_no_reader_takes_it_for_whole(client: FlaskClient) -> None:
+def test_a_failed_stream_ends_as_invalid_csv(client: FlaskClient) -> None:
     user = new_user()
     settled(*[deposit(user, 1) for _ in range(9)])
     answer = open_csv(client, user)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def everything_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "OVERDUE_SECONDS", 0.0)
+    monkeypatch.setattr(sweep, "LANE_OVERDUE_SECONDS", 0.0)
 
 
 def test_overdue_lanes_are_settled() -> None:
@@ -24,8 +24,8 @@ def test_overdue_lanes_are_settled() -> None:
     assert states(*rows) == ["COMPLETED"] * 20
 
 
-def test_what_has_just_been_accepted_is_left_to_those_who_were_rung_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "OVERDUE_SECONDS", 30.0)
+def test_the_sweep_leaves_new_rows_to_the_doorbell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "LANE_OVERDUE_SECONDS", 30.0)
     accepted(row := deposit(new_user(), 1))
     assert sweep.Sweep().run_once() == 0
     assert states(row) == ["PENDING"]

@@ -20,7 +20,7 @@ from shared.model import RowCounts, lane_of
 from shared.queries import guards, verifying
 from shared.queries.server import ServerState
 from shared.settle import settle_lanes
-from shared.verifying import SHOWN, Findings, verify
+from shared.verifying import MAX_SHOWN_DIFFERENCES, Findings, verify
 from tests.integration.conftest import drop_database, empty_database, forget_settings, migrate
 from tests.integration.given import accepted, ago, deposit, new_users, plain_engine, run_sql, settled, withdrawal
 
@@ -232,7 +232,7 @@ def test_each_harm_is_told_by_the_row_that_it_was_done_to(
 
 def test_a_user_without_a_row_is_told_wherever_the_ranges_end(books: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verifying, "RANGE_USERS", 1)
-    monkeypatch.setattr("shared.verifying.SHOWN", 1000)
+    monkeypatch.setattr("shared.verifying.MAX_SHOWN_DIFFERENCES", 1000)
     corrupt(*(f"UPDATE {table} SET user_id = 10000 + user_id" for table in ("ledger", "transactions", "events")))
     told = {d.user_id for d in verified().first if d.what == "the user"}
     assert told == {10000 + user_id for user_id in (ANN, BEN, DAN)}
@@ -247,7 +247,7 @@ def test_only_the_first_differences_are_kept_and_all_are_counted(books: None) ->
     corrupt("INSERT INTO users (name, balance) SELECT 'Eve', 5 FROM generate_series(1, 3000)")
     findings = verified()
     assert findings.differences == 3000 * 2  # against the sum and against the last entry
-    assert len(findings.first) == SHOWN
+    assert len(findings.first) == MAX_SHOWN_DIFFERENCES
     assert findings.counts.users == 3004
 
 
@@ -296,7 +296,7 @@ def test_a_database_without_books_is_refused(server_url: str) -> None:
         verified()
 
 
-def test_a_range_is_one_snapshot_that_only_reads_and_may_take_its_time(books: None) -> None:
+def test_a_range_is_one_read_only_snapshot(books: None) -> None:
     asked = "SELECT name, setting FROM pg_settings WHERE name ~ '^transaction_(isolation|read_only|timeout)$'"
     with database.transaction() as connection:
         verifying.begin_snapshot(connection)

@@ -125,7 +125,7 @@ def test_each_harm_to_the_new_part_is_found(harm: Harm, books: None, monkeypatch
     assert new().differences == 0
     corrupt(*harm.statements)
     for range_users in (1000, 1):
-        monkeypatch.setattr(verifying_since, "RANGE_USERS", range_users)
+        monkeypatch.setattr(verifying_since, "CHANGED_RANGE_USERS", range_users)
         findings = new()
         seen = [d for d in findings.first if d.user_id == harm.user_id]
         assert bool(seen) == ((harm.what, str(harm.found)) not in SEEN_BY_WHOLE_ALONE), findings.first
@@ -179,7 +179,7 @@ def test_harm_behind_a_proved_part_is_found_until_it_is_mended(statement: str, b
     assert whole().differences > 0
 
 
-def test_without_a_recent_clean_proof_of_everything_all_is_checked(books: None) -> None:
+def test_without_a_recent_full_proof_all_is_checked(books: None) -> None:
     def last() -> Findings:
         *_, findings = verify(since=True)
         return findings
@@ -233,7 +233,7 @@ def test_proofs_of_the_new_part_agree_with_the_whole(books: None, seed: int) -> 
 
 
 def test_it_is_exact_while_payments_are_being_settled(books: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying_since, "RANGE_USERS", 2)
+    monkeypatch.setattr(verifying_since, "CHANGED_RANGE_USERS", 2)
     stop = threading.Event()
 
     def settle() -> None:
@@ -262,7 +262,7 @@ def test_reads_grow_with_what_is_new(books: None) -> None:
     read = {}
     with transaction() as connection:
         connection.execute(text("SET LOCAL enable_seqscan = off"))  # the tables are small
-        users = verifying.Range(0, verifying.BEYOND_ALL)
+        users = verifying.UserRange(0, verifying.MAX_ID)
         for number, statement in enumerate((*verifying_since._STATEMENTS, verifying_since._COUNT)):
             explained = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
             plan = connection.scalar(explained, {**users._asdict(), "limit": 20})

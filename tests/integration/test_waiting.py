@@ -17,11 +17,11 @@ from shared.model import LANES, Transaction
 from shared.settle import settle_lanes, work_lanes
 from tests.integration.bells import forget
 from tests.integration.bug import UNLUCKY
-from tests.integration.given import accepted, deposit, heard, new_user, new_users
+from tests.integration.given import accepted, deposit, new_user, new_users, recorded_statements
 from tests.system.running_service import wait_until
 from web import waiting
 from web.app import create_app
-from web.waiting import WaitingRoom
+from web.waiting import LongPoll
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ def own_bell(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def only_hints(monkeypatch: pytest.MonkeyPatch, broker_url: str) -> None:
     """Nobody asks by himself."""
-    for name in ("SHORTEST_POLL_SECONDS", "HINTED_POLL_SECONDS", "LONGEST_POLL_SECONDS"):
+    for name in ("MIN_POLL_INTERVAL_SECONDS", "HINTED_POLL_INTERVAL_SECONDS", "MAX_POLL_INTERVAL_SECONDS"):
         monkeypatch.setattr(waiting, name, LONG_SECONDS)
 
 
@@ -48,7 +48,7 @@ def pending() -> Transaction:
 
 
 @contextmanager
-def waits(room: WaitingRoom, transaction: Transaction) -> Iterator[Future[tuple[bool, Transaction | None]]]:
+def waits(room: LongPoll, transaction: Transaction) -> Iterator[Future[tuple[bool, Transaction | None]]]:
     """The outcome of a wait, which has begun and will end when the room is closed."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(room.wait, transaction, LONG_SECONDS)
@@ -61,9 +61,9 @@ def waits(room: WaitingRoom, transaction: Transaction) -> Iterator[Future[tuple[
 
 @pytest.mark.usefixtures("only_hints")
 def test_the_hint_of_a_worker_wakes_who_waits() -> None:
-    room, transaction = WaitingRoom(), pending()
+    room, transaction = LongPoll(), pending()
     with waits(room, transaction) as future:
-        wait_until(lambda: room._hears, "hints are heard")
+        wait_until(lambda: room._is_subscribed, "hints are heard")
         settle_lanes([transaction.lane])
         waited, final = future.result(20)
     assert waited
@@ -72,40 +72,40 @@ def test_the_hint_of_a_worker_wakes_who_waits() -> None:
 
 
 @pytest.mark.usefixtures("only_hints")
-def test_the_hint_of_another_lane_asks_nothing_and_a_false_one_asks_once() -> None:
-    room, transaction = WaitingRoom(), pending()
-    with waits(room, transaction) as future, heard() as sent:
-        wait_until(lambda: room._hears, "hints are heard")
-        doorbell.tell_settled([(transaction.lane + 1) % LANES])
-        doorbell.tell_settled([transaction.lane])
+def test_only_a_hint_of_its_lane_causes_a_query() -> None:
+    room, transaction = LongPoll(), pending()
+    with waits(room, transaction) as future, recorded_statements() as sent:
+        wait_until(lambda: room._is_subscribed, "hints are heard")
+        doorbell.publish_settled([(transaction.lane + 1) % LANES])
+        doorbell.publish_settled([transaction.lane])
         wait_until(lambda: sent, "Postgres is asked")
         assert len(sent) == 1
         assert not future.done()
 
 
-@pytest.mark.parametrize("name", ["SHORTEST_POLL_SECONDS", "HINTED_POLL_SECONDS"])
+@pytest.mark.parametrize("name", ["MIN_POLL_INTERVAL_SECONDS", "HINTED_POLL_INTERVAL_SECONDS"])
 def test_without_a_hint_it_asks_by_itself(name: str, request: pytest.FixtureRequest) -> None:
     """No broker at all; or it is there, and a hint is lost."""
-    if name == "HINTED_POLL_SECONDS":
+    if name == "HINTED_POLL_INTERVAL_SECONDS":
         request.getfixturevalue("broker_url")
-    room, transaction = WaitingRoom(), pending()
+    room, transaction = LongPoll(), pending()
     with waits(room, transaction) as future:
-        if name == "HINTED_POLL_SECONDS":
-            wait_until(lambda: room._hears, "hints are heard")
+        if name == "HINTED_POLL_INTERVAL_SECONDS":
+            wait_until(lambda: room._is_subscribed, "hints are heard")
         settle_batch([transaction.lane])  # whoever settles so tells nobody
         waited, final = future.result(20)
     assert (waited, final and final.status) == (True, "COMPLETED")
 
 
 def test_hints_are_heard_again_when_the_broker_is_back(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "DEAF_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "RESUBSCRIBE_DELAY_SECONDS", 0.01)
     monkeypatch.setenv("BROKER_URL", "redis://127.0.0.1:1/0")
     forget()
-    room = WaitingRoom()
+    room = LongPoll()
     with waits(room, pending()):
         monkeypatch.setenv("BROKER_URL", broker_url)
         forget()
-        wait_until(lambda: room._hears, "hints are heard")
+        wait_until(lambda: room._is_subscribed, "hints are heard")
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def hints(broker_url: str) -> list[set[int]]:
 
     def hear() -> None:
         with suppress(RedisError):  # the broker ends with the test
-            found.extend(doorbell.hear_settled())
+            found.extend(doorbell.subscribe_settled())
 
     Thread(target=hear, daemon=True).start()
     wait_until(lambda: found, "hints are heard")
@@ -164,11 +164,9 @@ def test_beyond_those_who_may_wait_the_answer_comes_at_once(
     assert "Preference-Applied" not in answer.headers
 
 
-def test_who_waits_is_answered_when_the_process_ends_and_nobody_waits_from_then_on(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room, transaction = WaitingRoom(), pending()
-    monkeypatch.setattr(waiting, "room", room)
+def test_waiting_requests_are_answered_at_shutdown(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    room, transaction = LongPoll(), pending()
+    monkeypatch.setattr(waiting, "long_poll", room)
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(ask, client, transaction)
         wait_until(lambda: room._waiters, "somebody waits")

@@ -30,7 +30,7 @@ from tests.integration.given import (
 from tests.integration.test_plans import plans_of
 from web import gauges
 from web.app import create_app
-from web.readings import Reading
+from web.readings import CachedRead
 
 pytestmark = pytest.mark.integration
 
@@ -50,7 +50,7 @@ def no_verification() -> Iterator[None]:
 def numbers(client: FlaskClient) -> dict[str, float]:
     """All that /metrics says, from readings made now."""
     for reading in (gauges.webhooks, gauges.snapshot, gauges.verification):
-        Reading.__init__(reading, reading._what, reading._read, 0.5, reading._duty)
+        CachedRead.__init__(reading, reading._what, reading._read, 0.5, reading._duty)
     lines = client.get("/metrics").text.splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
@@ -63,7 +63,7 @@ def test_new_transactions_are_counted_once_and_repeats_are_not(client: FlaskClie
     assert numbers(client)["payments_accepted_total"] == before + 2
 
 
-def test_rejections_are_counted_by_their_reason_and_batches_by_their_size(client: FlaskClient) -> None:
+def test_rejections_and_batches_are_counted(client: FlaskClient) -> None:
     user = new_user()
     settled(deposit(user, 1))
     before = numbers(client)
@@ -99,7 +99,7 @@ def test_a_snapshot_that_is_held_is_told_by_its_age() -> None:
 
 
 @pytest.mark.usefixtures("no_verification")
-def test_the_last_verification_is_told_and_nothing_while_there_is_none(client: FlaskClient) -> None:
+def test_the_last_verification_is_a_metric_once_there_is_one(client: FlaskClient) -> None:
     assert not [name for name in numbers(client) if "verify" in name]
     record(Findings(RowCounts(users=2, entries=5), differences=3))
     run_sql("UPDATE verifications SET finished_at = finished_at - interval '1 hour'")
@@ -159,7 +159,7 @@ def test_after_a_slow_failure_nobody_reads_for_as_long_again() -> None:
             raise ZeroDivisionError
         return 1
 
-    reading = Reading("something", read, 60, "read_keys")
+    reading = CachedRead("something", read, 60, "read_keys")
     deadline = time.monotonic() + 10
     while reading.latest()[0] is None:
         assert time.monotonic() < deadline
@@ -169,7 +169,7 @@ def test_after_a_slow_failure_nobody_reads_for_as_long_again() -> None:
 
 
 def test_the_bell_that_rests_is_told(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorbell, "_rests_until", 0.0)
+    monkeypatch.setattr(doorbell, "_circuit_open_until", 0.0)
     assert numbers(client)["payments_bell_rests"] == 0
     assert doorbell.peek("settle") is None, "nobody listens"
     assert numbers(client)["payments_bell_rests"] == 1
@@ -187,7 +187,7 @@ def test_the_connections_in_use_are_told(client: FlaskClient) -> None:
     assert found["payments_database_connections_limit"] == 40
 
 
-def test_without_a_database_its_gauges_are_missing_and_the_others_are_there(
+def test_without_a_database_only_its_gauges_are_missing(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")

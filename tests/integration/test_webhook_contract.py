@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from shared import delivering, webhooks
 from shared.database import transaction
-from shared.delivering import expand, work
+from shared.delivering import deliver_webhook, expand
 from shared.errors import Conflict, Refused
 from shared.settings import settings
 from shared.telling import DELAYS_SECONDS, MAX_RETRY_AFTER_SECONDS
@@ -44,7 +44,7 @@ def read(statement: str, **values: object) -> Any:
 
 
 def trial(hook: Hook) -> Got:
-    assert webhooks.try_out(hook.id).delivered
+    assert webhooks.send_test_event(hook.id).delivered
     return hook.receiver.got[-1]
 
 
@@ -55,7 +55,7 @@ def go_on(hook: Hook, seconds: float) -> None:
     run_sql(f"UPDATE webhooks SET previous_secret_until = previous_secret_until - {passed} WHERE id = {hook.id}")
 
 
-def test_each_older_secret_is_valid_for_a_day_from_its_own_rotation(hook: Hook) -> None:
+def test_an_older_secret_is_valid_for_a_day(hook: Hook) -> None:
     secrets = [hook.secret]
     for _ in range(3):
         secrets.append(webhooks.rotate_secret(hook.id))
@@ -71,7 +71,7 @@ def test_each_older_secret_is_valid_for_a_day_from_its_own_rotation(hook: Hook) 
         assert [trial(hook).verified_by(secret) for secret in secrets] == valid
 
 
-def test_a_rotation_that_would_end_an_older_secret_early_is_refused(hook: Hook) -> None:
+def test_a_rotation_too_many_is_refused(hook: Hook) -> None:
     secrets = [hook.secret]
     for _ in range(webhooks.MAX_OLDER_SECRETS):
         secrets.append(webhooks.rotate_secret(hook.id))
@@ -94,7 +94,7 @@ def test_rotations_at_once_keep_every_secret(hook: Hook) -> None:
     assert all(got.verified_by(secret) for secret in (hook.secret, *secrets))
 
 
-def test_a_secret_that_the_release_before_this_one_rotated_out_is_kept(hook: Hook) -> None:
+def test_a_secret_rotated_by_the_previous_release_is_kept(hook: Hook) -> None:
     """It knows `previous_secret` alone, while both releases run."""
     first = webhooks.rotate_secret(hook.id)
     second = webhooks._new_secret()
@@ -111,7 +111,7 @@ def test_a_secret_that_the_release_before_this_one_rotated_out_is_kept(hook: Hoo
     assert tuple(before) == (third, second), "which the release before this one signs with"
 
 
-def test_secrets_are_deleted_when_they_expire_and_with_their_webhook(hook: Hook) -> None:
+def test_expired_and_orphaned_secrets_are_deleted(hook: Hook) -> None:
     webhooks.rotate_secret(hook.id)
     go_on(hook, 12 * HOUR)
     webhooks.rotate_secret(hook.id)
@@ -126,7 +126,7 @@ def test_secrets_are_deleted_when_they_expire_and_with_their_webhook(hook: Hook)
 def attempt(hook: Hook) -> tuple[float, int]:
     """Make one attempt. In how many seconds after it the next one is due, and the number of attempts so far."""
     hook.hurry()
-    work(hook.id, 0.001)
+    deliver_webhook(hook.id, 0.001)
     answered = hook.answered_at  # type: ignore[attr-defined]
     row = read("SELECT next_attempt_at, attempts FROM deliveries WHERE webhook_id = :id", id=hook.id)
     return (row.next_attempt_at - answered).total_seconds() if row.next_attempt_at else -1.0, row.attempts
@@ -195,8 +195,8 @@ def test_a_receiver_that_hangs_leaves_its_slot_and_gets_no_other(hook: Hook) -> 
     while expand():
         pass
     try:
-        assert work(hook.id).under_way == 1
-        assert delivering.slots().free_for_trouble() >= 15
+        assert deliver_webhook(hook.id).under_way == 1
+        assert delivering.slots().free_for_failing() >= 15
     finally:
         go.set()
     assert delivering.slots().wait_until_idle(10)
@@ -207,7 +207,7 @@ def new(receiver: Receiver, **changes: Any) -> NewWebhook:
     return NewWebhook(receiver.url, [DONE, FUNDED], 500)._replace(**changes)
 
 
-def test_a_repeat_with_the_same_key_finds_the_webhook_and_its_secret(receiver: Receiver) -> None:
+def test_a_repeated_key_returns_the_webhook_and_its_secret(receiver: Receiver) -> None:
     key = f"5\t{uuid4()}"
     first = webhooks.register(new(receiver), key)
     again = webhooks.register(new(receiver, events=[FUNDED, DONE]), key)
@@ -251,7 +251,7 @@ def test_the_key_of_a_deleted_webhook_is_free(receiver: Receiver) -> None:
     assert not again.replayed
 
 
-def test_a_repeat_is_answered_though_its_name_leads_elsewhere_by_now(
+def test_a_repeat_is_answered_even_if_its_url_is_private_now(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = f"0\t{uuid4()}"

@@ -20,7 +20,7 @@ FINAL_SECONDS = 60.0
 LANES = 16
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
     def media(self) -> str:
         return self.headers.get("Content-Type", "").partition(";")[0]
 
-    def refused(self, status: int, code: str, *fields: str) -> "Answer":
+    def refused(self, status: int, code: str, *fields: str) -> "Response":
         """Asserts that this is the problem, with these bad fields."""
         assert (self.status, self.json["code"]) == (status, code), self
         assert [error["field"] for error in self.json.get("errors", [])] == list(fields), self
@@ -56,7 +56,7 @@ class Api:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         expected: int | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send a request: bytes as they are, an iterator of bytes in chunks, all else as JSON."""
         sent = urllib3.HTTPHeaderDict(headers or {})
         if body is not None:
@@ -64,7 +64,7 @@ class Api:
         if not isinstance(body, bytes | Iterator | None):
             body = json.dumps(body).encode()
         response = self._pool.urlopen(method, path, body=body, headers=sent, redirect=False)
-        answer = Answer(response.status, response.headers, response.data)
+        answer = Response(response.status, response.headers, response.data)
         assert answer.status == expected if expected else answer.status < 500, answer
         check(answer, method)
         return answer
@@ -74,13 +74,13 @@ class Api:
         assert answer.status == 201, answer
         return int(answer.json["id"])
 
-    def put(self, content: Mapping[str, Any], **headers: str) -> Answer:
+    def put(self, content: Mapping[str, Any], **headers: str) -> Response:
         return self.ask("PUT", "/api/transaction/", content, headers)
 
-    def deposit(self, user_id: int, amount: str = "100.00", **members: Any) -> Answer:
+    def deposit(self, user_id: int, amount: str = "100.00", **members: Any) -> Response:
         return self.put(transaction(user_id, amount=amount, **members), Prefer="wait=30")
 
-    def look_up(self, uid: str, **headers: str) -> Answer:
+    def look_up(self, uid: str, **headers: str) -> Response:
         return self.ask("GET", f"/api/transaction/{uid}", headers=headers)
 
     def wait_final(self, uid: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def transaction(user_id: int, **members: Any) -> dict[str, Any]:
     return {name: value for name, value in made.items() if value is not ...}
 
 
-def check(answer: Answer, method: str) -> None:
+def check(answer: Response, method: str) -> None:
     """What every answer keeps to, whatever was asked."""
     request_id = answer.headers["X-Request-ID"]
     assert 1 <= len(request_id) <= 128

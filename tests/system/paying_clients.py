@@ -10,7 +10,7 @@ from typing import Any
 from api import JSON, query, transaction
 from running_service import wait_until
 
-PATIENCE_SECONDS = 30
+PAYMENT_TIMEOUT_SECONDS = 30
 PAUSE_SECONDS = 0.02  # they share the machine with what they test
 
 
@@ -66,7 +66,7 @@ class PayingClients:
 
     def _connect(self, number: int) -> http.client.HTTPConnection | None:
         for port in (*self._ports[number % len(self._ports) :], *self._ports):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PAYMENT_TIMEOUT_SECONDS)
             try:
                 connection.connect()
             except ConnectionRefusedError:

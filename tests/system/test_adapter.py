@@ -101,9 +101,7 @@ def head_of_answer(port: int, method: str, path: str) -> tuple[int, set[str]]:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
 @pytest.mark.parametrize("path", ["/count", "/stream", "/empty"])
-def test_an_answer_has_the_headers_that_it_has_on_granians_own_wsgi(
-    probe: int, granian: int, method: str, path: str
-) -> None:
+def test_response_headers_equal_those_of_granians_wsgi(probe: int, granian: int, method: str, path: str) -> None:
     assert head_of_answer(probe, method, path) == head_of_answer(granian, method, path)
 
 
@@ -120,7 +118,7 @@ def counts(port: int) -> tuple[int, bool, int, int]:
     return tuple(json.loads(ask(port, "/count")[1]))
 
 
-def test_300_that_wait_take_no_thread_and_are_woken_from_another_one(probe: int) -> None:
+def test_300_waiting_requests_take_no_thread(probe: int) -> None:
     threads = counts(probe)[3]
     with ExitStack() as opened:
         connections = [opened.enter_context(connect(probe)) for _ in range(300)]
@@ -144,7 +142,7 @@ def test_who_goes_while_it_waits_harms_nobody(probe: int) -> None:
     assert ask(probe, "/count")[0] == 200
 
 
-def test_an_error_of_the_application_is_a_500_and_the_next_request_is_answered(probe: int) -> None:
+def test_an_application_error_is_500_and_affects_no_other(probe: int) -> None:
     assert ask(probe, "/fail")[0] == 500
     assert ask(probe, "/count")[0] == 200
 
@@ -157,7 +155,7 @@ def test_a_body_is_read_whole_where_no_size_is_given(probe: int) -> None:
     connection.close()
 
 
-def test_bodies_that_do_not_come_keep_nobody_and_one_in_pieces_is_read(probe: int) -> None:
+def test_slow_bodies_block_nobody(probe: int) -> None:
     head = b"PUT /body HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 6\r\n\r\n"
     with ExitStack() as opened:
         silent = [opened.enter_context(connect(probe)) for _ in range(100)]

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import psycopg2  # type: ignore[import-untyped]
 import pytest
-from api import JSON, Answer, Api, count_rows, held_lane, query, transaction
+from api import JSON, Api, Response, count_rows, held_lane, query, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running_service import Service, family, wait_until
@@ -23,9 +23,9 @@ from running_service import Service, family, wait_until
 pytestmark = pytest.mark.system
 
 NDJSON = "application/x-ndjson"
-MOST_ITEMS = 10_000
-MOST_BYTES = 4 * 1024 * 1024
-MOST_LISTS = 16  # at once
+MAX_LIST_ITEMS = 10_000
+MAX_LIST_BYTES = 4 * 1024 * 1024
+MAX_LISTS = 16  # at once
 NO_USER = 2**62
 
 
@@ -39,7 +39,7 @@ def user_id(api: Api) -> int:
     return api.add_user()
 
 
-def put(api: Api, body: Any, media: str = JSON, **headers: str) -> Answer:
+def put(api: Api, body: Any, media: str = JSON, **headers: str) -> Response:
     return api.ask("PUT", "/api/transactions/", body, {"Content-Type": media, **headers})
 
 
@@ -83,9 +83,7 @@ BAD: list[tuple[Any, Any, str]] = [  # an item, the uid that is told, the code
 
 
 @pytest.mark.parametrize("media", [JSON, NDJSON])
-def test_results_come_in_the_order_sent_and_a_bad_item_spoils_no_other(
-    api: Api, service: Service, user_id: int, media: str
-) -> None:
+def test_results_are_in_order_and_items_are_independent(api: Api, service: Service, user_id: int, media: str) -> None:
     known = transaction(user_id)
     api.put(known)
     reused = {**known, "amount": "5"}
@@ -215,7 +213,7 @@ def test_a_uid_that_was_refused_is_free_for_a_later_item(api: Api, change: dict[
     assert api.wait_final(good["uid"])["amount"] == "1.00"
 
 
-def test_single_ones_at_once_with_one_uid_are_each_judged_for_themselves(api: Api, service: Service) -> None:
+def test_concurrent_requests_with_one_uid_are_judged_alone(api: Api, service: Service) -> None:
     user_id = api.add_user()
     for _ in range(20):
         good = transaction(user_id, amount="1.00")
@@ -262,29 +260,29 @@ def test_what_is_no_list_is_refused_as_a_whole(
 
 @pytest.mark.parametrize("media", [JSON, NDJSON])
 def test_10000_are_accepted_and_settled_and_one_more_is_none(api: Api, service: Service, media: str) -> None:
-    lines = lines_of(MOST_ITEMS + 1, api.add_user())
+    lines = lines_of(MAX_LIST_ITEMS + 1, api.add_user())
     before = count_rows(service.database_url)[1]
     answer = put(api, written(lines, media), media).refused(413, "body_too_large")
     assert "10000" in answer.json["detail"]
     assert count_rows(service.database_url)[1] == before
     assert {result["status"] for result in results(api, lines[1:], media)} == {"PENDING"}
-    assert count_rows(service.database_url)[1] == before + MOST_ITEMS
+    assert count_rows(service.database_url)[1] == before + MAX_LIST_ITEMS
     assert set(wait_final(api, lines[1:])) == {"COMPLETED"}
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("media", [JSON, NDJSON])
 def test_4_mib_are_taken_and_a_byte_more_is_not(api: Api, service: Service, media: str, chunked: bool) -> None:
-    def send(size: int) -> Answer:
+    def send(size: int) -> Response:
         body = written(lines_of(3, user_id), media).ljust(size)
         pieces = (body[start : start + 50_000] for start in range(0, size, 50_000))
         return put(api, pieces if chunked else body, media)
 
     user_id = api.add_user()
     before = count_rows(service.database_url)[1]
-    assert str(MOST_BYTES) in send(MOST_BYTES + 1).refused(413, "body_too_large").json["detail"]
+    assert str(MAX_LIST_BYTES) in send(MAX_LIST_BYTES + 1).refused(413, "body_too_large").json["detail"]
     assert count_rows(service.database_url)[1] == before
-    assert send(MOST_BYTES).status == 202
+    assert send(MAX_LIST_BYTES).status == 202
 
 
 def test_each_users_are_settled_in_the_order_sent(api: Api) -> None:
@@ -334,7 +332,7 @@ def test_a_list_sent_eight_times_at_once_is_accepted_once(api: Api) -> None:
     assert {api.balance(user) for user in users} == {"200.00"}
 
 
-def test_lists_and_single_ones_with_the_same_uids_in_opposite_orders_never_deadlock(api: Api, service: Service) -> None:
+def test_lists_and_single_requests_never_deadlock(api: Api, service: Service) -> None:
     user = api.add_user()
     with ThreadPoolExecutor(8) as threads:
         for _ in range(15):
@@ -347,7 +345,7 @@ def test_lists_and_single_ones_with_the_same_uids_in_opposite_orders_never_deadl
     assert not [line for line in service.lines() if "deadlock" in line]
 
 
-def test_the_request_id_stands_on_each_row_and_the_lanes_are_rung_for(api: Api, service: Service) -> None:
+def test_list_rows_have_the_request_id_and_ring_their_lanes(api: Api, service: Service) -> None:
     request_id = uuid.uuid4().hex
     items = [transaction(api.add_user(), amount="1") for _ in range(2)]
     put(api, items, **{"X-Request-ID": request_id})
@@ -400,7 +398,7 @@ def no_insert(database_url: str) -> Iterator[None]:
         yield
 
 
-def test_while_nothing_can_be_stored_it_is_told_in_time_and_the_repeat_is_right(api: Api, service: Service) -> None:
+def test_a_list_is_503_while_nothing_can_be_stored(api: Api, service: Service) -> None:
     user = api.add_user()
     items = [transaction(user, amount="1") for _ in range(10)]
     with no_insert(service.database_url), ThreadPoolExecutor(8) as threads:
@@ -410,7 +408,7 @@ def test_while_nothing_can_be_stored_it_is_told_in_time_and_the_repeat_is_right(
     assert api.balance(user) == "10.00"
 
 
-def test_while_the_database_hangs_it_is_told_in_time_and_the_repeat_is_right(
+def test_a_list_is_503_in_time_while_the_database_hangs(
     start_service: Callable[..., Service],
 ) -> None:
     service = start_service()
@@ -450,7 +448,7 @@ def test_lists_that_never_come_keep_nobody_else_waiting(api: Api, service: Servi
                 connection = open_.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=30))
                 connection.sendall(head.encode())
 
-        begin_lists(MOST_LISTS - 1)
+        begin_lists(MAX_LISTS - 1)
         assert put(api, []).status == 202
         begin_lists(1)
         wait_until(lambda: put_or_503(api, []) == 503, "there is no room for lists")
@@ -474,7 +472,7 @@ def test_a_list_that_ends_before_its_content_length_is_refused(service: Service,
     assert count_rows(service.database_url) == before
 
 
-def test_items_count_as_accepted_from_when_the_list_began_to_come(api: Api, service: Service, user_id: int) -> None:
+def test_items_are_accepted_when_the_list_began_to_arrive(api: Api, service: Service, user_id: int) -> None:
     """So that however long it is on its way and waits, a client's "now" does not become the past."""
     item = transaction(user_id)
     ((began,),) = query(service.database_url, "SELECT clock_timestamp()")

@@ -59,7 +59,7 @@ def paid(api: Api) -> tuple[str, list[int], list[dict[str, Any]]]:
     return start, users, [api.look_up(content["uid"]).json for content in sent]
 
 
-def test_an_item_tells_of_an_outcome_and_has_the_transaction_as_the_api_shows_it(
+def test_an_event_contains_the_transaction_as_the_api_shows_it(
     api: Api, paid: tuple[str, list[int], list[dict[str, Any]]]
 ) -> None:
     start, users, transactions = paid
@@ -112,7 +112,7 @@ def test_what_waits_is_not_told_before_it_is_final(api: Api, service: Service) -
 
 
 @pytest.mark.parametrize("path", ["/api/events", "/api/events/", "/api/events?after=", "/api/events/?after="])
-def test_with_no_cursor_or_an_empty_one_it_begins_at_the_beginning(
+def test_without_a_cursor_the_feed_starts_at_the_beginning(
     api: Api, paid: tuple[str, list[int], list[dict[str, Any]]], path: str
 ) -> None:
     first = api.ask("GET", path).json["items"]
@@ -177,7 +177,7 @@ def test_a_cursor_ahead_of_the_books_is_told_so(api: Api, service: Service, paid
     assert page(api, "-".join(["1", *[f"{last:x}"] * 16]))["items"] == [], "the last number given is not ahead"
 
 
-def test_a_cursor_at_the_end_is_not_ahead_once_its_events_are_pruned(start_service: Callable[..., Service]) -> None:
+def test_a_cursor_at_the_end_is_not_ahead_after_pruning(start_service: Callable[..., Service]) -> None:
     service = start_service()
     api = Api(service.url)
     user = api.add_user()
@@ -189,7 +189,7 @@ def test_a_cursor_at_the_end_is_not_ahead_once_its_events_are_pruned(start_servi
     assert [item["transaction"]["uid"] for item in read_all(api, last)] == [uid]
 
 
-def test_where_nothing_was_ever_paid_the_feed_is_empty_and_goes_on_from_there(
+def test_the_feed_is_empty_before_the_first_payment(
     start_service: Callable[..., Service],
 ) -> None:
     api = Api(start_service().url)
@@ -203,7 +203,7 @@ def test_where_nothing_was_ever_paid_the_feed_is_empty_and_goes_on_from_there(
 
 
 @pytest.mark.parametrize("narrowed", [False, True])
-def test_the_client_reads_it_page_by_page_and_goes_on_where_it_was(service: Service, api: Api, narrowed: bool) -> None:
+def test_the_client_reads_the_feed_page_by_page(service: Service, api: Api, narrowed: bool) -> None:
     payments = Payments(service.url)
     start, user = end(api), payments.add_user("Ada").id
     read = partial(payments.events, user_id=user if narrowed else None, page_size=2)

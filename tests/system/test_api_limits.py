@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from api import PROBLEM, Answer, Api, count_rows, held_lane, transaction
+from api import PROBLEM, Api, Response, count_rows, held_lane, transaction
 from running_service import Service, family, wait_until
 
 pytestmark = pytest.mark.system
@@ -20,7 +20,7 @@ def limited(start_service: Callable[..., Service]) -> Service:
     return start_service(PAYMENTS_BACKLOG_LIMIT=str(LIMIT))
 
 
-def test_over_the_backlog_limit_new_ones_get_429_and_known_ones_their_answer(limited: Service) -> None:
+def test_over_the_backlog_limit_only_new_requests_get_429(limited: Service) -> None:
     api = Api(limited.url)
     user_id = api.add_user()
     sent = []
@@ -63,14 +63,14 @@ def hanging(start_service: Callable[..., Service]) -> Iterator[Service]:
     wait_until(service.answers, "ready again")
 
 
-def unavailable(api: Api, method: str, path: str, body: object = None) -> Answer:
+def unavailable(api: Api, method: str, path: str, body: object = None) -> Response:
     answer = api.ask(method, path, body, expected=503)
     assert (answer.media, answer.json["code"]) == (PROBLEM, "database_unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
     return answer
 
 
-def test_while_the_database_hangs_it_is_told_in_time_and_the_process_lives(hanging: Service) -> None:
+def test_a_hanging_database_is_503_in_time(hanging: Service) -> None:
     api = Api(hanging.url)
     began = time.monotonic()
     detail = unavailable(api, "PUT", "/api/transaction/", transaction(1)).json["detail"]
@@ -83,7 +83,7 @@ def test_while_the_database_hangs_it_is_told_in_time_and_the_process_lives(hangi
     assert "payments_pending_transactions" not in numbers
 
 
-def test_while_the_database_is_away_it_is_told_at_once_and_repeats_are_right_afterwards(
+def test_without_a_database_it_is_503_and_repeats_succeed(
     start_service: Callable[..., Service],
 ) -> None:
     service = start_service()

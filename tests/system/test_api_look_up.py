@@ -19,7 +19,7 @@ def user_id(api: Api) -> int:
     return api.add_user()
 
 
-def test_it_is_looked_up_by_get_and_post_in_any_case_with_and_without_a_slash(api: Api, user_id: int) -> None:
+def test_look_up_by_get_and_post_with_and_without_a_slash(api: Api, user_id: int) -> None:
     uid = api.deposit(user_id).json["uid"]
     expected = api.look_up(uid)
     assert (expected.status, list(expected.json)) == (200, MEMBERS)

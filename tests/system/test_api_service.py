@@ -91,7 +91,7 @@ def numbers(api: Api) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
 
-def test_the_metrics_have_their_published_names_and_cover_the_worker(api: Api) -> None:
+def test_metrics_have_their_published_names(api: Api) -> None:
     user_id = api.add_user()
     settled = 'payments_settled_total{status="COMPLETED"}'
     before = numbers(api).get(settled, 0.0)
@@ -166,7 +166,7 @@ def test_an_odd_request_id_is_replaced(api: Api, given: str) -> None:
     assert len(set(made)) == 2
 
 
-def test_the_request_id_goes_with_the_payment_into_the_workers_log(api: Api, service: Service) -> None:
+def test_the_request_id_is_in_the_workers_log(api: Api, service: Service) -> None:
     request_id = uuid.uuid4().hex
     content = transaction(api.add_user())
     assert api.put(content, **{"X-Request-ID": request_id, "Prefer": "wait=15"}).status == 200

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from api import Answer, Api, held_lane, query, transaction
+from api import Api, Response, held_lane, query, transaction
 from running_service import Service, wait_until
 
 pytestmark = pytest.mark.system
@@ -153,7 +153,7 @@ def test_a_page_has_100_items_unless_asked_otherwise(api: Api) -> None:
     assert [len(page) for page in pages(api, user_id, "")] == [100, 1]
 
 
-def csv_of(api: Api, path: str) -> tuple[Answer, list[str]]:
+def csv_of(api: Api, path: str) -> tuple[Response, list[str]]:
     answer = api.ask("GET", path, headers={"Accept": "text/csv"})
     assert (answer.status, answer.media) == (200, "text/csv"), answer
     return answer, answer.body.decode().removesuffix("\r\n").split("\r\n")
@@ -244,7 +244,7 @@ def sessions_at_work(service: Service) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.timeout(300)
-def test_who_reads_a_csv_slowly_holds_no_connection_and_can_tell_if_it_is_whole(
+def test_a_slow_csv_reader_holds_no_database_connection(
     start_service: Callable[..., Service],
 ) -> None:
     service = start_service()

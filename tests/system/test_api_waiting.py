@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import urllib3
-from api import Answer, Api, held_lane, query, transaction
+from api import Api, Response, held_lane, query, transaction
 from running_service import Service, wait_until
 
-from web.gate import raise_descriptors
+from web.gate import raise_descriptor_limit
 
 pytestmark = pytest.mark.system
 
@@ -38,7 +38,7 @@ def user_id(api: Api) -> int:
     return api.add_user()
 
 
-def applied(answer: Answer) -> str | None:
+def applied(answer: Response) -> str | None:
     return answer.headers.get("Preference-Applied")
 
 
@@ -100,7 +100,7 @@ def test_they_answer_as_soon_as_it_is_final(api: Api, service: Service, user_id:
         ("return=minimal", None),
     ],
 )
-def test_a_preference_is_read_as_rfc_7240_has_it_and_ignored_if_unreadable(
+def test_prefer_follows_rfc_7240_and_is_ignored_if_invalid(
     api: Api, done: str, preference: str, told: str | None
 ) -> None:
     for method in ("GET", "POST"):
@@ -130,7 +130,7 @@ def test_a_304_is_waited_for_too(api: Api, service: Service, user_id: int) -> No
 def test_1000_clients_that_wait_keep_nobody_else_waiting(api: Api, service: Service, user_id: int) -> None:
     """Each holds a connection and a little memory. Whose lane is free is paid as quickly as ever."""
     other = api.add_user()  # of the next lane
-    raise_descriptors()
+    raise_descriptor_limit()
     with ExitStack() as opened:
         with held_lane(service.database_url, user_id):
             clients = [opened.enter_context(waiting_client(service, transaction(user_id))) for _ in range(CLIENTS)]

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.system
 
 
 @pytest.mark.timeout(600)
-def test_a_quick_run_writes_a_table_json_and_a_chart_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_quick_run_writes_its_reports_and_cleans_up(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     written, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"

@@ -159,7 +159,7 @@ def test_a_statement_is_read_over_all_its_pages(payments: Payments) -> None:
     assert list(payments.statement(payments.add_user("Bob").id)) == []
 
 
-def test_a_rejection_is_raised_with_the_transaction_now_and_ever_after(payments: Payments) -> None:
+def test_a_rejection_is_raised_at_every_repeat(payments: Payments) -> None:
     user = payments.add_user("Ada")
     payment = Payment("WITHDRAW", user.id, "1")
     for wait in (10, 0):
@@ -224,7 +224,7 @@ def test_each_error_has_its_kind(
     assert error.detail in str(error)
 
 
-def test_what_is_not_settled_in_time_is_pending_and_can_be_waited_for(service: Service, payments: Payments) -> None:
+def test_an_unsettled_payment_is_pending_and_can_be_awaited(service: Service, payments: Payments) -> None:
     user = payments.add_user("Ada")
     with held_lane(service.database_url, user.id):
         began = time.monotonic()
@@ -278,7 +278,7 @@ def test_it_waits_as_long_as_the_service_asks(service: Service, payments: Paymen
     assert all(1 <= pause < 10 for pause in pauses), pauses
 
 
-def test_when_its_patience_ends_the_error_has_the_uid_to_ask_again_with(service: Service, payments: Payments) -> None:
+def test_after_the_timeout_the_error_has_the_uid(service: Service, payments: Payments) -> None:
     user = payments.add_user("Ada")
     with bad_line(service, *["cut after"] * 100) as line:
         began = time.monotonic()
@@ -300,7 +300,7 @@ def test_where_nobody_listens_it_gives_up_in_time() -> None:
     assert time.monotonic() - began < 10
 
 
-def test_it_sends_its_key_and_a_request_id_that_is_the_same_for_each_try(service: Service) -> None:
+def test_retries_send_the_same_key_and_request_id(service: Service) -> None:
     with bad_line(service, "503") as line:
         Payments(line.url, key="secret").add_user("Ada")
     assert [headers["Authorization"] for headers, _ in line.seen] == ["Bearer secret"] * 2

@@ -117,7 +117,7 @@ def deliver() -> Iterator[Callable[..., int]]:
     thread.join()
 
 
-def test_a_delivery_switches_a_campaign_on_and_a_forged_one_does_not(deliver: Any) -> None:
+def test_only_a_signed_delivery_switches_a_campaign_on(deliver: Any) -> None:
     assert deliver(headers(OTHER)) == 401
     assert deliver(headers(), "/elsewhere") == 404
     assert deliver.campaigns() == []

@@ -80,7 +80,7 @@ def worker(service: Service, tmp_path: Path) -> Iterator[Worker]:
         assert_all_ended(before, 30)
 
 
-def test_a_worker_serves_what_it_settled_also_after_its_exporter_was_killed(service: Service, worker: Worker) -> None:
+def test_metrics_survive_a_killed_exporter(service: Service, worker: Worker) -> None:
     api, completed = Api(service.url), 'payments_settled_total{status="COMPLETED"}'
     user_id = api.add_user()
 

@@ -69,7 +69,7 @@ def test_payments_settle_when_the_broker_is_killed(service: Service, api: Api) -
     assert_settled(api, user_id, accept_deposits(api, user_id, 20))
 
 
-def test_payments_settle_when_all_settling_processes_die_while_the_broker_is_frozen(service: Service, api: Api) -> None:
+def test_payments_settle_after_all_workers_die(service: Service, api: Api) -> None:
     """Their parent starts others, whose sweeps need no broker."""
     user_id = api.add_user()
     worker = service.pid_of("worker")
@@ -116,7 +116,7 @@ def test_a_frozen_process_does_not_keep_its_lane(service: Service, api: Api) -> 
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_worker_of_which_all_processes_are_frozen_settles_again(start_service: Callable[..., Service]) -> None:
+def test_a_worker_with_frozen_processes_settles_again(start_service: Callable[..., Service]) -> None:
     service = start_service(PAYMENTS_DEAF_SECONDS="2")
     api, worker = Api(service.url), service.pid_of("worker")
     user_id = api.add_user()
@@ -126,7 +126,7 @@ def test_a_worker_of_which_all_processes_are_frozen_settles_again(start_service:
     assert service.pid_of("worker") == worker, "its processes were replaced, not it"
 
 
-def test_a_request_can_be_followed_by_its_id_from_web_to_the_workers_line(service: Service, api: Api) -> None:
+def test_a_request_id_is_in_the_logs_of_web_and_worker(service: Service, api: Api) -> None:
     request_id = f"trace-{uuid.uuid4().hex}"
     content = transaction(api.add_user())
     api.put(content, **{"X-Request-ID": request_id, "Prefer": "wait=5"})

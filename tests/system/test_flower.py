@@ -63,7 +63,7 @@ def status(url: str, password: str = "") -> int:
     return 200
 
 
-def test_without_the_password_flower_tells_only_its_health_and_its_metrics(flower: str) -> None:
+def test_without_a_password_flower_shows_health_and_metrics(flower: str) -> None:
     for page in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length"):
         assert [status(flower + page, given) for given in ("", "operator:wrong", PASSWORD)] == [401, 401, 200], page
     # Both are open whatever is set: they belong on no ingress.

@@ -17,7 +17,7 @@ from api import JSON, Api, held_lane, transaction
 from paying_clients import PayingClients, assert_each_settled_once
 from running_service import ROOT, Service, environment, started_at, wait_until
 
-from web.stopping import _shut_the_door
+from web.stopping import _refuse_connections
 
 pytestmark = pytest.mark.system
 
@@ -130,9 +130,7 @@ def test_while_one_of_two_is_replaced_nobody_is_even_refused(
     assert clients.refused == 0
 
 
-def test_a_list_that_is_being_sent_is_taken_in_after_the_door_is_shut(
-    service: Service, start_web: Callable[..., Web]
-) -> None:
+def test_a_list_under_way_is_accepted_during_shutdown(service: Service, start_web: Callable[..., Web]) -> None:
     web, user_id = start_web(), Api(service.url).add_user()
     contents = [transaction(user_id, amount="1.00") for _ in range(5000)]
     body = json.dumps(contents).encode()
@@ -153,9 +151,7 @@ def test_a_list_that_is_being_sent_is_taken_in_after_the_door_is_shut(
     assert_each_settled_once(service.database_url, [user_id], {content["uid"] for content in contents})
 
 
-def test_who_keeps_a_connection_is_answered_and_asked_to_let_go_of_it(
-    service: Service, start_web: Callable[..., Web]
-) -> None:
+def test_a_stopping_web_closes_kept_connections_politely(service: Service, start_web: Callable[..., Web]) -> None:
     """That the stop has begun is seen by one who waits: that one is answered."""
     web, user_id = start_web(), Api(service.url).add_user()
     kept, waits = (http.client.HTTPConnection("127.0.0.1", web.port, timeout=30) for _ in range(2))
@@ -186,7 +182,7 @@ def test_a_shut_door_lets_nobody_in_and_keeps_who_is_inside(address: str) -> Non
         socket.socket(listener.family) as late,
     ):
         early.connect(listener.getsockname())
-        _shut_the_door()
+        _refuse_connections()
         with pytest.raises(ConnectionRefusedError):
             late.connect(listener.getsockname())
         inside, _ = listener.accept()

@@ -33,7 +33,7 @@ def ends(service: Service, role: str) -> list[str]:
     ]
 
 
-def test_workers_stopped_under_load_end_in_time_and_nothing_is_lost(service: Service) -> None:
+def test_workers_stopped_under_load_lose_nothing(service: Service) -> None:
     api, before = Api(service.url), len(ends(service, "worker"))
     user_ids = [api.add_user() for _ in range(8)]
     with PayingClients([urlsplit(service.url).port or 0], user_ids, keep_alive=True) as clients:
@@ -93,7 +93,7 @@ def test_a_notifier_that_is_stopped_finishes_its_deliveries(start_service: Calla
     assert len(bodies) == len({got.id for got in receiver.got}) == len(whole) * len(users), "a repeat is the same"
 
 
-def test_a_delivery_that_has_left_its_slot_is_finished_by_a_notifier_that_stops(
+def test_a_stopping_notifier_finishes_slow_deliveries(
     start_service: Callable[..., Service],
 ) -> None:
     service = start_service(WEBHOOK_ALLOW_PRIVATE="1")

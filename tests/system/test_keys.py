@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api import Answer, Api, query
+from api import Api, Response, query
 from running_service import Service, payments, wait_until
 
 pytestmark = pytest.mark.system
@@ -84,7 +84,7 @@ def test_an_idempotency_key_belongs_to_the_key_that_sent_it(guarded: Service) ->
     api = Api(guarded.url)
     first, second = create(guarded.data, "shop", "write"), create(guarded.data, "till", "admin")
 
-    def add(key: str, name: str = "Ada") -> Answer:
+    def add(key: str, name: str = "Ada") -> Response:
         return api.ask(
             "POST", "/api/user/", {"name": name}, {"Authorization": f"Bearer {key}", "Idempotency-Key": "order 1"}
         )
@@ -97,11 +97,11 @@ def test_an_idempotency_key_belongs_to_the_key_that_sent_it(guarded: Service) ->
         add(key, "Bob").refused(422, "key_reused")
 
 
-def test_an_idempotency_key_of_a_webhook_belongs_to_the_key_that_sent_it(guarded: Service) -> None:
+def test_an_idempotency_key_belongs_to_its_api_key(guarded: Service) -> None:
     api, content = Api(guarded.url), {"url": "https://8.8.8.8/hook", "events": ["account.funded"]}
     keys = [create(guarded.data, name, "admin") for name in ("ads", "mail")]
 
-    def add(key: str) -> Answer:
+    def add(key: str) -> Response:
         headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "hook 1"}
         return api.ask("POST", "/api/webhook/", content, headers, 201)
 
@@ -145,7 +145,7 @@ def test_no_key_is_in_logs_in_errors_in_ps_or_in_metrics(guarded: Service) -> No
     assert not [text for text in seen if key.split("_", 2)[2] in text]
 
 
-def test_it_does_not_listen_beyond_loopback_before_there_is_a_key(tmp_path: Path) -> None:
+def test_it_listens_only_on_loopback_before_there_is_a_key(tmp_path: Path) -> None:
     data = tmp_path / "data"
     create(data, "old", "admin")
     assert payments("key", "revoke", "1", "--data", data).returncode == 0

@@ -60,7 +60,7 @@ def test_no_password_is_in_its_output(service: Service) -> None:
         assert password not in output
 
 
-def test_every_other_line_is_a_json_object_that_names_its_process(service: Service) -> None:
+def test_every_log_line_is_json_and_names_its_process(service: Service) -> None:
     lines = service.log_lines()
     assert {line["process"] for line in lines} >= {"web", "worker", "broker", "postgres", "migrations"}
     assert all({"timestamp", "level", "event"} <= line.keys() for line in lines)
@@ -77,7 +77,7 @@ def test_ps_lists_each_role_with_its_pid_and_where_it_is(service: Service) -> No
     assert [line.split()[0] for line in table.splitlines()] == [process["role"] for process in service.ps()]
 
 
-def test_the_urls_of_ps_are_complete_and_the_owner_is_no_superuser(service: Service) -> None:
+def test_ps_urls_are_complete_and_the_owner_no_superuser(service: Service) -> None:
     with closing(psycopg2.connect(service.database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT rolname, rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user")
         assert cursor.fetchone() == ("payments", False, True)
@@ -223,7 +223,7 @@ def test_a_first_start_that_is_killed_leaves_no_half_a_database(start_service: S
     start_service()
 
 
-def test_after_a_kill_of_up_nothing_is_left_and_the_next_goes_on_from_the_data(start_service: Start) -> None:
+def test_after_a_kill_of_up_the_next_one_continues(start_service: Start) -> None:
     service = start_service()
     with closing(psycopg2.connect(service.database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE kept AS SELECT 7 AS n")

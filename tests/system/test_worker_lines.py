@@ -89,7 +89,7 @@ def assert_all_json(run: Run) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("notify",)])
-def test_each_line_of_a_worker_is_json_also_when_its_broker_goes_away(
+def test_worker_logs_are_json_when_the_broker_goes_away(
     tmp_path: Path, broker_url: str, arguments: tuple[str, ...]
 ) -> None:
     run = Run(tmp_path, broker_url, *arguments)
@@ -97,9 +97,9 @@ def test_each_line_of_a_worker_is_json_also_when_its_broker_goes_away(
         wait_until(run.heartbeat.exists, "all its processes take messages")
         with Redis.from_url(broker_url) as redis:
             redis.config_set("min-replicas-to-write", "5")
-            run.await_line("the broker refuses the worker")
+            run.await_line("worker refused by broker")
             change_password(redis)
-        run.await_line("the broker cannot be reached")
+        run.await_line("broker unreachable")
         assert run.stop() == 0
     finally:
         if run.process.poll() is None:
@@ -173,7 +173,7 @@ def test_a_database_that_is_away_is_a_line_and_no_traceback(tmp_path: Path, brok
                 sender.send_task("settle", args=[[number % 16]], task_id=f"ring-{number}", queue="settle", retry=False)
             wait_until(lambda: "task-failed" in seen, "an event says that a task failed", READY_SECONDS)
         assert seen["task-failed"]["exception"].startswith("NotDone("), seen
-        run.await_line("task failed; the sweep tries again")
+        run.await_line("task failed")
         with Redis.from_url(broker_url) as redis:
             wait_until(lambda: redis.llen("settle") == 0, "all rings are taken")
         assert run.stop() == 0
@@ -197,7 +197,7 @@ def test_what_a_killed_worker_leaves_is_cleared_by_the_next(tmp_path: Path, brok
         redis.config_set("min-replicas-to-write", "5")  # so that the next one does not become ready
         second = Run(tmp_path, broker_url)
         try:
-            second.await_line("the broker refuses the worker")
+            second.await_line("worker refused by broker")
             assert not second.heartbeat.exists(), "an old heartbeat says that the new worker consumes"
             redis.config_set("min-replicas-to-write", "0")
             wait_until(second.heartbeat.exists, "it consumes", READY_SECONDS)

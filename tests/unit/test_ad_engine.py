@@ -100,7 +100,7 @@ def test_since_when_is_told_of_the_last_switch() -> None:
     assert [c["user_id"] for c in campaigns.listed()] == [2, 7]
 
 
-def test_the_page_has_the_last_switch_on_top_and_says_when_it_is_not_whole() -> None:
+def test_the_page_lists_the_last_switch_first() -> None:
     engine = Engine(Service("http://127.0.0.1:1"))
     assert "Nobody has paid in yet" in page(engine)
     for user_id, balance, at in ((1, "1250.50", "2026-11-23T10:00:00.1Z"), (2, "0.00", "2026-11-23T10:00:01.2Z")):

@@ -5,7 +5,7 @@ from collections import deque
 import pytest
 
 from shared.settings import settings
-from web.backlog import REMEMBERED, BacklogReader, fresh_seconds
+from web.backlog import REMEMBERED_READINGS, BacklogReader, backlog_max_age_seconds
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +37,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> BacklogReader:
     ],
 )
 def test_the_seconds_go_by_what_was_settled_of_late(reader: BacklogReader, pending: list[int], seconds: int) -> None:
-    reader._pending = deque([(100.0 + at, count) for at, count in enumerate(pending)], REMEMBERED)
+    reader._pending = deque([(100.0 + at, count) for at, count in enumerate(pending)], REMEMBERED_READINGS)
     assert reader.retry_seconds() == seconds
 
 
@@ -53,11 +53,11 @@ def test_the_seconds_go_by_what_was_settled_of_late(reader: BacklogReader, pendi
         (3_000_000, 0.6, 0.5),
     ],
 )
-def test_a_long_count_is_repeated_rarely_unless_the_limit_is_near(
+def test_a_slow_count_is_rare_unless_the_limit_is_near(
     monkeypatch: pytest.MonkeyPatch, pending: int, counted_seconds: float, seconds: float
 ) -> None:
     monkeypatch.setenv("PAYMENTS_BACKLOG_LIMIT", "2000000")
     settings.cache_clear()
-    assert fresh_seconds(pending, counted_seconds) == seconds
+    assert backlog_max_age_seconds(pending, counted_seconds) == seconds
     monkeypatch.undo()
     settings.cache_clear()

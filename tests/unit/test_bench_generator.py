@@ -75,7 +75,7 @@ def serve() -> Iterator[Callable[[Answer], Server]]:
         server.close()
 
 
-def test_every_request_is_sent_once_and_its_answer_counted_by_status(serve: Callable[[Answer], Server]) -> None:
+def test_every_request_is_sent_once_and_counted_by_status(serve: Callable[[Answer], Server]) -> None:
     server = serve(lambda number: [OK if number % 3 else ACCEPTED])
     requests = [REQUEST.replace(b"/", b"/%d" % number, 1) for number in range(30)]
     sample = closed_loop(server.address, iter(requests), 4, seconds=10)
@@ -84,7 +84,7 @@ def test_every_request_is_sent_once_and_its_answer_counted_by_status(serve: Call
     assert sample.rate == pytest.approx(30 / sample.seconds)
 
 
-def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_connections(
+def test_a_closed_loop_keeps_every_connection_busy(
     serve: Callable[[Answer], Server],
 ) -> None:
     all_here = threading.Barrier(5)
@@ -119,7 +119,7 @@ def test_a_server_that_hangs_up_is_no_answer(serve: Callable[[Answer], Server]) 
         closed_loop(server.address, itertools.repeat(REQUEST), 1, seconds=10)
 
 
-def test_an_open_loop_sends_at_its_rate_however_slow_the_answers_are(serve: Callable[[Answer], Server]) -> None:
+def test_an_open_loop_keeps_its_rate(serve: Callable[[Answer], Server]) -> None:
     def answer(_: int) -> Sequence[bytes]:
         time.sleep(0.1)
         return [OK]
@@ -130,7 +130,7 @@ def test_an_open_loop_sends_at_its_rate_however_slow_the_answers_are(serve: Call
     assert 0.1 <= sample.percentile(50, 200) < 0.3
 
 
-def test_a_stall_of_the_server_counts_for_all_requests_that_were_due_meanwhile(
+def test_a_stall_counts_for_all_requests_due_meanwhile(
     serve: Callable[[Answer], Server],
 ) -> None:
     """Coordinated omission: with its one connection stalled the generator cannot send, but the requests were due."""

@@ -16,7 +16,7 @@ from bench.waiting import CLIENTS
 pytestmark = pytest.mark.unit
 
 FASTER = Ratio("a", "a_per_s", {"floor_per_s": 1}, "floor", bar=2, stretch=4)
-SHORTER = Ratio("b", "b_ms", {"x_ms": 1, "y_ms": 2}, "x and two y", bar=15, stretch=8, most=True)
+SHORTER = Ratio("b", "b_ms", {"x_ms": 1, "y_ms": 2}, "x and two y", bar=15, stretch=8, upper_bound=True)
 
 
 def results(*runs: dict[str, float]) -> Results:
@@ -64,7 +64,7 @@ def test_the_ratio_quoted_is_the_median_of_the_runs_own_ratios() -> None:
     assert (found.value, found.floor) == (40, 90)
 
 
-def test_what_was_measured_once_stands_beside_what_was_measured_in_runs() -> None:
+def test_single_and_repeated_measurements_share_one_table() -> None:
     measured = results({"pgbench_spread_per_s": 1.0})
     measured.once = {"balance_at_large_ms": 3.0, "balance_at_small_ms": 2.0}
     (found,) = report.lines_of(measured)
@@ -108,14 +108,14 @@ def test_the_bars_of_waiting_clients_are_those_of_each_number() -> None:
     }
 
 
-def test_a_declined_wait_counts_as_the_second_until_its_client_asks_again() -> None:
+def test_a_declined_wait_counts_as_one_second() -> None:
     values = until_final(Sample({200: [0.01] * 50, 202: [0.002] * 50}))
     assert values["crowd_others_p50_ms"] == pytest.approx(1002)
     assert values["crowd_others_declined_percent"] == 50
     assert until_final(Sample({200: [0.01] * 50}))["crowd_others_p99_ms"] == pytest.approx(10)
 
 
-def test_a_step_brings_what_it_is_compared_with_in_the_order_of_all() -> None:
+def test_a_step_includes_the_floors_that_it_needs() -> None:
     assert [step.name for step in choose(["latency"])] == ["pgbench_spread", "spread", "latency"]
     chosen = [step.name for step in choose(["drain_1", "one_user"])]
     assert chosen == [step.name for step in STEPS if step.name in chosen]
@@ -129,7 +129,7 @@ def test_the_long_steps_are_measured_only_when_asked_for() -> None:
 def test_every_ratio_with_a_bar_has_a_stretch_beyond_it() -> None:
     for ratio in RATIOS:
         if ratio.bar is not None and ratio.stretch is not None:
-            assert ratio.stretch < ratio.bar if ratio.most else ratio.stretch > ratio.bar, ratio
+            assert ratio.stretch < ratio.bar if ratio.upper_bound else ratio.stretch > ratio.bar, ratio
 
 
 def test_the_chart_is_svg_with_a_bar_for_each_ratio_that_has_one() -> None:

@@ -7,7 +7,7 @@ from flask import Request
 from werkzeug.test import EnvironBuilder
 
 from shared.errors import Unavailable
-from web.bodies import MAX_ARRIVING_BYTES, MOST_BYTES, arriving
+from web.bodies import MAX_ARRIVING_BYTES, MAX_BODY_BYTES, stream_body
 
 pytestmark = pytest.mark.unit
 
@@ -22,27 +22,28 @@ def request(length: int | None) -> Request:
 
 
 @pytest.mark.parametrize(
-    ("length", "most_bytes"), [(MOST_BYTES, MOST_BYTES), (None, MOST_BYTES), (100 * MOST_BYTES, 100 * MOST_BYTES)]
+    ("length", "most_bytes"),
+    [(MAX_BODY_BYTES, MAX_BODY_BYTES), (None, MAX_BODY_BYTES), (100 * MAX_BODY_BYTES, 100 * MAX_BODY_BYTES)],
 )
 def test_so_many_large_bodies_may_be_on_their_way_and_no_more(length: int | None, most_bytes: int) -> None:
     with ExitStack() as opened:
-        for _ in range(MAX_ARRIVING_BYTES // MOST_BYTES):
-            opened.enter_context(arriving(request(length), most_bytes))
-        with pytest.raises(Unavailable), arriving(request(1), MOST_BYTES):
+        for _ in range(MAX_ARRIVING_BYTES // MAX_BODY_BYTES):
+            opened.enter_context(stream_body(request(length), most_bytes))
+        with pytest.raises(Unavailable), stream_body(request(1), MAX_BODY_BYTES):
             pass
-    with arriving(request(length), most_bytes):
+    with stream_body(request(length), most_bytes):
         pass
 
 
 def test_thousands_of_small_ones_fit() -> None:
     with ExitStack() as opened:
         for _ in range(10_000):
-            opened.enter_context(arriving(request(200), MOST_BYTES))
+            opened.enter_context(stream_body(request(200), MAX_BODY_BYTES))
 
 
 def test_what_fails_gives_its_room_back() -> None:
-    for _ in range(2 * MAX_ARRIVING_BYTES // MOST_BYTES):
-        with pytest.raises(ZeroDivisionError), arriving(request(MOST_BYTES), MOST_BYTES):
+    for _ in range(2 * MAX_ARRIVING_BYTES // MAX_BODY_BYTES):
+        with pytest.raises(ZeroDivisionError), stream_body(request(MAX_BODY_BYTES), MAX_BODY_BYTES):
             raise ZeroDivisionError
-    with arriving(request(MOST_BYTES), MOST_BYTES):
+    with stream_body(request(MAX_BODY_BYTES), MAX_BODY_BYTES):
         pass

@@ -6,32 +6,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.events import CURSOR_PATTERN, Cursor, Place, format_cursor, parse_cursor
+from shared.events import FEED_CURSOR_PATTERN, FeedPosition, UserPosition, format_cursor, parse_cursor
 from shared.model import LANES
 
 pytestmark = pytest.mark.unit
 
 IDS = st.integers(0, 2**63 - 1)
-GOOD = format_cursor(Cursor(tuple(range(LANES)), Place(7, 9)))
+GOOD = format_cursor(FeedPosition(tuple(range(LANES)), UserPosition(7, 9)))
 
 
-@given(st.builds(Cursor, st.tuples(*[IDS] * LANES), st.none() | st.builds(Place, IDS, IDS)))
-def test_a_cursor_comes_back_as_it_went_out(cursor: Cursor) -> None:
+@given(st.builds(FeedPosition, st.tuples(*[IDS] * LANES), st.none() | st.builds(UserPosition, IDS, IDS)))
+def test_a_cursor_comes_back_as_it_went_out(cursor: FeedPosition) -> None:
     text = format_cursor(cursor)
     assert parse_cursor(text) == cursor
     assert re.fullmatch("[A-Za-z0-9_-]+", text)
 
 
 @settings(max_examples=15)  # they are slow to make
-@given(st.from_regex(CURSOR_PATTERN, fullmatch=True))
+@given(st.from_regex(FEED_CURSOR_PATTERN, fullmatch=True))
 def test_whatever_looks_like_one_can_be_read(text: str) -> None:
     cursor = parse_cursor(text.rstrip("\n"))
     assert len(cursor.lanes) == LANES
-    assert all(0 <= last < 2**63 for last in (*cursor.lanes, *(cursor.place or ())))
+    assert all(0 <= last < 2**63 for last in (*cursor.lanes, *(cursor.user_position or ())))
 
 
 def test_an_empty_one_is_the_beginning() -> None:
-    assert parse_cursor("") == Cursor() == parse_cursor(format_cursor(Cursor()))
+    assert parse_cursor("") == FeedPosition() == parse_cursor(format_cursor(FeedPosition()))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import psycopg2  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import exc
 
-from shared.database import array, is_machinery, may_be_one_users, text_array
+from shared.database import array, is_infrastructure_error, may_be_single_user, text_array
 
 pytestmark = pytest.mark.unit
 
@@ -30,13 +30,13 @@ def _raised(kind: type[exc.DBAPIError], pgcode: str | None, lost: bool = False) 
 
 @pytest.mark.parametrize("pgcode", ["08006", "25P03", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01"])
 def test_what_the_server_could_not_do_just_now_is_machinery(pgcode: str) -> None:
-    assert is_machinery(_raised(exc.DBAPIError, pgcode))
+    assert is_infrastructure_error(_raised(exc.DBAPIError, pgcode))
 
 
-def test_what_the_driver_itself_raises_of_a_lost_line_is_machinery() -> None:
-    assert is_machinery(psycopg2.OperationalError("server closed the connection unexpectedly"))
-    assert is_machinery(psycopg2.InterfaceError("connection already closed"))
-    assert not is_machinery(psycopg2.ProgrammingError("the last operation didn't produce records"))
+def test_a_lost_line_is_an_infrastructure_error() -> None:
+    assert is_infrastructure_error(psycopg2.OperationalError("server closed the connection unexpectedly"))
+    assert is_infrastructure_error(psycopg2.InterfaceError("connection already closed"))
+    assert not is_infrastructure_error(psycopg2.ProgrammingError("the last operation didn't produce records"))
 
 
 @pytest.mark.parametrize(
@@ -54,25 +54,25 @@ def test_what_the_driver_itself_raises_of_a_lost_line_is_machinery() -> None:
     ],
 )
 def test_a_full_disk_is_everybodys_and_a_lock_may_be_one_users(pgcode: str, may_be: bool) -> None:
-    assert may_be_one_users(_raised(exc.OperationalError, pgcode)) == may_be
+    assert may_be_single_user(_raised(exc.OperationalError, pgcode)) == may_be
 
 
 @pytest.mark.parametrize("pgcode", ["22003", "22P02", "23505", "23514", "23001", "42703", "42P01", "P0001"])
 def test_what_a_row_or_our_statement_did_is_not_machinery(pgcode: str) -> None:
-    assert not is_machinery(_raised(exc.DBAPIError, pgcode))
-    assert not is_machinery(_raised(exc.OperationalError, pgcode))
+    assert not is_infrastructure_error(_raised(exc.DBAPIError, pgcode))
+    assert not is_infrastructure_error(_raised(exc.OperationalError, pgcode))
 
 
 def test_a_lost_connection_is_machinery_though_it_has_no_code() -> None:
-    assert is_machinery(_raised(exc.OperationalError, None))
-    assert is_machinery(_raised(exc.InterfaceError, None))
-    assert is_machinery(_raised(exc.DatabaseError, None, lost=True))  # "no message from the libpq"
-    assert is_machinery(exc.TimeoutError("the pool is empty"))
+    assert is_infrastructure_error(_raised(exc.OperationalError, None))
+    assert is_infrastructure_error(_raised(exc.InterfaceError, None))
+    assert is_infrastructure_error(_raised(exc.DatabaseError, None, lost=True))  # "no message from the libpq"
+    assert is_infrastructure_error(exc.TimeoutError("the pool is empty"))
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError(7), ZeroDivisionError(), AssertionError()])
 def test_a_bug_of_ours_is_not_machinery(error: Exception) -> None:
-    assert not is_machinery(error)
+    assert not is_infrastructure_error(error)
 
 
 def test_values_are_bound_as_one_array_literal() -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from shared.ledger import Account, Past, Pending, effective_instant, fold, instants_to_scan, judge
+from shared.ledger import Account, LowestBalances, Pending, effective_instant, fold, instants_to_scan, judge
 from shared.model import EventType, Reason, Status, Type
 from shared.money import MAX_BALANCE
 
@@ -35,7 +35,7 @@ def account(balance: int = 0, history: datetime | None = None, user_id: int = 7)
     return Account(user_id, balance, last_seq=3 if history else 0, last_history_at=history, last_event_seq=5)
 
 
-def fold_one(batch: list[Pending], before: Account, pasts: Mapping[int, Past] | None = None) -> list[Status]:
+def fold_one(batch: list[Pending], before: Account, pasts: Mapping[int, LowestBalances] | None = None) -> list[Status]:
     return [outcome.status for outcome in fold(batch, {before.user_id: before}, pasts or {}, NOW)[0]]
 
 
@@ -80,15 +80,17 @@ def test_the_instant_of_an_entry(
         (withdrawal(6), account(5), None, Reason.INSUFFICIENT_FUNDS),
         (withdrawal(1), account(0), None, Reason.INSUFFICIENT_FUNDS),
         # at or after the last history only the balance counts
-        (withdrawal(5, NOW - seconds(90)), account(5, NOW - seconds(90)), Past([OLD], [0]), None),
+        (withdrawal(5, NOW - seconds(90)), account(5, NOW - seconds(90)), LowestBalances([OLD], [0]), None),
         # late: the lowest balance from its instant on counts too
-        (withdrawal(5, OLD), account(9, NOW), Past([OLD, NOW], [5, 9]), None),
-        (withdrawal(6, OLD), account(9, NOW), Past([OLD, NOW], [5, 9]), Reason.INSUFFICIENT_FUNDS),
-        (withdrawal(6, OLD), account(5, NOW), Past([OLD, NOW], [9, 5]), Reason.INSUFFICIENT_FUNDS),
-        (withdrawal(6, OLD), account(9, NOW), Past([OLDER, OLD, NOW], [0, 7, 9]), None),
+        (withdrawal(5, OLD), account(9, NOW), LowestBalances([OLD, NOW], [5, 9]), None),
+        (withdrawal(6, OLD), account(9, NOW), LowestBalances([OLD, NOW], [5, 9]), Reason.INSUFFICIENT_FUNDS),
+        (withdrawal(6, OLD), account(5, NOW), LowestBalances([OLD, NOW], [9, 5]), Reason.INSUFFICIENT_FUNDS),
+        (withdrawal(6, OLD), account(9, NOW), LowestBalances([OLDER, OLD, NOW], [0, 7, 9]), None),
     ],
 )
-def test_the_reason_to_reject(row: Pending, before: Account, past: Past | None, reason: Reason | None) -> None:
+def test_the_reason_to_reject(
+    row: Pending, before: Account, past: LowestBalances | None, reason: Reason | None
+) -> None:
     assert judge(row, before, past, effective_instant(row, before, NOW)) == reason
 
 
@@ -128,16 +130,16 @@ def test_an_outcome_carries_the_entry_and_the_event() -> None:
 @pytest.mark.parametrize(
     ("row", "before", "past", "lowest"),
     [
-        (withdrawal(6, OLD), account(9, NOW), Past([OLD, NOW], [5, 9]), 5),
-        (withdrawal(9, OLD), account(9, NOW), Past([OLD, NOW], [0, 9]), 0),
-        (withdrawal(6, OLD), account(5, NOW), Past([OLD, NOW], [4, 5]), None),  # not covered now either
+        (withdrawal(6, OLD), account(9, NOW), LowestBalances([OLD, NOW], [5, 9]), 5),
+        (withdrawal(9, OLD), account(9, NOW), LowestBalances([OLD, NOW], [0, 9]), 0),
+        (withdrawal(6, OLD), account(5, NOW), LowestBalances([OLD, NOW], [4, 5]), None),  # not covered now either
         (withdrawal(6), account(5, NOW), None, None),
-        (withdrawal(5, OLD), account(9, NOW), Past([OLD, NOW], [5, 9]), None),  # completes
+        (withdrawal(5, OLD), account(9, NOW), LowestBalances([OLD, NOW], [5, 9]), None),  # completes
         (deposit(1, OLD), account(MAX_BALANCE, NOW), None, None),
     ],
 )
-def test_a_rejection_for_its_instant_alone_carries_the_lowest_balance(
-    row: Pending, before: Account, past: Past | None, lowest: int | None
+def test_a_late_rejection_carries_the_lowest_balance(
+    row: Pending, before: Account, past: LowestBalances | None, lowest: int | None
 ) -> None:
     (outcome,), _ = fold([row], {7: before}, {7: past} if past else {}, NOW)
     assert outcome.lowest_balance == lowest
@@ -151,7 +153,7 @@ def test_users_of_one_batch_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.parametrize("skew", [-30, 30])
-def test_a_client_clock_that_is_wrong_by_half_a_minute_rejects_nothing(skew: int) -> None:
+def test_a_client_clock_off_by_30_seconds_rejects_nothing(skew: int) -> None:
     batch = [deposit(5), withdrawal(5, NOW + seconds(skew))]
     assert fold_one(batch, account()) == ["COMPLETED", "COMPLETED"]
 
@@ -160,7 +162,7 @@ def test_entries_of_one_instant_count_together() -> None:
     assert fold_one([deposit(5, OLD), deposit(9), withdrawal(5, OLD)], account()) == ["COMPLETED"] * 3
 
 
-def test_a_withdrawal_before_the_deposit_that_would_pay_for_it_is_rejected() -> None:
+def test_a_withdrawal_before_its_deposit_is_rejected() -> None:
     assert fold_one([deposit(5, OLD), withdrawal(5, OLDER)], account()) == ["COMPLETED", "REJECTED"]
 
 
@@ -170,12 +172,12 @@ def test_a_batch_mate_counts_against_a_late_withdrawal() -> None:
 
 
 def test_a_late_deposit_pays_for_a_late_withdrawal_after_it() -> None:
-    past = {7: Past([OLD, NOW], [0, 9])}
+    past = {7: LowestBalances([OLD, NOW], [0, 9])}
     assert fold_one([deposit(4, OLDER), withdrawal(4, OLD)], account(9, NOW), past) == ["COMPLETED"] * 2
 
 
 def test_a_past_counts_an_entry_from_its_instant_on() -> None:
-    past = Past([OLDEST, OLD], [4, 6])
+    past = LowestBalances([OLDEST, OLD], [4, 6])
     past.record(OLD, -5)
     assert (past.lowest_from(OLDEST), past.lowest_from(OLD)) == (1, 1)
     past.record(OLDEST, 3)
@@ -183,7 +185,7 @@ def test_a_past_counts_an_entry_from_its_instant_on() -> None:
 
 
 def test_a_past_grows_by_instants_after_the_last_history() -> None:
-    past = Past([OLD], [6])
+    past = LowestBalances([OLD], [6])
     past.record(NOW, -5)
     past.record(NOW + TICK, 9)
     assert [past.lowest_from(at) for at in (OLD, NOW, NOW + TICK)] == [1, 1, 10]
@@ -204,7 +206,7 @@ def test_a_past_grows_by_instants_after_the_last_history() -> None:
         ([withdrawal(5)], account(5, NOW), []),
     ],
 )
-def test_the_past_is_scanned_only_for_a_late_withdrawal_that_could_pass(
+def test_only_a_late_withdrawal_that_could_pass_needs_a_scan(
     batch: list[Pending], before: Account, starts: list[datetime]
 ) -> None:
     assert instants_to_scan(before, batch) == starts

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.ledger import Account, Past, Pending, fold, instants_to_scan
+from shared.ledger import Account, LowestBalances, Pending, fold, instants_to_scan
 from shared.model import Type
 from tests.naive import NaiveAccount
 
@@ -61,14 +61,14 @@ def naive_instant(row: Pending, naive: NaiveAccount, moment: datetime) -> dateti
     return naive.last_instant(moment)
 
 
-def scan(naive: NaiveAccount, starts: Sequence[datetime]) -> Past:
+def scan(naive: NaiveAccount, starts: Sequence[datetime]) -> LowestBalances:
     """What the database's scan must answer, by brute force."""
     ends = [*starts[1:], datetime.max.replace(tzinfo=UTC)]
     lowest = []
     for start, end in zip(starts, ends, strict=True):
         instants = [start, *(at for at, _ in naive.entries if start <= at < end)]
         lowest.append(min(naive.balance_at(instant) for instant in instants))
-    return Past(starts, lowest)
+    return LowestBalances(starts, lowest)
 
 
 @settings(max_examples=250, deadline=None, database=None)

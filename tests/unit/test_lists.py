@@ -13,7 +13,7 @@ from werkzeug.test import EnvironBuilder
 
 from shared.errors import Invalid, PaymentsError
 from web.bodies import parse_json
-from web.lists import MOST_BYTES, MOST_ITEMS, MOST_LINE_BYTES, NDJSON, _items_of_lines, read_list
+from web.lists import MAX_LINE_BYTES, MAX_LIST_BYTES, MAX_LIST_ITEMS, NDJSON, _items_of_lines, read_list
 
 pytestmark = pytest.mark.unit
 
@@ -76,16 +76,16 @@ def test_lines_are_the_same_wherever_the_body_is_cut(size: int) -> None:
     assert found == [{"a": 1}, [2], alone(b"broken"), "é", 3]
 
 
-@pytest.mark.parametrize("size", [1000, MOST_LINE_BYTES, 10 * MOST_LINE_BYTES])
+@pytest.mark.parametrize("size", [1000, MAX_LINE_BYTES, 10 * MAX_LINE_BYTES])
 def test_a_line_that_is_too_long_is_told_so_and_the_next_is_read(size: int) -> None:
-    fits = b'"' + b"x" * (MOST_LINE_BYTES - 2) + b'"'
-    for long in (b" " + fits, fits * 9, b" " * 8 * MOST_LINE_BYTES + b"1"):
+    fits = b'"' + b"x" * (MAX_LINE_BYTES - 2) + b'"'
+    for long in (b" " + fits, fits * 9, b" " * 8 * MAX_LINE_BYTES + b"1"):
         found = [told(item) for item in _items_of_lines(cut(b"1\n" + long + b"\n2\n" + fits + b"\n" + long, size))]
-        too_long = ("body_too_large", f"A line must have at most {MOST_LINE_BYTES} bytes.")
+        too_long = ("body_too_large", f"A line must have at most {MAX_LINE_BYTES} bytes.")
         assert found == [1, too_long, 2, json.loads(fits), too_long]
 
 
-def test_a_name_that_one_object_holds_twice_spoils_that_item_alone() -> None:
+def test_a_duplicate_name_makes_only_its_item_invalid() -> None:
     twice = ('{"a": 1, "a": 1}', '[{"b": {"a": 1, "a": 2}}]')
     found = read(f'[1, {twice[0]}, {{"a": 1}}, {twice[1]}, 2]'.encode())
     assert found == [1, alone(twice[0].encode()), {"a": 1}, alone(twice[1].encode()), 2]
@@ -135,20 +135,20 @@ def test_as_many_items_as_may_be_and_one_more(media: str, between: bytes) -> Non
         items = between.join([b"0"] * count)
         return b"[%s]" % items if media == JSON else items
 
-    assert read(body(MOST_ITEMS), media) == [0] * MOST_ITEMS
-    assert refusal(body(MOST_ITEMS + 1), media) == ("body_too_large", "A list must have at most 10000 items.")
+    assert read(body(MAX_LIST_ITEMS), media) == [0] * MAX_LIST_ITEMS
+    assert refusal(body(MAX_LIST_ITEMS + 1), media) == ("body_too_large", "A list must have at most 10000 items.")
 
 
 @pytest.mark.parametrize("media", [JSON, NDJSON])
 def test_as_many_bytes_as_may_be_and_one_more(media: str) -> None:
-    filled = b"[1]" + (b" " if media == JSON else b"\n") * (MOST_BYTES - 3)
+    filled = b"[1]" + (b" " if media == JSON else b"\n") * (MAX_LIST_BYTES - 3)
     assert read(filled, media) in ([1], [[1]])
-    assert refusal(filled + b"\n", media) == ("body_too_large", f"The body must have at most {MOST_BYTES} bytes.")
+    assert refusal(filled + b"\n", media) == ("body_too_large", f"The body must have at most {MAX_LIST_BYTES} bytes.")
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" * MOST_BYTES, b"[" + b"[]," * 1_300_000, b'[{"a":' * 600_000, b"[" + b"9" * (MOST_BYTES - 2) + b"]"],
+    [b"[" * MAX_LIST_BYTES, b"[" + b"[]," * 1_300_000, b'[{"a":' * 600_000, b"[" + b"9" * (MAX_LIST_BYTES - 2) + b"]"],
     ids=["brackets", "empty arrays", "nested", "a number"],
 )
 @pytest.mark.parametrize("media", [JSON, NDJSON])

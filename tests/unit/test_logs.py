@@ -31,7 +31,7 @@ def test_lines_are_written_whole_in_order_and_many_at_once(
         lines.put(line)
     lines.flush()
     assert b"".join(written).decode().splitlines() == sent
-    assert all(len(piece) <= logs.PIPE_BYTES and piece.endswith(b"\n") for piece in written)
+    assert all(len(piece) <= logs.MAX_ATOMIC_WRITE_BYTES and piece.endswith(b"\n") for piece in written)
     assert len(written) < 15
 
 
@@ -43,7 +43,7 @@ def test_a_line_that_is_longer_than_a_piece_is_written_too(pipe: tuple[int, int]
     assert os.read(pipe[0], 20_000) == b"y" * 10_000 + b"\nz\n"
 
 
-def test_bad_news_is_written_before_the_call_returns_after_what_came_before(pipe: tuple[int, int]) -> None:
+def test_warnings_are_flushed_at_once_and_in_order(pipe: tuple[int, int]) -> None:
     logger = logs._BatchingLogger("web", logs._Lines(pipe[1]))
     logger.info("a")
     logger.warning("b")
@@ -59,7 +59,7 @@ def test_good_news_is_written_soon(pipe: tuple[int, int]) -> None:
 
 
 def test_what_no_reader_takes_is_dropped_and_counted(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MOST_LINES", 3)
+    monkeypatch.setattr(logs, "MAX_BUFFERED_LINES", 3)
     lines = logs._Lines(pipe[1])
     for number in range(10):
         lines.put(str(number))

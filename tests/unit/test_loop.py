@@ -87,7 +87,7 @@ def test_all_who_wait_are_woken_by_one_event_of_the_loop() -> None:
     assert loop.calls == 1
 
 
-def test_who_is_not_woken_in_time_goes_on_and_a_late_call_does_no_harm() -> None:
+def test_a_wakeup_times_out_and_a_late_wake_is_harmless() -> None:
     def view() -> bool:
         wakeup = Wakeup()
         in_time = wakeup.wait(0.01)
@@ -116,7 +116,7 @@ def test_in_a_plain_thread_it_blocks() -> None:
     assert in_thread(threading.get_ident) == threading.get_ident()
 
 
-def test_what_blocks_goes_to_a_thread_with_the_contexts_variables_and_the_loop_goes_on() -> None:
+def test_blocking_calls_run_in_a_thread_with_the_context() -> None:
     name = ContextVar[str]("name", default="nobody")
     may_end, begun = threading.Event(), list[str]()
 
@@ -156,7 +156,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_without_a_thread_in_time_the_call_is_refused_and_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_without_a_free_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "QUEUE_TIMEOUT_SECONDS", 0.02)
     monkeypatch.setattr(module, "MAX_QUEUED_CALLS", 1)
     begun, may_end, made = threading.Event(), threading.Event(), list[int]()

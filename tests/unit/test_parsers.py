@@ -73,7 +73,7 @@ def test_an_amount_is_read_exactly_or_refused() -> None:
     assert INPUTS / 20 < read < INPUTS
 
 
-def test_an_instant_is_read_as_the_standard_library_reads_it_or_refused() -> None:
+def test_an_instant_is_parsed_as_by_the_standard_library() -> None:
     read = 0
     for text in texts(INSTANTS, seed=2):
         instant = _or_none(parse_instant, text)

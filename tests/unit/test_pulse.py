@@ -36,7 +36,7 @@ def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 def is_touched(heartbeat: Heartbeat, file: Path) -> bool:
     if file.exists():
         os.utime(file, (0, 0))
-    heartbeat.tend()
+    heartbeat.maintain()
     return file.exists() and file.stat().st_mtime > 0
 
 

@@ -25,7 +25,7 @@ print(*sorted(names - sys.stdlib_module_names - {{"shared"}}))
     assert ran.stdout.split() == []
 
 
-def test_the_process_that_starts_web_imports_nothing_of_the_service() -> None:
+def test_the_starter_of_web_imports_nothing_of_the_service() -> None:
     program = "import sys, web.__main__; print(*{'flask', 'celery', 'sqlalchemy', 'redis'} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == [], "its memory would hold all of it"

@@ -8,10 +8,10 @@ from flask import Request
 from werkzeug.test import create_environ
 
 from shared.errors import Invalid
-from shared.events import Cursor
-from shared.history import MOST_USER_ID
-from shared.model import Key, Status, Type
-from shared.webhook_model import LetterKey
+from shared.events import FeedPosition
+from shared.history import MAX_USER_ID
+from shared.model import StatementKey, Status, Type
+from shared.webhook_model import DeadLetterKey
 from web.app import create_app
 from web.query_models import BalanceQuery, DeadLettersQuery, EventsQuery, Query, StatementQuery, query_model, read_query
 
@@ -29,14 +29,14 @@ def test_parameters_become_values_of_the_domain() -> None:
     assert read(BalanceQuery, "date=2023-01-30") == {"date": start}
     assert read(StatementQuery, "limit=5&cursor=1-2&status=PENDING&type=DEPOSIT&from=2023-01-30&to=2023-01-30") == {
         "limit": 5,
-        "cursor": Key(datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 2),
+        "cursor": StatementKey(datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 2),
         "status": Status.PENDING,
         "type": Type.DEPOSIT,
         "since": start,
         "until": start,
     }
-    assert read(EventsQuery, f"after=&user_id={MOST_USER_ID}") == {"after": Cursor(), "user_id": MOST_USER_ID}
-    assert read(DeadLettersQuery, "cursor=7-1") == {"cursor": LetterKey(7, 1)}
+    assert read(EventsQuery, f"after=&user_id={MAX_USER_ID}") == {"after": FeedPosition(), "user_id": MAX_USER_ID}
+    assert read(DeadLettersQuery, "cursor=7-1") == {"cursor": DeadLetterKey(7, 1)}
 
 
 def test_a_parameter_that_is_not_given_has_its_default() -> None:
@@ -48,7 +48,7 @@ def test_a_parameter_that_is_not_given_has_its_default() -> None:
         "since": None,
         "until": None,
     }
-    assert EventsQuery().model_dump() == {"after": Cursor(), "limit": 100, "user_id": None}
+    assert EventsQuery().model_dump() == {"after": FeedPosition(), "limit": 100, "user_id": None}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_parameter_that_is_not_given_has_its_default() -> None:
             (StatementQuery, f"limit={text}", {"limit": "must be a whole number from 1 to 1000"})
             for text in ("", "0", "1001", "-1", "+1", "%201", "1.0", "1_0", "1e2", "%EF%BC%91", "0000000001")
         ),
-        (EventsQuery, f"user_id={2**63}", {"user_id": f"must be a whole number from 1 to {MOST_USER_ID}"}),
+        (EventsQuery, f"user_id={2**63}", {"user_id": f"must be a whole number from 1 to {MAX_USER_ID}"}),
         (StatementQuery, "status=pending", {"status": "must be one of PENDING, COMPLETED, REJECTED"}),
         (StatementQuery, "cursor=1-1-1", {"cursor": "is none that this address gave"}),
         (EventsQuery, "after=1-0", {"after": "is none that this service gave"}),

@@ -38,12 +38,12 @@ def test_less_than_one_a_second_is_one_every_so_often(clock: list[float]) -> Non
     assert limiter.take("a", 0.1) == 0
 
 
-def test_callers_have_buckets_of_their_own_and_most_are_remembered(clock: list[float]) -> None:
+def test_each_caller_has_a_bucket_of_its_own(clock: list[float]) -> None:
     limiter = RateLimiter()
     assert [limiter.take("a", 1), limiter.take("a", 1), limiter.take("b", 1)] == [0, 1, 0]
-    for number in range(rate.MOST_CALLERS):
+    for number in range(rate.MAX_CALLERS):
         limiter.take(number, 1)
-    assert len(limiter._buckets) == rate.MOST_CALLERS
+    assert len(limiter._buckets) == rate.MAX_CALLERS
     assert limiter.take("a", 1) == 0
 
 
@@ -62,7 +62,7 @@ def test_callers_have_buckets_of_their_own_and_most_are_remembered(clock: list[f
     ],
 )
 def test_a_key_is_asked_for_wherever_others_can_reach_it(host: str, auth: str, asked: bool) -> None:
-    assert Settings(host=host, auth=auth).asks_for_keys == asked
+    assert Settings(host=host, auth=auth).requires_keys == asked
     assert is_loopback(host) == (host in ("127.0.0.1", "::1", "localhost"))
 
 

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from shared.receivers import is_local_name, is_public, read_url
+from shared.receivers import is_local_name, is_public, parse_target_url
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
         *("2001:0:53aa:64c:0:fbff:f5ff:fffe", "2001:10::1", "2001:20::1", "3fff::1", "5f00::1", "4000::1"),
     ],
 )
-def test_an_address_that_is_not_of_the_public_internet_is_refused(address: str) -> None:
+def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     assert not is_public(ip_address(address))
 
 
@@ -49,7 +49,7 @@ def test_an_address_of_the_public_internet_is_taken(address: str) -> None:
     ],
 )
 def test_a_url_has_one_reading(url: str, host: str, port: int, target: str, header: str) -> None:
-    receiver = read_url(url)
+    receiver = parse_target_url(url)
     assert (receiver.host, receiver.port, receiver.target, receiver.header) == (host, port, target, header)
 
 
@@ -86,9 +86,9 @@ def test_a_url_has_one_reading(url: str, host: str, port: int, target: str, head
         *("http://example.com:port/", "http://example.com:-1/", "http://example.com/" + "a" * 2000),
     ],
 )
-def test_a_url_that_is_none_or_could_be_read_in_two_ways_is_refused(url: str) -> None:
+def test_an_invalid_or_ambiguous_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"^(must|has)"):
-        read_url(url)
+        parse_target_url(url)
 
 
 @pytest.mark.parametrize("host", ["localhost", "intranet", "a.localhost", "db.internal", "printer.local"])

@@ -24,7 +24,7 @@ def test_healthy_receivers_may_have_all_slots() -> None:
 def test_receivers_that_fail_get_half_and_leave_the_rest() -> None:
     made = Slots(COUNT)
     assert begin(made, COUNT, fails=True) == HALF
-    assert made.free_for_trouble() == 0
+    assert made.free_for_failing() == 0
     assert begin(made, COUNT) == HALF
 
 
@@ -48,33 +48,33 @@ def test_an_attempt_that_takes_long_leaves_its_slot(monkeypatch: pytest.MonkeyPa
     made = Slots(COUNT)
     begin(made, COUNT)
     assert made.begin(99, fails=False) is None
-    monkeypatch.setattr(slots, "SLOT_SECONDS", -1.0)
+    monkeypatch.setattr(slots, "MAX_SLOT_SECONDS", -1.0)
     assert made.begin(99, fails=False)
 
 
 def test_how_many_go_on_outside_of_the_slots_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "SLOT_SECONDS", -1.0)
+    monkeypatch.setattr(slots, "MAX_SLOT_SECONDS", -1.0)
     made = Slots(COUNT)
-    assert begin(made, 2 * made.limit) == made.limit == COUNT + slots.MAX_OUTSIDE
+    assert begin(made, 2 * made.limit) == made.limit == COUNT + slots.MAX_ATTEMPTS_OUTSIDE_SLOTS
 
 
 def test_a_receiver_that_hangs_counts_as_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Slots(COUNT)
     begin(made, HALF - 1)
-    assert not made.hangs(1)
-    monkeypatch.setattr(slots, "HANGS_SECONDS", -1.0)
-    assert made.hangs(1)
-    assert not made.hangs(99)
-    assert made.free_for_trouble() == 1
+    assert not made.is_hanging(1)
+    monkeypatch.setattr(slots, "HANGING_AFTER_SECONDS", -1.0)
+    assert made.is_hanging(1)
+    assert not made.is_hanging(99)
+    assert made.free_for_failing() == 1
     assert made.begin(1, fails=False), "the last one of the half"
     assert made.begin(1, fails=False) is None
     assert made.begin(99, fails=False), "it is not known to hang"
 
 
-def test_one_that_hangs_outside_of_the_slots_keeps_those_that_fail_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_attempt_outside_slots_delays_failing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Slots(COUNT)
     begin(made, HALF)
-    monkeypatch.setattr(slots, "SLOT_SECONDS", -1.0)
-    monkeypatch.setattr(slots, "HANGS_SECONDS", -1.0)
+    monkeypatch.setattr(slots, "MAX_SLOT_SECONDS", -1.0)
+    monkeypatch.setattr(slots, "HANGING_AFTER_SECONDS", -1.0)
     assert begin(made, COUNT, fails=True, first=50) == 0
     assert begin(made, 2 * COUNT, first=50) == 2 * COUNT

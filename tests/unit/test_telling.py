@@ -8,11 +8,11 @@ from shared.telling import (
     DELAYS_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
     Retry,
-    Told,
+    WebhookEventType,
     delay_seconds,
+    message_id,
     plan_retry,
-    types_told,
-    webhook_id,
+    webhook_event_types,
 )
 
 pytestmark = pytest.mark.unit
@@ -38,16 +38,16 @@ DONE, REFUSED = "transaction.completed", "transaction.rejected"
     ],
 )
 def test_what_an_event_means(event: str, before: int, after: int, threshold: int, told: list[str]) -> None:
-    assert types_told(event, before, after, threshold) == told
+    assert webhook_event_types(event, before, after, threshold) == told
 
 
 def test_a_batch_that_crosses_several_times_tells_each_crossing() -> None:
     balances = [0, 10, 5, 20, 0, 0, 3]
-    told = [types_told(DONE, *pair, 4)[1:] for pair in pairwise(balances)]
-    assert told == [[Told.FUNDED], [], [], [Told.DEPLETED], [], []]
+    told = [webhook_event_types(DONE, *pair, 4)[1:] for pair in pairwise(balances)]
+    assert told == [[WebhookEventType.FUNDED], [], [], [WebhookEventType.DEPLETED], [], []]
 
 
-def test_the_first_five_attempts_lie_within_a_minute_and_the_last_three_days_later() -> None:
+def test_five_attempts_within_a_minute_the_last_in_three_days() -> None:
     for chance in (0.0, 0.5, 1.0):
         delays = [delay_seconds(attempts, chance) for attempts in range(1, len(DELAYS_SECONDS) + 1)]
         at = [0.0, *accumulate(delay for delay in delays if delay is not None)]
@@ -62,10 +62,10 @@ def test_jitter_spreads_what_failed_together() -> None:
     assert delay_seconds(7, 1.0) != delay_seconds(7, 0.0)
 
 
-def test_a_webhook_id_is_of_the_event_the_webhook_and_what_is_told() -> None:
-    assert webhook_id(12, 3, Told.COMPLETED) == webhook_id(12, 3, Told.REJECTED) == "evt_12_3"
-    assert webhook_id(12, 3, Told.FUNDED) == "evt_12_3_funded"
-    assert webhook_id(12, 3, Told.DEPLETED) == "evt_12_3_depleted"
+def test_a_message_id_names_event_webhook_and_type() -> None:
+    assert message_id(12, 3, WebhookEventType.COMPLETED) == message_id(12, 3, WebhookEventType.REJECTED) == "evt_12_3"
+    assert message_id(12, 3, WebhookEventType.FUNDED) == "evt_12_3_funded"
+    assert message_id(12, 3, WebhookEventType.DEPLETED) == "evt_12_3_depleted"
 
 
 def test_a_retry_after_makes_the_wait_longer_and_never_shorter() -> None:
@@ -78,7 +78,7 @@ def test_a_retry_after_makes_the_wait_longer_and_never_shorter() -> None:
         assert wanted.remaining_seconds == sum(DELAYS_SECONDS[attempts - 1 :])
 
 
-def test_once_a_retry_after_has_moved_an_attempt_the_schedule_ends_when_it_would_have_ended() -> None:
+def test_retry_after_does_not_extend_the_schedule() -> None:
     assert plan_retry(1, 0, 10**9, 5000) == Retry(5000, 5000), "the last attempt is at the end"
     assert plan_retry(1, 0, 10**9, 0) is None
     assert plan_retry(1, 0, None, 100) == Retry(DELAYS_SECONDS[0], 100)
