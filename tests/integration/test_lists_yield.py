@@ -18,7 +18,6 @@ from shared.queries.lanes import find_work
 from shared.settle import Slice, settle_lanes, work_lanes
 from tests.integration.bug import UNLUCKY, are_parked
 from tests.integration.given import accepted, deposit, new_user, new_users, outsider, run_sql, states
-from tests.integration.test_plans import plans_of
 from worker.sweep import Sweep
 
 pytestmark = pytest.mark.integration
@@ -249,12 +248,3 @@ def test_how_much_waits_is_counted_with_the_lists() -> None:
     assert (LANE in work.single, LANE in work.bulk, LANE + 1 in work.bulk) == (True, False, True)
     assert settle_lanes([LANE, LANE + 1]).counts.settled == 2
     assert states(single, bulk) == ["COMPLETED"] * 2
-
-
-def test_accepting_finds_a_waiting_list_by_an_index() -> None:
-    user = new_user(LANE)
-    listed(*deposits(user, 50))
-    plan = plans_of(lambda: accepted(deposit(user, 1)))
-    assert "transactions_pending_user" in plan
-    assert "transactions_parked" in plan
-    assert "transactions_statement" not in plan
