@@ -1,6 +1,6 @@
-"""Accept a list of requests: one statement, one commit, an answer for each. A single PUT is a list of one.
+"""Accepts a list of requests in one statement and one commit, with a reply for each. A single PUT is a list of one.
 
-What this returns as new or known may be answered with a 2xx: the rows are committed, with synchronous_commit on.
+The rows are committed with synchronous_commit on, so the view may answer an accepted request with a 2xx.
 """
 
 import time
@@ -19,7 +19,7 @@ from shared.queries import transactions
 
 
 class Accepted(NamedTuple):
-    """A transaction that stands in the books; `replayed` where an earlier request had put it there."""
+    """A stored transaction. `replayed`: an earlier request had stored it."""
 
     transaction: Transaction
     replayed: bool
@@ -31,17 +31,17 @@ log = get_logger("accepting")
 
 
 def accept(requests: Sequence[TransactionRequest], *, bulk: bool = False) -> list[Reply]:
-    """Accept what is new, recognise what is known, refuse the rest: one reply per request, in order.
+    """Accepts new requests and recognises repeats. Returns one reply for each request, in order.
 
-    `bulk` is for lists: their rows are settled after those of single requests, in each user's order all the same.
+    `bulk` marks lists: their rows settle after single requests, but each user's rows stay in order.
 
-    Raises what SQLAlchemy raises where the database does not answer: then it is not known what was accepted,
-    and sending the same list again is right.
+    Raises the error of SQLAlchemy if the database does not answer. Then the result is unknown, and the same list may be
+    sent again.
     """
     with autocommit() as connection:
         new, ahead = transactions.insert_pending(connection, requests, bulk=bulk)
-        # A statement of its own, with a snapshot of its own: the first one cannot see a repeat that was
-        # uncommitted when it began.
+        # A second statement has a new snapshot. The snapshot of the first one misses a repeat whose original was
+        # uncommitted at its start.
         stored_by_uid = {**new, **_find(connection, [request for request in requests if request.uid not in new])}
     metrics.ACCEPTED.inc(len(new))
     new_uids = set(new)
@@ -49,7 +49,7 @@ def accept(requests: Sequence[TransactionRequest], *, bulk: bool = False) -> lis
 
 
 def recognise(requests: Sequence[TransactionRequest], retry_seconds: int = 1) -> list[Reply]:
-    """As `accept` while nothing new is taken in: known ones are judged, any other is told when to come back."""
+    """Returns the replies of `accept` without accepting anything: a new request gets Unavailable (backlog_full)."""
     with autocommit() as connection:
         stored_by_uid = _find(connection, requests)
     detail = "Too many transactions wait to be settled. Send it again later."
@@ -64,10 +64,10 @@ def isolate_failing(
     deadline: float,
     max_failing: int,
 ) -> list[Reply]:
-    """Returns the replies of `take`, which is `accept` or `recognise`. The requests that it fails on get internal_error.
+    """Returns the replies of `take`, which is `accept` or `recognise`. A request on which it fails gets internal_error.
 
-    They are found by halving, so that the others are accepted in few commits. Raises the error where it is not one
-    request's: the machinery's, one after the deadline (by time.monotonic()), or one after `max_failing` others.
+    Halving finds the failing requests, so that the others are accepted in few commits. Raises the error if it is an
+    infrastructure error, comes after the deadline (by time.monotonic()), or follows `max_failing` failing requests.
     """
     failing = 0
 
@@ -96,10 +96,10 @@ def _find(connection: Connection, requests: Sequence[TransactionRequest]) -> dic
 def _is_refused(
     request: TransactionRequest, stored_by_uid: Mapping[UUID, Transaction], new_uids: Collection[UUID]
 ) -> bool:
-    """Whether the request was not inserted, and its uid was free: nobody has it, or a later request of this list has.
+    """Returns whether the request was refused although its uid was free.
 
-    The first request of a list that can be accepted has the uid, so one before it with other content was refused for
-    its own sake: had it the same content, it would have been accepted.
+    Then no transaction has the uid, or a later request of this list has it. The first acceptable request of a list gets
+    the uid. So an earlier one with other content was not acceptable by itself.
     """
     stored = stored_by_uid.get(request.uid)
     return stored is None or (request.uid in new_uids and bool(differing_fields(request, stored)))
@@ -112,9 +112,9 @@ def _reply(
     *,
     is_ahead: bool = False,
 ) -> Reply:
-    """The order is part of the contract: a known uid is judged before the user is.
+    """Returns the reply for one request. The order of checks is part of the contract: a known uid before the user.
 
-    To be called in the order of the list: `new_uids` are the uids whose own request is still to come.
+    Must be called in the order of the list: `new_uids` are the new uids that no earlier request of the list took.
     """
     stored = stored_by_uid.get(request.uid)
     if stored is None or _is_refused(request, stored_by_uid, new_uids):
@@ -125,12 +125,12 @@ def _reply(
     if differing:
         return uid_reused(request.uid, differing)
     replayed = request.uid not in new_uids
-    new_uids.discard(request.uid)  # a second one in the same list is a repeat of the first
+    new_uids.discard(request.uid)  # a second request with this uid is a repeat of the first
     return Accepted(stored, replayed)
 
 
 def differing_fields(request: TransactionRequest, stored: Transaction) -> list[str]:
-    """The fields, by their names in the request, in which the two differ in value."""
+    """Returns the names of the request's fields whose values differ from the stored transaction."""
     pairs = {
         "user_id": (request.user_id, stored.user_id),
         "type": (request.type, stored.type),

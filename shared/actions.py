@@ -1,13 +1,13 @@
-"""Operator actions: who changed a key, a webhook, a parked payment or the schema, and when."""
+"""Operator actions: the record of changes to keys, webhooks, parked payments and the schema."""
 
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-SERVICE: Final = "service"  # the actor of what our own processes do by themselves
+SERVICE: Final = "service"  # the actor of actions that our own processes take
 
 
 class Action(NamedTuple):
-    """A recorded action. `actor` is `key ID NAME`, `user@host`, `no key, ADDRESS` or `service`."""
+    """A recorded action. `actor` is `key ID NAME`, `user@host`, `no key, ADDRESS` or `service`; `at` is UTC."""
 
     id: int
     at: datetime

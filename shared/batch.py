@@ -1,13 +1,13 @@
-"""Settle a batch: the next PENDING rows of some lanes in acceptance order, one commit, each lane by one worker at a time.
+"""Settles a batch: the next PENDING rows of some lanes in acceptance order, in one commit. One worker settles a lane.
 
-A lane's lock is tried, never waited for: with waiting, every process ends up asleep on one busy lane. Lock,
-read and clock are statements of their own, since what a statement sees is fixed when it begins. What a batch costs is
-mostly the same for one row and for thirty, so one commit settles all the lanes that were rung for together; where
-rows pile up, each lane goes its own way, so that many processes share the work.
+A lane lock is tried, never waited for: otherwise all processes end up waiting for one busy lane. Lock, read and clock
+are separate statements, because the snapshot of a statement is fixed when it begins. A batch costs nearly the same for
+one row and for thirty, so one commit settles all rung lanes together. If rows pile up, each lane is settled
+separately, so that many processes share the work.
 
-Rows of lists yield to single requests, without starving: of each lane a batch takes single requests first, and lists fill
-it, to a quarter at least. No row overtakes an earlier one of its user: one that follows a list of its user is accepted
-as one of the list (queries/transactions), and `pick_rows` holds back what follows single requests that were not read.
+Rows of lists yield to single requests without starving. A batch takes the single requests of each lane first; lists get
+the rest, and at least a quarter. No row overtakes an earlier row of its user: a row that follows its user's list is
+accepted as part of the list (queries/transactions), and `pick_rows` leaves rows that may follow unread single requests.
 """
 
 from collections import Counter
@@ -29,23 +29,23 @@ from shared.queries import lanes as lane_queries
 from shared.queries import ledger, parked, users
 
 SETTLE_BATCH_ROWS: Final = 500
-BULK_SHARE: Final = 4  # a fourth of a batch's rows may be of lists, however many single requests wait
-MAX_SCANNED_ENTRIES: Final = 20_000  # of all pasts that one commit scans, unless a single one is longer
+BULK_SHARE: Final = 4  # a quarter of a batch is for lists, however many single requests wait
+MAX_SCANNED_ENTRIES: Final = 20_000  # for all users of one commit, unless a single user has more
 
 log = get_logger("settling")
 
 
 class BooksDisagree(Exception):
-    """Fewer rows were written than were read under the lock: roll back and alarm, never go on."""
+    """The numbers of rows read under the lock and written differ. The batch rolls back; an operator must look."""
 
 
 class HistoryTooLong(Exception):
-    """A late withdrawal's past could not be read in time. That is the row's own: waiting would not mend it."""
+    """The entries that a late withdrawal needs cannot be read in time. A retry would not help, so the row is parked."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of rows; `rejected` are among the settled. Those of several pieces of work are added with +."""
+    """Numbers of rows; `settled` includes `rejected`. Counts are added with +."""
 
     settled: int = 0
     rejected: int = 0
@@ -53,6 +53,7 @@ class Counts:
 
     @property
     def completed(self) -> int:
+        """Returns the number of completed rows."""
         return self.settled - self.rejected
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -61,9 +62,10 @@ class Counts:
 
 @dataclass
 class Batch:
-    """What one commit did. `lanes` are those that were free; `unfinished_lanes` those that may hold rows it did not settle.
+    """The result of one commit. `lanes` were free; `unfinished_lanes` may have more rows to settle.
 
-    `lists_wait`: some of those rows are of lists. `flagged_lanes`: the lanes that somebody rang for meanwhile.
+    `lists_wait`: some of those rows are of lists. `flagged_lanes` were rung for in the meantime. `moment` is the
+    database clock (UTC) of the batch, None if it settled nothing.
     """
 
     lanes: list[int]
@@ -76,38 +78,39 @@ class Batch:
 
     @property
     def counts(self) -> Counts:
-        """Returns the numbers of rows that it settled and parked."""
+        """Returns the numbers of rows settled and parked."""
         rejected = sum(outcome.status == Status.REJECTED for outcome in self.outcomes)
         return Counts(len(self.outcomes), rejected, self.parked)
 
     @property
     def settled_lanes(self) -> set[int]:
-        """Those in which rows became final."""
+        """Returns the lanes in which rows became final."""
         return {lane_of(outcome.pending.user_id) for outcome in self.outcomes}
 
 
 def settle_batch(
     lanes: Sequence[int], user_id: int | None = None, limit: int = SETTLE_BATCH_ROWS, *, draining: bool = False
 ) -> Batch | None:
-    """Settle the next rows of lanes, or of one user in a lane, in one transaction. None: all are busy.
+    """Settles the next rows of lanes, or of one user in a lane, in one transaction. Returns None if all lanes are busy.
 
-    A drain leaves the doorbell's keys as they are, because it looks at all lanes by itself.
+    A drain does not use the doorbell's keys, because it reads all lanes anyway.
+    Raises BooksDisagree or HistoryTooLong, and the errors of SQLAlchemy.
     """
     with transaction() as connection:
         free = lane_queries.try_lock_lanes(connection, lanes)
         if not free:
             return None
         if user_id is not None:
-            # Others wait behind this user: one who is locked elsewhere is passed over.
+            # Other users wait for this one, so a user locked by another transaction is skipped.
             lane_queries.set_lock_timeout(connection)
         if not draining:
-            # The one network call inside a transaction. After the lock and before the read: whoever commits too
-            # late for this read finds the key gone and rings.
+            # The only network call inside a transaction. It comes after the lock and before the read, so a commit that
+            # is too late for this read finds no key and rings.
             doorbell.clear_flags(free)
         batch = Batch(free)
         _settle_next(connection, batch, user_id, limit)
-    # After the commit, which let go of the locks: a worker that came before that has left again. And first of all,
-    # because somebody may wait for the outcome.
+    # After the commit, which releases the locks: a worker that found them busy has given up, and its ring is still set.
+    # Before the report, because a client may wait for the outcome.
     if not draining:
         batch.flagged_lanes = doorbell.flagged_lanes(batch.lanes, batch.settled_lanes)
     elif batch.outcomes:
@@ -117,7 +120,7 @@ def settle_batch(
 
 
 def _settle_next(connection: Connection, batch: Batch, user_id: int | None, limit: int) -> None:
-    """Settle the batch's next rows, and park those that wait behind parked ones."""
+    """Settles the next rows of the batch, and parks those that wait behind a parked row."""
     rows = _read_batch(connection, batch, limit) if user_id is None else _read_user(connection, batch, user_id, limit)
     behind = [row.pending.uid for row in rows if row.behind_parked]
     if behind:
@@ -128,28 +131,28 @@ def _settle_next(connection: Connection, batch: Batch, user_id: int | None, limi
 
 
 def _read_batch(connection: Connection, batch: Batch, limit: int) -> list[PendingRow]:
-    """Returns the next rows of the batch's lanes in acceptance order, and notes what they leave behind."""
-    of_each = -(-limit // len(batch.lanes))
+    """Returns the next rows of the batch's lanes in acceptance order, and marks the lanes with more rows."""
+    lane_limit = -(-limit // len(batch.lanes))
     rows_by_lane: dict[int, list[PendingRow]] = {lane: [] for lane in batch.lanes}
-    for row in lane_queries.read_pending(connection, batch.lanes, of_each):
+    for row in lane_queries.read_pending(connection, batch.lanes, lane_limit):
         rows_by_lane[lane_of(row.pending.user_id)].append(row)
     rows = []
     for lane, waiting in rows_by_lane.items():
-        taken = pick_rows(waiting, of_each)
-        rows += taken
+        picked = pick_rows(waiting, lane_limit)
+        rows += picked
         bulk = sum(row.bulk for row in waiting)
-        lists_remain = bulk == of_each or len(taken) < len(waiting)
+        lists_remain = bulk == lane_limit or len(picked) < len(waiting)
         batch.lists_wait |= lists_remain
-        if lists_remain or len(waiting) - bulk == of_each:
+        if lists_remain or len(waiting) - bulk == lane_limit:
             batch.unfinished_lanes.add(lane)
     return sorted(rows, key=lambda row: row.accept_order)
 
 
 def pick_rows(waiting: Sequence[PendingRow], limit: int) -> list[PendingRow]:
-    """Returns the rows of a lane that are settled now: all single requests that were read, and of the lists what has room.
+    """Returns the rows of a lane to settle now: all single requests that were read, and rows of lists in the room left.
 
-    `waiting` are the lane's first `limit` single requests and its first `limit` rows of lists. Where there may be more
-    single requests, a row of a list that was accepted after the last one read waits: its user may have sent one of those.
+    `waiting` are the lane's first `limit` single requests and its first `limit` rows of lists. If there may be more
+    single requests, a row of a list accepted after the last one read waits: its user may have an unread single request.
     """
     single = [row for row in waiting if not row.bulk]
     bulk = [row for row in waiting if row.bulk]
@@ -166,7 +169,7 @@ def _read_user(connection: Connection, batch: Batch, user_id: int, limit: int) -
 
 
 def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) -> None:
-    """Lock, fold, write, and put into the batch what became of the rows."""
+    """Locks the accounts, folds and writes the rows, and stores the outcomes in the batch."""
     accounts, moment = users.lock_accounts(connection, {row.user_id for row in pending})
     pending, scans, cut = _cut_to_scannable(pending, accounts, at_least_one=len(batch.lanes) == 1)
     batch.unfinished_lanes |= cut
@@ -179,20 +182,20 @@ def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) ->
         outcomes, after = fold(
             pending, {row.user_id: accounts[row.user_id] for row in pending}, lowest_balances, moment
         )
-        # Its trigger reads the same past once more.
+        # A trigger reads the same entries again, so the time-out covers it, too.
         written = ledger.write(connection, outcomes, after.values(), moment)
     if written != (len(pending), len(after)):
-        raise BooksDisagree(f"of {len(pending)} rows and {len(after)} accounts were written: {written}")
+        raise BooksDisagree(f"expected to write {len(pending)} rows and {len(after)} accounts, wrote {written}")
     batch.outcomes, batch.moment = outcomes, moment
 
 
 def _cut_to_scannable(
     pending: Sequence[Pending], accounts: Mapping[int, Account], *, at_least_one: bool
 ) -> tuple[Sequence[Pending], dict[int, list[datetime]], set[int]]:
-    """The rows to settle, from which instants on which users' pasts must be scanned for them, and the lanes cut.
+    """Returns the rows to settle, the instants to scan by user id, and the lanes that were cut.
 
-    A lane is cut at the first row of a user whose past is too much for this commit: its rest waits for its turn. With
-    `at_least_one` the first past is scanned however long it is.
+    A lane is cut at the first row of a user with too many entries to scan in this commit; later batches settle the
+    rest. With `at_least_one` the first user is scanned, however many entries there are.
     """
     scans: dict[int, list[datetime]] = {}
     cuts: dict[int, int] = {}
@@ -208,12 +211,12 @@ def _cut_to_scannable(
         else:
             scans[user_id] = starts
     if cuts:
-        pending = [row for place, row in enumerate(pending) if place < cuts.get(lane_of(row.user_id), len(pending))]
+        pending = [row for index, row in enumerate(pending) if index < cuts.get(lane_of(row.user_id), len(pending))]
     return pending, scans, set(cuts)
 
 
 def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
-    """Each user's rows in their order; the users in the order of their first rows."""
+    """Returns each user's rows in their order; the users in the order of their first rows."""
     rows_by_user: dict[int, list[Pending]] = {}
     for row in pending:
         rows_by_user.setdefault(row.user_id, []).append(row)
@@ -222,7 +225,7 @@ def _by_user(pending: Sequence[Pending]) -> dict[int, list[Pending]]:
 
 @contextmanager
 def _scan_timeout(connection: Connection, user_ids: Collection[int]) -> Iterator[None]:
-    """Allow what reading a long past takes. Raises HistoryTooLong where even that is not enough."""
+    """Allows the statements inside to read many entries. Raises HistoryTooLong if they hit a resource limit."""
     if not user_ids:
         yield
         return
@@ -231,7 +234,7 @@ def _scan_timeout(connection: Connection, user_ids: Collection[int]) -> Iterator
         yield
     except DBAPIError as error:
         if is_resource_limit(error):
-            raise HistoryTooLong(f"the past of user {next(iter(user_ids))} takes too long to read") from error
+            raise HistoryTooLong(f"the entries of user {next(iter(user_ids))} take too long to read") from error
         raise
 
 
@@ -245,7 +248,7 @@ def _report(batch: Batch) -> None:
     metrics.SETTLED.labels(Status.COMPLETED.value).inc(counts.completed)
     metrics.SETTLED.labels(Status.REJECTED.value).inc(counts.rejected)
     reasons = Counter(outcome.reason for outcome in batch.outcomes if outcome.reason)
-    for reason in Reason:  # also those that are 0: a rate needs a beginning
+    for reason in Reason:  # zeros, too: a rate needs a first sample
         metrics.REJECTED.labels(reason.value).inc(reasons[reason])
     metrics.BATCH_SIZE.observe(counts.settled)
     for outcome in batch.outcomes:

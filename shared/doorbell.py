@@ -1,10 +1,9 @@
-"""The doorbell: tells a worker that lanes have work. It carries no money, so it may be lost or rung twice.
+"""The doorbell: tells a worker that lanes have work. It carries no data, so a ring may be lost or repeated.
 
-`SET lane NX EX 2` makes hundreds of payments ride on one Celery message, and one message rings for all the lanes
-that have work at that moment: a message costs more than settling a payment does. While a message waits to be taken no
-other is sent: the worker that takes it settles all lanes whose keys are set, in one commit. Whatever fails here is counted and
-left: the sweep settles. After a failure the bell rests for a second, so that an outage does not cost every
-payment its time-out. Where nobody takes messages their number stays bounded.
+`SET lane NX EX 2` lets hundreds of payments share one Celery message, and one message covers all lanes with work: a
+message costs more than settling a payment. While a message is in the queue, no other is sent: its worker settles all
+lanes whose keys are set, in one commit. A failure here is only counted, because the sweep settles. After a failure the
+circuit is open for a second, so that an outage does not add a time-out to every payment. The queue length is bounded.
 """
 
 import time
@@ -29,17 +28,17 @@ NOTIFY_QUEUE: Final = "notify"
 NOTIFY_TASK: Final = "notify"
 NOTIFY_FLAG_EXPIRY_SECONDS: Final = 1
 CIRCUIT_BACKOFF_SECONDS: Final = 1.0
-CIRCUIT_BACKOFF_FACTOR: Final = 5  # looking a name up has no time-out: what was slow to fail is left alone for longer
+CIRCUIT_BACKOFF_FACTOR: Final = 5  # a DNS look-up has no time-out: a slow failure opens the circuit for longer
 FLAG_EXPIRY_SECONDS: Final = 2
 MAX_JOIN_SECONDS: Final = 0.05
 INVITATION_EXPIRY_SECONDS: Final = 10
-HELD_FLAG: Final = b"held"  # value of the key of a lane that a worker looks at by itself
-OWN_MESSAGE_FLAG: Final = b"apart"  # of a lane that has a message of its own
+HELD_FLAG: Final = b"held"  # value of the key of a lane that a draining worker reads anyway
+OWN_MESSAGE_FLAG: Final = b"apart"  # value of the key of a lane that has its own message
 SETTLED_CHANNEL: Final = "payments:settled"
 HEALTH_CHECK_INTERVAL_SECONDS: Final = 5
 DOORBELL_TIMEOUT_SECONDS: Final = 0.5
-NO_EXPIRY: Final = -1  # as TTL answers
-MAX_QUEUE_MESSAGES: Final = 1000  # workers that take messages never leave more than some tens
+NO_EXPIRY: Final = -1  # the reply of TTL
+MAX_QUEUE_MESSAGES: Final = 1000  # running workers never leave more than some tens
 
 log = get_logger("doorbell")
 _circuit_open_until = 0.0
@@ -53,7 +52,7 @@ def _redis() -> Redis:
 
 @cache
 def _sender() -> Celery:
-    """A Celery that only sends, with time-outs that a worker's connection could not live with."""
+    """Returns a Celery that only sends. Its time-outs are too short for a worker's connection."""
     sender = Celery("payments-doorbell", broker=settings().broker_url, set_as_current=False)
     sender.conf.update(
         broker_transport=Transport,
@@ -76,18 +75,18 @@ def _key(lane: int) -> str:
 
 
 class Bell(NamedTuple):
-    """What a ring tells of who rang: the uid becomes the task's id."""
+    """The origin of a ring. The uid becomes the id of the task."""
 
     uid: str
     request_id: str | None = None
 
 
 def ring(bells: Mapping[int, Bell], *, apart: bool = False) -> bool:
-    """Rings for lanes with PENDING rows, but for those that have been rung for: one message for them all, or none where
-    one waits to be taken (its worker looks at all lanes). `apart`: a message for these lanes alone, in any case.
+    """Rings for lanes with PENDING rows, except lanes whose keys are set. Returns whether the broker answered.
 
-    False where the broker did not take it; never raises for a broker's fault, never takes longer than its
-    time-outs.
+    Sends one message for all these lanes, or none while another is in the queue: its worker settles all rung lanes.
+    With `apart` it always sends a message for these lanes alone. A failure of the broker raises nothing and takes no
+    longer than the time-outs.
     """
 
     def send(redis: Redis) -> bool:
@@ -95,7 +94,7 @@ def ring(bells: Mapping[int, Bell], *, apart: bool = False) -> bool:
         with redis.pipeline(transaction=False) as pipeline:
             for lane, bell in bells.items():
                 pipeline.set(_key(lane), OWN_MESSAGE_FLAG if apart else bell.uid, nx=True, ex=FLAG_EXPIRY_SECONDS)
-            pipeline.llen(SETTLE_QUEUE)  # after the keys: whoever takes a message that is counted here sees them
+            pipeline.llen(SETTLE_QUEUE)  # after the keys: the worker that takes a message counted here sees them
             *are_first, waiting = pipeline.execute()
         lanes = [lane for lane, is_first in zip(bells, are_first, strict=True) if is_first]
         now = time.monotonic()
@@ -121,19 +120,19 @@ def ring(bells: Mapping[int, Bell], *, apart: bool = False) -> bool:
 
 
 def _set_if_absent(redis: Redis, key: str, seconds: int, queue: str) -> bool:
-    """Sets a key that expires; returns whether nobody had set it and the queue has room for a message."""
+    """Sets a key that expires. Returns whether it was absent and the queue has room for a message."""
     with redis.pipeline(transaction=False) as pipeline:
         pipeline.set(key, 1, nx=True, ex=seconds)
         pipeline.ttl(key)
         pipeline.llen(queue)
         is_first, ttl, waiting = pipeline.execute()
-    if ttl == NO_EXPIRY:  # it is not ours, and would stay for ever
+    if ttl == NO_EXPIRY:  # another program set it, and it would stay for ever
         redis.delete(key)
     return bool(is_first) and not _is_full(waiting)
 
 
 def _is_full(waiting: int) -> bool:
-    """Returns whether so many messages wait that another one would be heard by nobody; counts it."""
+    """Returns whether the queue is so long that no worker seems to take messages. Counts each message withheld."""
     if waiting < MAX_QUEUE_MESSAGES:
         return False
     metrics.RINGS_WITHHELD.inc()
@@ -141,20 +140,20 @@ def _is_full(waiting: int) -> bool:
 
 
 def clear_flags(lanes: Iterable[int]) -> None:
-    """Delete the lanes' keys: who commits after this rings again. Called before the lanes are read."""
+    """Deletes the keys of lanes. Callers do it before they read the lanes, so that a later commit rings again."""
     _call_broker(lambda redis: redis.delete(*map(_key, lanes)))
 
 
 def find_flagged_lanes() -> set[int]:
-    """Returns the lanes that have been rung for, but for those that others look at."""
+    """Returns the lanes whose keys are set by a ring, except lanes that another worker handles."""
     values = _call_broker(lambda redis: redis.mget(list(map(_key, range(LANES)))))
     return {lane for lane, value in enumerate(values or ()) if value and value not in (HELD_FLAG, OWN_MESSAGE_FLAG)}
 
 
 def flagged_lanes(lanes: Sequence[int], settled: Collection[int] = ()) -> set[int]:
-    """Returns the lanes that somebody rang for since they were hushed.
+    """Returns the lanes whose keys were set since they were cleared.
 
-    Tells those who wait for a transaction, by the same message, that rows of the settled lanes have become final.
+    In the same round trip it publishes the settled lanes to web processes that wait for a transaction.
     """
 
     def act(redis: Redis) -> list[bytes | None]:
@@ -162,7 +161,7 @@ def flagged_lanes(lanes: Sequence[int], settled: Collection[int] = ()) -> set[in
             if settled:
                 pipeline.publish(SETTLED_CHANNEL, _write_lanes(settled))
             pipeline.mget(list(map(_key, lanes)))
-            # A broker may refuse the first alone (its access list names channels): then web asks Postgres without hints.
+            # The broker's access list may forbid the channel only. Then web polls Postgres without hints.
             *_, flags = pipeline.execute(raise_on_error=False)
         if isinstance(flags, Exception):
             raise flags
@@ -173,19 +172,22 @@ def flagged_lanes(lanes: Sequence[int], settled: Collection[int] = ()) -> set[in
 
 
 def publish_settled(lanes: Collection[int]) -> None:
-    """Tells those who wait for a transaction that rows of these lanes have become final. The hint may be lost."""
+    """Publishes that rows of these lanes have become final, for web processes that wait. The hint may be lost."""
     _call_broker(lambda redis: redis.publish(SETTLED_CHANNEL, _write_lanes(lanes)))
 
 
 def subscribe_settled() -> Iterator[set[int]]:
-    """Yields the lanes of each such hint as it comes; no lanes, first, once it listens. Raises what the broker fails with."""
+    """Yields the lanes of each published hint. The first set is empty and means that the subscription is active.
+
+    Raises the error of the Redis client if the connection fails.
+    """
     with (
         redis_client.connect(DOORBELL_TIMEOUT_SECONDS, health_check_interval=HEALTH_CHECK_INTERVAL_SECONDS) as redis,
         redis.pubsub() as channel,
     ):
         channel.subscribe(SETTLED_CHANNEL)
         while True:
-            # When it is over without a message, redis-py asks whether the line still works.
+            # After this time without a message, redis-py checks the connection.
             message = channel.get_message(timeout=HEALTH_CHECK_INTERVAL_SECONDS)
             if message and message["type"] in ("subscribe", "message"):
                 yield _read_lanes(message["data"]) if message["type"] == "message" else set()
@@ -200,9 +202,9 @@ def _read_lanes(text: bytes) -> set[int]:
 
 
 def set_flags(lanes: Iterable[int]) -> None:
-    """Sets the lanes' keys, so that nobody rings: a worker that drains looks at all lanes by itself.
+    """Sets the keys of lanes, so that no process rings: a draining worker reads all lanes anyway.
 
-    They expire as after a ring, should that worker be killed.
+    The keys expire as after a ring, in case the worker is killed.
     """
 
     def act(redis: Redis) -> None:
@@ -215,7 +217,10 @@ def set_flags(lanes: Iterable[int]) -> None:
 
 
 def invite() -> None:
-    """Asks for one more worker to drain, unless an earlier invitation has not been taken. It is a message without lanes."""
+    """Sends an invitation, which is a message without lanes, for one more worker to drain.
+
+    Sends nothing while an earlier invitation is in the queue.
+    """
 
     def send(redis: Redis) -> None:
         if _set_if_absent(redis, INVITATION_KEY, INVITATION_EXPIRY_SECONDS, SETTLE_QUEUE):
@@ -225,12 +230,12 @@ def invite() -> None:
 
 
 def clear_invitation() -> None:
-    """From now on another worker may be invited."""
+    """Deletes the key of the invitation, so that another worker can be invited."""
     _call_broker(lambda redis: redis.delete(INVITATION_KEY))
 
 
 def ring_to_notify(webhook_id: int, slots: int) -> None:
-    """Ask for so many tasks to deliver to a webhook, but for those that have been asked for and have not begun."""
+    """Requests a delivery task for each slot of a webhook, except slots whose task has not begun yet."""
 
     def send(redis: Redis) -> None:
         for slot in range(slots):
@@ -241,7 +246,7 @@ def ring_to_notify(webhook_id: int, slots: int) -> None:
 
 
 def clear_notify_flag(webhook_id: int, slot: int) -> None:
-    """From now on it may be asked for again."""
+    """Deletes the key of a slot, so that its task can be requested again."""
     _call_broker(lambda redis: redis.delete(_notify_key(webhook_id, slot)))
 
 
@@ -250,39 +255,39 @@ def _notify_key(webhook_id: int, slot: int) -> str:
 
 
 def peek(queue: str) -> bytes | None:
-    """The message that will be taken next; None where there is none, or the broker does not answer."""
+    """Returns the next message of a queue; None if the queue is empty or the broker does not answer."""
     message: bytes | None = _call_broker(lambda redis: redis.lindex(queue, -1))
     return message
 
 
 def queue_lengths() -> dict[str, int]:
-    """Returns how many messages wait in each queue. Raises Unavailable where the broker does not say."""
+    """Returns the number of messages in each queue. Raises Unavailable if the broker does not answer."""
     try:
         if circuit_is_open():
-            raise ConnectionError("it has just failed")
+            raise ConnectionError("the circuit is open after a failure")
         with _redis().pipeline(transaction=False) as pipeline:
             for queue in (SETTLE_QUEUE, NOTIFY_QUEUE):
                 pipeline.llen(queue)
             settle, notify = pipeline.execute()
-    except Exception as error:  # also a ValueError, from what is no answer of Redis
+    except Exception as error:  # includes ValueError, from a reply that is not Redis
         raise Unavailable("broker_unavailable", f"The broker does not answer: {error}") from error
     return {SETTLE_QUEUE: settle, NOTIFY_QUEUE: notify}
 
 
 def circuit_is_open() -> bool:
-    """Whether the bell of this process rests from a failure."""
+    """Returns whether this process does not call the broker, because a call has just failed."""
     return time.monotonic() < _circuit_open_until
 
 
 def _call_broker(act: Any) -> Any:
-    """What the act returns, or None where the broker fails or the bell rests from a failure."""
+    """Returns the result of the act, or None if the broker fails or the circuit is open."""
     global _circuit_open_until
     began = time.monotonic()
     if began < _circuit_open_until:
         return None
     try:
         return act(_redis())
-    except Exception as error:  # also a ValueError, from what is no answer of Redis: no payment stands on a bell
+    except Exception as error:  # includes ValueError, from a reply that is not Redis: no payment depends on a ring
         ended = time.monotonic()
         _circuit_open_until = ended + max(CIRCUIT_BACKOFF_SECONDS, CIRCUIT_BACKOFF_FACTOR * (ended - began))
         metrics.RING_FAILURES.inc()

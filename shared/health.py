@@ -1,4 +1,4 @@
-"""The state of the service as probes and operators see it: the database server, the backlog, what holds back vacuum."""
+"""The state of the service for probes and operators: the database server, the backlog, the oldest snapshot."""
 
 from typing import Final
 
@@ -8,11 +8,11 @@ from shared.model import LANES, Backlog
 from shared.queries import lanes, server, watched
 from shared.queries.server import ServerState
 
-MIGRATION: Final = "0009"  # the newest one that this code needs
+MIGRATION: Final = "0009"  # the newest migration that this code needs
 
 
 def check_server() -> None:
-    """Raises NotReady where the database cannot keep our promises."""
+    """Checks the schema and the settings of the database. Raises NotReady if it could lose a payment."""
     with transaction() as connection:
         state = server.read_state(connection)
     check_migration(state)
@@ -21,24 +21,24 @@ def check_server() -> None:
 
 
 def check_migration(state: ServerState) -> None:
-    """Raises NotReady where the schema is older than this code."""
+    """Checks the applied migration. Raises NotReady if the schema is older than this code."""
     if state.migration is None or state.migration < MIGRATION:
         raise NotReady(f"The database is at migration {state.migration}; {MIGRATION} is needed.")
 
 
 def unsafe_settings(state: ServerState) -> dict[str, str]:
-    """Returns the settings, by name, under which a crash of the server could lose what was committed."""
+    """Returns the settings, by name, whose values let a crash of the server lose committed data."""
     durable = {"fsync": state.fsync, "full_page_writes": state.full_page_writes}
     return {name: value for name, value in durable.items() if value != "on"}
 
 
 def get_backlog() -> Backlog:
-    """Returns how much waits to be settled."""
+    """Returns the numbers of PENDING rows, and the age of the oldest one."""
     with autocommit() as connection:
         return lanes.read_backlog(connection, LANES)
 
 
 def get_oldest_snapshot_seconds() -> float:
-    """Returns the age of the oldest transaction that holds back vacuum."""
+    """Returns the age, in seconds, of the oldest transaction that holds back vacuum."""
     with autocommit() as connection:
         return watched.read_oldest_snapshot(connection)

@@ -1,4 +1,4 @@
-"""What the books say: users, transactions, balances now and at an instant, statements, operators' actions."""
+"""All reads of stored data: users, transactions, balances now and at an instant, statements, operator actions."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -16,7 +16,7 @@ MAX_USER_ID: Final = 2**63 - 1
 
 
 class Balance(NamedTuple):
-    """The balance in minor units at an instant (UTC)."""
+    """A user's balance, in minor units, at an instant (UTC)."""
 
     user_id: int
     balance: int
@@ -24,14 +24,14 @@ class Balance(NamedTuple):
 
 
 class StatementPage(NamedTuple):
-    """A page of a statement; `after` is where the next one begins, None at the end."""
+    """A page of a statement. The next page begins after the key `after`; None marks the last page."""
 
     items: list[Transaction]
     after: StatementKey | None
 
 
 def get_user(user_id: int) -> User:
-    """Raises NotFound, also for what can be no user's id."""
+    """Returns a user with the balance now. Raises NotFound if no user has this id, or the id is out of range."""
     with autocommit() as connection:
         user = users.find_user(connection, user_id) if 0 < user_id <= MAX_USER_ID else None
     if user is None:
@@ -40,7 +40,7 @@ def get_user(user_id: int) -> User:
 
 
 def get_transaction(uid: UUID) -> Transaction:
-    """Raises NotFound."""
+    """Returns a transaction in its current state. Raises NotFound if the uid is unknown."""
     with autocommit() as connection:
         by_uid = transactions.find_transactions(connection, [uid])
     if uid not in by_uid:
@@ -49,13 +49,16 @@ def get_transaction(uid: UUID) -> Transaction:
 
 
 def find_final(uids: Collection[UUID]) -> dict[UUID, Transaction]:
-    """Returns those of the transactions that are final, by uid."""
+    """Returns the final transactions among these uids, by uid."""
     with autocommit() as connection:
         return transactions.find_final(connection, uids)
 
 
 def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
-    """The user's balance at an instant; now where there is none, or it lies in the future. Raises NotFound."""
+    """Returns the user's balance at an instant, in minor units.
+
+    Without an instant, or with one in the future, it is the balance now. Raises NotFound if there is no such user.
+    """
     with autocommit() as connection:
         user = users.find_user(connection, user_id) if 0 < user_id <= MAX_USER_ID else None
         if user is None:
@@ -67,7 +70,7 @@ def get_balance(user_id: int, instant: datetime | None = None) -> Balance:
 
 
 def get_statement(user_id: int, filters: StatementFilter, after: StatementKey | None, limit: int) -> StatementPage:
-    """A page of the user's transactions, newest accepted first. Raises NotFound."""
+    """Returns a page of the user's transactions, newest accepted first. Raises NotFound if there is no such user."""
     with transaction() as connection:
         if not 0 < user_id <= MAX_USER_ID or not users.find_user(connection, user_id):
             raise user_not_found(user_id)
@@ -80,6 +83,6 @@ def get_statement(user_id: int, filters: StatementFilter, after: StatementKey | 
 
 
 def list_actions(limit: int) -> list[Action]:
-    """Returns the operator actions, newest first."""
+    """Returns the last `limit` operator actions, the newest first."""
     with autocommit() as connection:
         return actions.read_newest(connection, limit)

@@ -1,10 +1,10 @@
-"""Instants: aware datetimes in UTC to the microsecond inside, RFC 3339 outside, ISO 8601 accepted."""
+"""Instants: aware UTC datetimes with microseconds in the service, RFC 3339 in answers. Requests may use ISO 8601."""
 
 import re
 from datetime import UTC, datetime
 
-# The calendar forms of ISO 8601 that `datetime.fromisoformat` reads alike in every Python from 3.11 on: it would take any
-# character between date and time, and 24:00 from 3.14 on.
+# The calendar forms of ISO 8601 that `datetime.fromisoformat` reads alike in every Python from 3.11 on. By itself it
+# accepts any character between date and time, and 24:00 from Python 3.14 on.
 _WRITTEN = re.compile(
     r"(?P<date>\d{4}(?P<hyphen>-?)\d\d(?P=hyphen)\d\d)"
     r"(?:[Tt ](?P<time>(?!24)\d\d(?:(?P<colon>:?)\d\d(?:(?P=colon)\d\d(?:[.,](?P<fraction>\d+))?)?)?)"
@@ -14,10 +14,11 @@ _WRITTEN = re.compile(
 
 
 def parse_instant(text: object) -> datetime:
-    """Returns the instant that an ISO 8601 text names. Digits of the fraction beyond the microsecond are cut off.
+    """Returns the UTC instant of an ISO 8601 text. Digits of the fraction beyond the microsecond are cut off.
 
-    A text without a zone is UTC, a bare date its midnight, and a space where an unescaped `+` of a URL stood
-    is understood. Raises ValueError, with a sentence for the client.
+    A text without a zone is UTC; a date without a time is its midnight. A space before the zone counts as `+`, because
+    a URL decodes an unescaped `+` to a space. Raises ValueError, with a message for the client, if the text is not an
+    instant.
     """
     match = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
     if not match:
@@ -33,5 +34,5 @@ def parse_instant(text: object) -> datetime:
 
 
 def format_instant(instant: datetime) -> str:
-    """RFC 3339 in UTC with six digits of fraction, so that texts sort as instants do."""
+    """Returns RFC 3339 in UTC with six digits of fraction, so that the texts sort in the order of time."""
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""A lane that fails is settled user by user, and a user who fails row by row: so the row that our code fails on is found.
+"""Finds the rows on which our code fails: settles a failed lane user by user, and a failed user row by row.
 
-A row is parked only once others commit: when all fail alike, the release is bad, not the row. A user for whom only the
-machinery fails (a lock held elsewhere, a damaged page) is passed over, and never parked.
+A row is parked only after other rows commit: if all rows fail, the release is bad, not a row. A user with an
+infrastructure error (a lock held elsewhere, a damaged page) is skipped and never parked.
 """
 
 import time
@@ -15,20 +15,23 @@ from shared.ledger import PendingRow
 from shared.parked import park
 from shared.queries import lanes as lane_queries
 
-PARTS_SLICE_SECONDS: Final = 15.0  # for settling a lane in parts; what is left over is the next worker's
-USER_PAGE_SIZE: Final = 200  # users looked up at once
+PARTS_SLICE_SECONDS: Final = 15.0  # for settling a lane in parts; the next worker settles the rest
+USER_PAGE_SIZE: Final = 200  # users of one statement
 LAST_USER_ID: Final = 2**63 - 1
 
-_resume_after: dict[int, int] = {}  # of this process: the user at whom settling a lane in parts ended early
+_resume_after: dict[int, int] = {}  # by lane, for this process: the last user of a run in parts that ended early
 
 
 class LaneFailed(Exception):
-    """Rows of this lane cannot be settled and none could be parked: a bad release, or a lone bad row."""
+    """Rows of a lane fail and none could be parked: the release is bad, or no other row was there to commit."""
 
 
 @dataclass
 class Parts:
-    """How a lane comes out in parts: its rows, those that fail, and what the machinery raised. `busy`: it was taken."""
+    """The result of settling a lane in parts. `busy`: another process held the lane.
+
+    `failing`: rows that fail, with their errors. `passed_over`: infrastructure errors of skipped users.
+    """
 
     lane: int
     counts: Counts = field(default_factory=Counts)
@@ -38,7 +41,10 @@ class Parts:
 
 
 def settle_in_parts(lane: int) -> Parts:
-    """Settles a lane user by user, and parks the rows that fail. Raises LaneFailed, or what the machinery raised."""
+    """Settles a lane user by user, and parks the rows that fail. Returns the result.
+
+    Raises LaneFailed if rows fail and nothing commits, or the first infrastructure error.
+    """
     parts = Parts(lane)
     deadline = time.monotonic() + PARTS_SLICE_SECONDS
     for user_id in _users(lane):
@@ -55,9 +61,11 @@ def settle_in_parts(lane: int) -> Parts:
 
 
 def _users(lane: int) -> Iterator[int]:
-    """The lane's users with rows to settle, once around, from where time ran out before: none is always the last.
+    """Yields the lane's users with rows to settle, each once. Begins after the user at which the last run ended.
 
-    Users, not rows: one user may fill any number of batches.
+    So no user is always the last.
+
+    It pages by user, not by row, because one user may fill any number of batches.
     """
     start = _resume_after.pop(lane, 0)
     yield from _users_between(lane, start, LAST_USER_ID)
@@ -73,7 +81,7 @@ def _users_between(lane: int, after: int, through: int) -> Iterator[int]:
 
 
 def _settle_user(user_id: int, parts: Parts) -> None:
-    """Settles one user's rows, together or else one by one up to the first that fails."""
+    """Settles one user's rows together; if that fails, one by one up to the first that fails."""
     limit = SETTLE_BATCH_ROWS
     while head := _first_row(user_id):
         try:
@@ -101,7 +109,7 @@ def _first_row(user_id: int) -> PendingRow | None:
 
 
 def _park_failing(parts: Parts) -> None:
-    """Parks what fails as soon as something else commits. What was parked before is told apart already."""
+    """Parks failing rows once another row has committed. A row that has failed before needs no such proof."""
     to_park = [(head, error) for head, error in parts.failing if parts.counts.settled or head.attempts]
     parts.failing = [pair for pair in parts.failing if pair not in to_park]
     for head, error in to_park:

@@ -1,7 +1,7 @@
-"""The rules of money: pending transactions and the accounts they move in, outcomes out. No IO, no clock.
+"""The rules of money: turns pending transactions and accounts into outcomes, without IO or clock.
 
-Everything that decides whether money moves is in `judge`, and everything it knows was read under the lane's
-lock. A batch is folded in acceptance order, so what one row does, the next one of its user sees.
+`judge` alone decides whether money moves, from values read under the lane lock. A batch is folded in acceptance order,
+so each row sees the effect of its user's earlier rows.
 """
 
 from bisect import bisect_left
@@ -14,14 +14,14 @@ from uuid import UUID
 from shared.model import EventType, Reason, Status, Type
 from shared.money import MAX_BALANCE
 
-# A client's timestamp this close to acceptance means "now": neither its clock nor our queue is that exact.
+# A timestamp this close to acceptance means "now": client clocks and our queue are less exact than this.
 CLOCK_TOLERANCE: Final = timedelta(seconds=60)
 BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
 class Account:
-    """A user's row as the fold moves it on. `balance` in minor units; `last_history_at` UTC or None."""
+    """A user's row, which the fold updates. `balance` in minor units; `last_history_at` UTC or None."""
 
     user_id: int
     balance: int
@@ -44,17 +44,17 @@ class Pending:
 
     @property
     def keeps_timestamp(self) -> bool:
-        """Whether the client's timestamp is older than "now" can mean, so that history counts it there."""
+        """Returns whether the client's timestamp is too old to mean "now", so that history uses it."""
         return self.requested_at is not None and self.requested_at < self.accepted_at - CLOCK_TOLERANCE
 
     @property
     def change(self) -> int:
-        """The signed amount, in minor units."""
+        """Returns the signed amount, in minor units."""
         return self.amount if self.type == Type.DEPOSIT else -self.amount
 
 
 class PendingRow(NamedTuple):
-    """A row to settle. `bulk`: it waits with the lists; `behind_parked`: an earlier one of its user is parked."""
+    """A row to settle. `bulk`: it waits with the lists. `behind_parked`: an earlier row of its user is parked."""
 
     pending: Pending
     accept_order: int
@@ -65,7 +65,10 @@ class PendingRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the ledger. `history_at` is the running maximum of `effective_at` over the user's entries."""
+    """A line of the ledger. Amounts in minor units, instants UTC.
+
+    `history_at` is the running maximum of `effective_at` over the user's entries.
+    """
 
     seq: int
     amount: int
@@ -76,10 +79,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a transaction, with the event that tells of it. `entry` is None when rejected.
+    """The result of settling a transaction, with its event. Amounts in minor units. `entry` is None if rejected.
 
-    `lowest_balance` is set where a late withdrawal was rejected only because it is dated back, so that the same without
-    a timestamp would have completed: the lowest balance, in minor units, from its instant on.
+    `lowest_balance` is set only if a late withdrawal would have completed without its timestamp. It is the lowest
+    balance from its instant on.
     """
 
     pending: Pending
@@ -94,12 +97,12 @@ class Outcome:
 
 
 class LowestBalances:
-    """The lowest balance of one user from each of some instants to the next, kept current within a batch.
+    """The lowest balance of one user between each instant and the next, in minor units, kept current within a batch.
 
-    A late withdrawal may not make the balance negative at any instant from its own on. Instants, not partial
-    sums: entries of one instant count together. `starts` must hold, in order, every instant before the
-    account's last history at which an entry of the batch can lie (see `instants_to_scan`); from the last
-    history on the balance is constant, so new starts may be added there.
+    A late withdrawal must not make the balance negative at any instant from its own on. Entries of one instant count
+    together, so partial sums within an instant do not matter. `starts` must hold, in order, each instant before the
+    account's last history at which the batch can write an entry (see `instants_to_scan`). From the last history on the
+    balance is constant, so new starts may be added there.
     """
 
     def __init__(self, starts: Sequence[datetime], lowest: Sequence[int]) -> None:
@@ -108,32 +111,31 @@ class LowestBalances:
 
     @classmethod
     def flat(cls, account: Account) -> "LowestBalances":
-        """For an account none of whose older instants will be asked for."""
+        """Returns one constant balance, for an account whose older instants are not needed."""
         return cls([account.last_history_at or BEGINNING], [account.balance])
 
     def lowest_from(self, instant: datetime) -> int:
-        """The lowest balance, in minor units, at any instant from this one on."""
+        """Returns the lowest balance, in minor units, at any instant from this one on."""
         return min(self._lowest[self._start(instant) :])
 
     def record(self, instant: datetime, change: int) -> None:
-        """Count an entry of `change` minor units at the instant."""
+        """Adds an entry of `change` minor units at the instant."""
         for index in range(self._start(instant), len(self._starts)):
             self._lowest[index] += change
 
     def _start(self, instant: datetime) -> int:
         index = bisect_left(self._starts, instant)
         known = index < len(self._starts) and self._starts[index] == instant
-        if not known and index > 0:  # before the first start nothing is asked for
+        if not known and index > 0:  # no caller uses an instant before the first start
             self._starts.insert(index, instant)
             self._lowest.insert(index, self._lowest[index - 1])
         return index
 
 
 def instants_to_scan(account: Account, batch: Sequence[Pending]) -> list[datetime]:
-    """The starts of the `LowestBalances` that settling these rows of one user needs from the ledger, in order.
+    """Returns, in order, the instants at which settling these rows of one user needs `LowestBalances` from the ledger.
 
-    Empty where no scan is needed: no withdrawal lies before the last history, or none that does could pass
-    the cheap test of the balance.
+    The list is empty if no scan is needed: no withdrawal is late, or each late one exceeds any balance of this batch.
     """
     if account.last_history_at is None:
         return []
@@ -154,10 +156,10 @@ def instants_to_scan(account: Account, batch: Sequence[Pending]) -> list[datetim
 
 
 def effective_instant(row: Pending, account: Account, moment: datetime) -> datetime:
-    """When the money moves: the client's older timestamp, or else now, never before the last history.
+    """Returns the instant (UTC) of the entry: an old client timestamp, otherwise now, but not before the last history.
 
-    `moment` is the database's clock, read after the locks. So no entry lies in the future, and neither a
-    client's clock within 60 s nor a slow queue makes an entry late.
+    `moment` is the database clock, read after the locks, so no entry is in the future. A client clock within 60 s or
+    a slow queue does not make an entry late.
     """
     if row.keeps_timestamp and row.requested_at is not None:
         return row.requested_at
@@ -166,7 +168,10 @@ def effective_instant(row: Pending, account: Account, moment: datetime) -> datet
 
 
 def judge(row: Pending, account: Account, lowest: LowestBalances | None, at: datetime) -> Reason | None:
-    """The business reason to reject the row, or None. `lowest` is None only where nothing can be late."""
+    """Returns the business reason to reject the row, or None. `lowest` may be None only if the row cannot be late.
+
+    Raises ValueError if the row is a late withdrawal and `lowest` is None.
+    """
     if row.type == Type.DEPOSIT:
         return Reason.BALANCE_LIMIT if account.balance + row.amount > MAX_BALANCE else None
     if account.balance < row.amount:
@@ -174,12 +179,12 @@ def judge(row: Pending, account: Account, lowest: LowestBalances | None, at: dat
     if account.last_history_at is None or at >= account.last_history_at:
         return None
     if lowest is None:
-        raise ValueError(f"the late withdrawal {row.uid} cannot be judged without its user's past")
+        raise ValueError(f"the late withdrawal {row.uid} cannot be judged without the lowest balances of its user")
     return Reason.INSUFFICIENT_FUNDS if lowest.lowest_from(at) < row.amount else None
 
 
 def settle(row: Pending, account: Account, lowest: LowestBalances | None, moment: datetime) -> Outcome:
-    """Judge one row, move the account (and its past) on, and say what became of it."""
+    """Settles one row: updates the account and its lowest balances, and returns the outcome."""
     at = effective_instant(row, account, moment)
     before = account.balance
     reason = judge(row, account, lowest, at)
@@ -218,10 +223,11 @@ def settle(row: Pending, account: Account, lowest: LowestBalances | None, moment
 def fold(
     batch: Sequence[Pending], accounts: Mapping[int, Account], scanned: Mapping[int, LowestBalances], moment: datetime
 ) -> tuple[list[Outcome], dict[int, Account]]:
-    """Settle a batch in its order: the outcomes, one per row, and the accounts as they are afterwards.
+    """Settles a batch in its order. Returns one outcome for each row, and the updated accounts by user id.
 
-    `accounts` holds every user of the batch and stays as it is. `scanned` holds the scanned ones; a user with
-    an older withdrawal that needs no scan gets a flat past, since a batch-mate may make that one late.
+    `accounts` holds every user of the batch and is not changed. `scanned` holds the lowest balances of scanned users.
+    A user with an old withdrawal that needs no scan gets a constant balance, because an earlier row of the batch may
+    make that withdrawal late.
     """
     after = {user_id: replace(account) for user_id, account in accounts.items()}
     tracked = dict(scanned)

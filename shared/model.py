@@ -1,6 +1,6 @@
-"""The domain types of payments: what use cases, statements, views and commands share. No logic beyond the lane of a user.
+"""Domain types of payments, shared by use cases, statements, views and commands. The only logic is the lane of a user.
 
-The words of the enums are those of URLs, JSON, columns and logs.
+URLs, JSON, columns and logs use the words of these enums.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a transaction was rejected: facts of business, read under the lock. Machinery never rejects."""
+    """The business reason of a rejection, read under the lock. An infrastructure error never rejects a transaction."""
 
     INSUFFICIENT_FUNDS = "insufficient_funds"
     BALANCE_LIMIT = "balance_limit"
@@ -36,15 +36,15 @@ class EventType(StrEnum):
 
 
 def lane_of(user_id: int) -> int:
-    """The lane, 0 to 15, that settles this user's transactions."""
+    """Returns the lane, 0 to 15, that settles this user's transactions."""
     return user_id % LANES
 
 
 class TransactionRequest(NamedTuple):
-    """A transaction as a client asked for it. `amount` in minor units, `requested_at` UTC or None.
+    """A transaction as a client requested it. `amount` in minor units, `requested_at` UTC or None.
 
-    `arrived` is time.monotonic() when it came in, None for "just now": it counts as accepted from then on, so that
-    no queue of ours makes a client's "now" too old.
+    `arrived` is time.monotonic() at the arrival of the request; None means now. The acceptance time counts from the
+    arrival, so that waiting in our queues does not make a client's timestamp old.
     """
 
     uid: UUID
@@ -57,7 +57,7 @@ class TransactionRequest(NamedTuple):
 
 
 class Transaction(NamedTuple):
-    """A transaction as it stands. Amounts in minor units; the last two are None unless COMPLETED.
+    """A stored transaction. Amounts in minor units, instants UTC. The last two fields are None unless COMPLETED.
 
     `lowest_balance`: see `shared.ledger.Outcome`.
     """
@@ -79,7 +79,7 @@ class Transaction(NamedTuple):
 
 
 class User(NamedTuple):
-    """A user. `balance` in minor units."""
+    """A user. `balance` in minor units, `created_at` UTC."""
 
     id: int
     name: str
@@ -88,14 +88,14 @@ class User(NamedTuple):
 
 
 class StatementKey(NamedTuple):
-    """Where a page ended: the last item's place in the index that orders the statement."""
+    """The index key of the last item of a statement page. The next page begins after it."""
 
     accepted_at: datetime
     accept_order: int
 
 
 class StatementFilter(NamedTuple):
-    """What the statement is narrowed to; None: not. `since` and `until` are half-open on accepted_at."""
+    """The filters of a statement; None means no filter. accepted_at is at or after `since`, and before `until`."""
 
     status: Status | None = None
     type: Type | None = None
@@ -104,7 +104,7 @@ class StatementFilter(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An outcome as others are told of it. `balance` in minor units: the user's, after it."""
+    """A published outcome. `balance` is the user's balance after it, in minor units; `occurred_at` UTC."""
 
     id: int
     user_id: int
@@ -116,7 +116,7 @@ class Event(NamedTuple):
 
 
 class Story(NamedTuple):
-    """A transaction with all that belongs to it. What is not there (yet, or any more) is None."""
+    """A transaction with its user, entry, event and place in the queue. A part that does not exist is None."""
 
     transaction: Transaction
     request_id: str | None
@@ -131,12 +131,12 @@ class Story(NamedTuple):
     event_id: int | None
     user_seq: int | None
     balance_before: int | None
-    parked_before: UUID | None  # the user's parked one that this one waits behind
-    pending_before: int  # in its lane, as far as it waits for them: a single request does not wait for lists
+    parked_before: UUID | None  # the user's first parked transaction that this one waits behind
+    pending_before: int  # earlier rows of its lane that it waits for: a single request does not wait for lists
 
 
 class Backlog(NamedTuple):
-    """Unparked PENDING rows, the oldest one's age in seconds, parked rows; the unparked ones of each lane.
+    """The numbers of unparked and parked PENDING rows, the age of the oldest unparked one, and the unparked by lane.
 
     At most `shared.queries.lanes.MAX_PARKED_COUNTED` parked rows are counted.
     """
@@ -148,7 +148,7 @@ class Backlog(NamedTuple):
 
 
 class ParkedRow(NamedTuple):
-    """A parked transaction. `attempts` is how often settling it has failed: 0 for one that waits behind."""
+    """A parked transaction. `amount` in minor units. `attempts` counts its failures: 0 if it waits behind another."""
 
     uid: UUID
     user_id: int
@@ -162,7 +162,7 @@ class ParkedRow(NamedTuple):
 
 
 class ErrorCount(NamedTuple):
-    """How many parked rows, of how many users, have an error (its first 200 characters)."""
+    """The numbers of parked rows and of users with the same error (its first 200 characters)."""
 
     error: str
     rows: int
@@ -170,7 +170,7 @@ class ErrorCount(NamedTuple):
 
 
 class RowCounts(NamedTuple):
-    """The rows of a range that were checked; `parked` are among the pending."""
+    """The numbers of rows checked in a range. `pending` includes `parked`."""
 
     users: int = 0
     entries: int = 0
@@ -181,7 +181,7 @@ class RowCounts(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Something that is not as it must be: whose, which row, what of it. Amounts in minor units."""
+    """A failed check: the user, the row, and the expected and the stored value. Amounts in minor units."""
 
     user_id: int | None
     row: str
@@ -191,7 +191,7 @@ class Difference(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """The last recorded run of `verify`: how many seconds ago it ended, and how many differences it found."""
+    """The last recorded run of `verify`: the seconds since it ended, and its number of differences."""
 
     age_seconds: float
     differences: int

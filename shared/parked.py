@@ -1,6 +1,7 @@
-"""What our own code cannot settle is parked: its user waits behind it, everybody else goes on, and it is tried again.
+"""Parks rows that our code cannot settle, and releases them. Later rows of the same user wait; other users do not.
 
-It is released by itself after a minute, then ever more rarely, up to an hour; or at once by an operator.
+A parked row is released for a retry after a minute, then after growing pauses up to an hour. An operator can release it
+at once.
 """
 
 import time
@@ -23,18 +24,18 @@ from shared.queries import actions, lanes, parked
 from shared.queries.parked import ParkedUsers
 from shared.queries.server import read_clock
 
-RETRY_PAGE_SIZE: Final = 100  # looked at by one statement
+RETRY_PAGE_SIZE: Final = 100  # users of one statement
 RETRY_SLICE_SECONDS: Final = 1.0
-RELEASE_BATCH_ROWS: Final = 5000  # in one commit
-RELEASE_PAGE_SIZE: Final = 5000  # looked up at once
+RELEASE_BATCH_ROWS: Final = 5000  # of one commit
+RELEASE_PAGE_SIZE: Final = 5000  # users of one statement
 FIND_USERS_TIMEOUT_SECONDS: Final = 60
-MAX_BIGINT: Final = 2**63 - 1  # beyond every acceptance number
+MAX_BIGINT: Final = 2**63 - 1  # above every acceptance number
 
 log = get_logger("parking")
 
 
 def park(row: PendingRow, error: str) -> int:
-    """Parks a row that fails by itself. Returns the number of rows: 0 where somebody else has settled or parked it."""
+    """Parks a failed row. Returns the number of rows: 0 if another process has settled or parked it."""
     with transaction() as connection:
         count = parked.park(connection, [row.pending.uid], error, failed=True)
     metrics.PARKED.inc(count)
@@ -44,7 +45,7 @@ def park(row: PendingRow, error: str) -> int:
 
 
 class Listed(NamedTuple):
-    """The first parked rows by user and acceptance, how many there are in all, and the most frequent errors."""
+    """The first parked rows by user and acceptance, the total number, and the most frequent errors."""
 
     rows: list[ParkedRow]
     in_all: int
@@ -52,7 +53,7 @@ class Listed(NamedTuple):
 
 
 def list_parked(limit: int, error_limit: int) -> Listed:
-    """Returns what is parked. Of rows beyond the limit MAX_PARKED_COUNTED are counted at most."""
+    """Returns the first parked rows, their total and their errors. It counts at most MAX_PARKED_COUNTED rows."""
     with transaction() as connection:
         rows = parked.list_parked(connection, limit)
         errors = parked.count_errors(connection, error_limit) if error_limit else []
@@ -62,32 +63,33 @@ def list_parked(limit: int, error_limit: int) -> Listed:
 
 @dataclass
 class RetryPosition:
-    """How far a process has looked through the users with parked rows: the last user's id, 0 at the beginning."""
+    """The position of a process in the users with parked rows: the last user's id, 0 at the beginning."""
 
     after: int = 0
 
 
-def retry_due(place: RetryPosition | None = None) -> int:
-    """Release what has been parked long enough: a failed row alone, its followers once it is settled.
+def retry_due(position: RetryPosition | None = None) -> int:
+    """Releases rows whose pause is over: a failed row alone, and its followers once it is settled.
 
-    Begins after the place, and moves it: a round through very many users takes several calls.
+    Returns the number of rows. Begins after the position and moves it, because a round through all users may take
+    several calls.
     """
-    place = place or RetryPosition()
+    position = position or RetryPosition()
     deadline = time.monotonic() + RETRY_SLICE_SECONDS
     released = 0
     while True:
         with transaction() as connection:
-            heads, place.after = parked.find_due_heads(connection, place.after, RETRY_PAGE_SIZE)
+            heads, position.after = parked.find_due_heads(connection, position.after, RETRY_PAGE_SIZE)
         released += sum(_retry(head) for head in heads)
-        if not place.after or time.monotonic() > deadline:
+        if not position.after or time.monotonic() > deadline:
             return released
 
 
 def _retry(head: ParkedRow) -> int:
-    """One user's trouble keeps no other's rows parked."""
+    """Releases one user's rows. Returns their number; 0 on an error of this user, so that other users are released."""
     try:
         with transaction() as connection:
-            # Under the lane's lock, so that no batch is deciding who waits behind whom. Busy: the sweep returns.
+            # The lane lock keeps a batch from parking followers at the same time. If it is busy, the sweep retries.
             if not lanes.try_lock_lanes(connection, [head.lane]):
                 return 0
             lanes.set_lock_timeout(connection)
@@ -103,10 +105,10 @@ def _retry(head: ParkedRow) -> int:
 
 
 def release(uid: UUID, actor: str = SERVICE) -> int:
-    """Release a parked transaction and all of its user's that are parked with it; the number of rows.
+    """Releases a parked transaction and all other parked rows of its user. Returns the number of rows.
 
-    Raises NotFound where no parked transaction has this uid. Waits for a busy lane, up to the lock's time-out:
-    nobody would come back to it.
+    Waits for a busy lane up to the lock time-out, because no process would retry.
+    Raises NotFound if no parked transaction has this uid.
     """
     with transaction() as connection:
         row = parked.find_parked(connection, uid)
@@ -119,41 +121,41 @@ def release(uid: UUID, actor: str = SERVICE) -> int:
 
 
 class ReleaseRequest(NamedTuple):
-    """Who asked for a release, and of what: a uid, `all`, or an error's text."""
+    """The actor of a release, and its target: a uid, `all`, or the text of an error."""
 
     actor: str
     target: str
 
 
 class Released(NamedTuple):
-    """How a release of many goes: rows released so far, and users left because their lane was busy."""
+    """The progress of a release: rows released so far, and users left parked because their lane was busy."""
 
     rows: int = 0
     busy_users: int = 0
 
 
 def release_matching(error: str, actor: str = SERVICE) -> Iterator[Released]:
-    """Release the users whose first parked row has this text in its error ("" for all); yields the counts so far.
+    """Releases the users whose first parked row has this text in its error ("" for all). Yields the counts so far.
 
-    A commit covers one lane and a bounded number of rows. A user's rows are released in their order. A lane that stays
-    busy is left, and its users are counted.
+    A commit covers one lane and a bounded number of rows. A user's rows are released in their order. If a lane stays
+    busy, its users are counted and left parked.
     """
     request = ReleaseRequest(actor, f"error: {error}" if error else "all")
     with transaction() as connection:
         before = read_clock(connection)
-    done = Released()
+    progress = Released()
     for lane in range(LANES):
         for users in _find_users(ParkedUsers(lane, error, before)):
             try:
                 for rows in _release_users(lane, users, before, request):
-                    done = done._replace(rows=done.rows + rows)
-                    yield done
+                    progress = progress._replace(rows=progress.rows + rows)
+                    yield progress
             except DBAPIError as failure:
                 if not is_lock_timeout(failure):
                     raise
-                done = done._replace(busy_users=done.busy_users + len(users))
-    log.warning("parked transactions released", target=request.target, **done._asdict())
-    yield done
+                progress = progress._replace(busy_users=progress.busy_users + len(users))
+    log.warning("parked transactions released", target=request.target, **progress._asdict())
+    yield progress
 
 
 def _find_users(criteria: ParkedUsers) -> Iterator[list[int]]:
@@ -169,7 +171,7 @@ def _find_users(criteria: ParkedUsers) -> Iterator[list[int]]:
 
 
 def _release_users(lane: int, users: Sequence[int], before: datetime, request: ReleaseRequest) -> Iterator[int]:
-    """The number of rows of each commit."""
+    """Yields the number of rows of each commit."""
     while True:
         with transaction() as connection:
             lanes.lock_lane(connection, lane)

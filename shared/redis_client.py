@@ -1,4 +1,4 @@
-"""The one way to a client of the broker that gives up at once: whoever calls it comes back by itself, or does without."""
+"""Creates Redis clients that never retry: each caller has its own retry, or works without the broker."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from shared.settings import settings
 
 
 def connect(timeout_seconds: float, **options: Any) -> Redis:
-    """Returns a client that tries each command once, for this long at most. It connects when it is first used."""
+    """Returns a client that tries each command once, with this time-out. It connects at its first command."""
     return Redis.from_url(
         settings().broker_url,
         socket_timeout=timeout_seconds,

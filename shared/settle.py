@@ -1,10 +1,10 @@
-"""Settle lanes: the worker's entry. A slice of work settles batch after batch, each one commit (shared/batch).
+"""The entry point of the worker. A slice of work settles one batch after another, each in one commit (shared/batch).
 
-A batch that fails is the only way off this path: where a row or a user may be the reason, each lane is settled by itself,
-and a lane that fails by itself is settled user by user (shared/isolate).
+Only a failed batch leaves this path. If a row or a user may be the reason, each lane is settled by itself, and a lane
+that fails again is settled user by user (shared/isolate).
 
-Where rows of lists pile up, a worker drains: for a slice of time it settles what waits in any lane, single requests first,
-and invites others to help. No one lane is held for long, so single requests wait for one or two batches, not for the list.
+If rows of lists pile up, a worker drains: for a slice of time it settles all lanes, single requests first, and invites
+other workers. It holds no lane for long, so a single request waits for one or two batches instead of the whole list.
 """
 
 import random
@@ -23,9 +23,9 @@ from shared.model import LANES
 from shared.queries import lanes as lane_queries
 
 SETTLE_SLICE_SECONDS: Final = 2.0
-DRAIN_BATCH_LANES: Final = 4  # by one commit, so that others find lanes that are free
+DRAIN_BATCH_LANES: Final = 4  # of one commit, so that other workers find free lanes
 HOLD_INTERVAL_SECONDS: Final = 1.0
-BUSY_PAUSE_SECONDS: Final = 0.01  # others have the lanes: a batch takes several times as long
+BUSY_PAUSE_SECONDS: Final = 0.01  # while other workers hold the lanes: a batch takes several times as long
 
 log = get_logger("settling")
 _drains = threading.Lock()  # held by the thread of this process that drains
@@ -33,8 +33,9 @@ _drains = threading.Lock()  # held by the thread of this process that drains
 
 @dataclass
 class Slice:
-    """What a slice of work on lanes did. `busy`: other processes had them all. `lists_wait`: rows of lists pile up, and
-    nobody was rung for them. Its text is what Flower shows.
+    """The result of a slice of work on lanes. Flower shows its text.
+
+    `busy`: other processes held all the lanes. `lists_wait`: rows of lists pile up, and no ring announced them.
     """
 
     lanes: list[int]
@@ -45,72 +46,75 @@ class Slice:
     def __str__(self) -> str:
         counts = self.counts
         parts = {"completed": counts.completed, "rejected": counts.rejected, "parked": counts.parked}
-        did = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
+        result = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
         lanes = f"lane{'s' * (len(self.lanes) > 1)} {', '.join(map(str, sorted(self.lanes)))}"
-        return f"{did or ('busy elsewhere' if self.busy else 'nothing to do')}; {lanes}"
+        return f"{result or ('busy elsewhere' if self.busy else 'nothing to do')}; {lanes}"
 
 
 def work_lanes(lanes: Sequence[int]) -> Slice:
-    """Settles lanes; where a batch fails by a row's own fault, ours, or for one user alone: each lane in parts.
+    """Settles lanes. Returns the numbers of rows settled. If a batch fails because of a row or a user, isolates it.
 
-    Raises LaneFailed, or what the machinery raised: either way everything unsettled is still PENDING, and the
-    sweep comes back to it.
+    Raises LaneFailed, or the infrastructure error. Then all unsettled rows are still PENDING, and the sweep retries
+    them.
     """
     failures: dict[int, Exception] = {}
-    done = _settle(lanes, settle_lanes, failures)
-    # One drain is enough for a process: two threads would only take the interpreter from each other.
-    if done.lists_wait and _drains.acquire(blocking=False):
+    result = _settle(lanes, settle_lanes, failures)
+    # One drain for each process is enough: two threads would only compete for the interpreter.
+    if result.lists_wait and _drains.acquire(blocking=False):
         try:
-            _drain(done, failures)
+            _drain(result, failures)
         finally:
             _drains.release()
     if failures:
         raise next(iter(failures.values()))
-    return done
+    return result
 
 
 def is_draining() -> bool:
-    """Returns whether a thread of this process looks at all lanes just now."""
+    """Returns whether a thread of this process drains now."""
     return _drains.locked()
 
 
 def find_overdue(seconds: float) -> list[int]:
-    """Returns the lanes in which a row has waited to be settled for longer than that."""
+    """Returns the lanes whose oldest unparked PENDING row was accepted more than `seconds` ago."""
     with transaction() as connection:
         return lane_queries.find_overdue_lanes(connection, LANES, seconds)
 
 
 def settle_lanes(lanes: Sequence[int]) -> Slice:
-    """Settles lanes until they are empty or the slice's time is over; then hands them back by ringing.
+    """Settles lanes until they are empty or the slice of time is over. Returns the result; rings for the lanes left.
 
-    Returns early where rows of lists pile up: they are for `_drain`, which looks at all lanes.
-    Raises the first error met. What was committed before it stays; the rest is PENDING as it was.
+    Returns early if rows of lists pile up, because `_drain` settles those in all lanes.
+    Raises the first error of a batch. Earlier batches stay committed; the other rows stay PENDING.
     """
-    done = Slice(list(lanes))
+    result = Slice(list(lanes))
     deadline = time.monotonic() + SETTLE_SLICE_SECONDS
     while True:
         batch = settle_batch(lanes)
         if batch is None:
-            done.busy = True
-            return done
-        done.counts += batch.counts
+            result.busy = True
+            return result
+        result.counts += batch.counts
         if batch.lists_wait:
-            done.lists_wait = True
-            return done
+            result.lists_wait = True
+            return result
         unsettled = sorted(batch.unfinished_lanes | batch.flagged_lanes)
         if not unsettled:
-            return done
+            return result
         if time.monotonic() > deadline:
             _hand_back(unsettled, batch)
-            return done
-        if batch.unfinished_lanes:  # they pile up: one is ours, the others are for whoever comes
+            return result
+        if batch.unfinished_lanes:  # rows pile up: keep one lane, and leave the others to other workers
             _hand_back(unsettled[1:], batch)
             unsettled = unsettled[:1]
         lanes = unsettled
 
 
 def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
-    """Rings for each lane by itself: one process a lane. Hushed first, or the ring would ride on a spent message."""
+    """Rings for each lane by itself, so that one process takes each lane.
+
+    Clears the flag first: a set flag would suppress the ring, although its message has been taken.
+    """
     uid = str(batch.outcomes[-1].pending.uid) if batch.outcomes else "nothing"
     for lane in lanes:
         doorbell.clear_flags([lane])
@@ -118,7 +122,7 @@ def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
 
 
 def _settle(lanes: Sequence[int], settle: Callable[[Sequence[int]], Slice], failures: dict[int, Exception]) -> Slice:
-    """Settles lanes, apart where that fails. What one lane raises is put into `failures`, and keeps no other waiting."""
+    """Settles lanes together; if that fails, one by one. Puts the error of a lane into `failures`, and continues."""
     try:
         return settle(lanes)
     except Exception as error:
@@ -131,18 +135,18 @@ def _settle(lanes: Sequence[int], settle: Callable[[Sequence[int]], Slice], fail
 
 
 def _settle_apart(lanes: Sequence[int], failures: dict[int, Exception]) -> Slice:
-    """Settles each of several lanes by itself, and a single one user by user."""
-    done = Slice(list(lanes))
+    """Settles each of several lanes by itself, and a single lane user by user."""
+    result = Slice(list(lanes))
     for lane in lanes:
         try:
             part = _settle([lane], settle_lanes, failures) if len(lanes) > 1 else _settle_in_parts(lane)
         except Exception as error:
             failures[lane] = error
         else:
-            done.counts += part.counts
-            done.busy |= part.busy
-            done.lists_wait |= part.lists_wait
-    return done
+            result.counts += part.counts
+            result.busy |= part.busy
+            result.lists_wait |= part.lists_wait
+    return result
 
 
 def _settle_in_parts(lane: int) -> Slice:
@@ -150,10 +154,10 @@ def _settle_in_parts(lane: int) -> Slice:
     return Slice([lane], parts.counts, parts.busy)
 
 
-def _drain(done: Slice, failures: dict[int, Exception]) -> None:
-    """Settles what waits in any lane until nothing does, or a slice of time is over; counts it in `done`.
+def _drain(result: Slice, failures: dict[int, Exception]) -> None:
+    """Settles all lanes until they are empty or a slice of time is over. Adds the result to `result`.
 
-    Nobody needs to ring meanwhile. A lane that fails is put into `failures` and left alone.
+    No process needs to ring meanwhile. The error of a lane goes into `failures`, and the lane is not tried again.
     """
     deadline, next_hold_at = time.monotonic() + SETTLE_SLICE_SECONDS, 0.0
     doorbell.invite()
@@ -163,20 +167,20 @@ def _drain(done: Slice, failures: dict[int, Exception]) -> None:
             doorbell.set_flags(range(LANES))
         lanes = _choose_lanes(failures)
         if not lanes:
-            doorbell.clear_flags(range(LANES))  # and look again: who commits after this rings
+            doorbell.clear_flags(range(LANES))  # then read again: a commit after this rings
             next_hold_at = 0.0
             if not (lanes := _choose_lanes(failures)):
                 return
         part = _settle(lanes, _settle_once, failures)
-        done.counts += part.counts
-        done.lanes = sorted({*done.lanes, *part.lanes})
+        result.counts += part.counts
+        result.lanes = sorted({*result.lanes, *part.lanes})
         if part.busy:
             time.sleep(BUSY_PAUSE_SECONDS)
     doorbell.invite()
 
 
 def _choose_lanes(failing: Collection[int]) -> list[int]:
-    """Returns some lanes with rows to settle, in any order: those with single requests, but for one that has lists."""
+    """Returns a few random lanes with rows to settle: lanes with single requests first, but at least one with lists."""
     with transaction() as connection:
         work = lane_queries.find_work(connection)
     single = _shuffled({*work.single}.difference(failing))
@@ -186,7 +190,7 @@ def _choose_lanes(failing: Collection[int]) -> list[int]:
 
 
 def _shuffled(lanes: set[int]) -> list[int]:
-    """Returns them in any order, so that several processes spread over the lanes."""
+    """Returns the lanes in random order, so that several processes spread over them."""
     return random.sample(sorted(lanes), len(lanes))
 
 

@@ -1,4 +1,4 @@
-"""A transaction as JSON has it: in answers, in the CSV's columns, and in what other services are told."""
+"""The JSON form of a transaction, used in answers, in CSV columns and in webhook bodies."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from shared.money import format_amount
 
 
 def describe_rejection(t: Transaction) -> str:
-    """Returns the sentence for a rejected transaction: of stored facts alone, so it is the same at each repeat."""
+    """Returns the explanation of a rejection. It uses stored values only, so each repeat gets the same text."""
     rejected = f"The transaction was rejected: {t.reason}."
     if t.lowest_balance is None or t.requested_at is None:
         return rejected
@@ -20,6 +20,7 @@ def describe_rejection(t: Transaction) -> str:
 
 
 def transaction_to_json(t: Transaction) -> dict[str, Any]:
+    """Returns a transaction as JSON members: amounts as decimal strings, instants as RFC 3339."""
     timestamp = t.effective_at or t.requested_at
     return {
         "uid": str(t.uid),

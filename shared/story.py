@@ -1,4 +1,4 @@
-"""A transaction's whole story, for whoever is asked what became of it."""
+"""Everything stored about one transaction, so that an operator can explain its state."""
 
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from shared.queries.story import find_story
 
 
 def get_story(uid: UUID) -> Story:
-    """Raises NotFound."""
+    """Returns a transaction with its user, entry, event and queue position. Raises NotFound if the uid is unknown."""
     with transaction() as connection:
         story = find_story(connection, uid)
     if story is None:

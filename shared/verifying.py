@@ -1,10 +1,10 @@
-"""Prove promises P3 (never negative) and P6 (the books agree) from the rows alone, while the service works.
+"""Proves promises P3 (never negative) and P6 (the books agree) from the rows alone, while the service runs.
 
-In ranges of users, each in one read-only snapshot of its own: a settling batch is one commit, so every snapshot holds
-whole batches, and what is found there is exact. Nothing is locked, and no transaction lasts longer than a range.
+Each range of users is checked in its own read-only snapshot. A settled batch is one commit, so each snapshot contains
+whole batches and the result is exact. The check locks nothing, and no transaction lasts longer than a range.
 
-A check of only what is new relies on the proof before it. So it is exact for the new part, and does not see a row of the
-old part that somebody changed by hand: everything is checked once a week.
+A check of the new rows relies on the proof before it. It does not see a manual change of an older row, so everything is
+checked once a week.
 """
 
 from collections.abc import Iterator
@@ -23,24 +23,25 @@ MARKS_BATCH_ROWS: Final = 5_000
 
 @dataclass
 class Findings:
-    """What has been checked so far, how many differences were found, and the first of them."""
+    """The rows checked so far, the number of differences, and the first differences."""
 
     counts: RowCounts = field(default_factory=RowCounts)
     differences: int = 0
     first: list[Difference] = field(default_factory=list)
-    whole: bool = True  # everything was checked, not only what is new since the last proof
+    whole: bool = True  # everything was checked, not only the rows since the last proof
 
     def add(self, in_all: int, first: list[Difference]) -> None:
+        """Adds the differences of a range: their number, and the first of them."""
         self.differences += in_all
         self.first += first[: MAX_SHOWN_DIFFERENCES - len(self.first)]
 
 
 def verify(*, since: bool = False, keep: bool = False) -> Iterator[Findings]:
-    """Check everything, or with `since` what is new since the last proof. Yields the findings after each range of users.
+    """Checks everything, or with `since` the rows since the last proof. Yields the findings after each range of users.
 
-    They are the same object, grown; the last are the result. With `keep` the users of each range without a difference
-    get their marks, from which a later check with `since` goes on. Raises NotReady where the books are older than this
-    code.
+    Each yield is the same object with more rows; the last one is the result. With `keep`, the users of each range
+    without a difference get marks. A later check with `since` begins at these marks.
+    Raises NotReady if the schema is older than this code.
     """
     unguarded = _check_server()
     findings = Findings(whole=not (since and _may_check_new_alone()))
@@ -54,9 +55,9 @@ def verify(*, since: bool = False, keep: bool = False) -> Iterator[Findings]:
             counts = part.count_rows(connection, users)
             in_all, first = part.find_differences(connection, users, MAX_SHOWN_DIFFERENCES)
             marks = verifying_since.read_changed(connection, users) if keep and not in_all else []
-        for begin in range(0, len(marks), MARKS_BATCH_ROWS):
+        for start in range(0, len(marks), MARKS_BATCH_ROWS):
             with transaction() as connection:
-                verifying_since.write_marks(connection, marks[begin : begin + MARKS_BATCH_ROWS])
+                verifying_since.write_marks(connection, marks[start : start + MARKS_BATCH_ROWS])
         findings.counts = RowCounts(*map(sum, zip(findings.counts, counts, strict=True)))
         findings.add(in_all, first)
         yield findings
@@ -64,20 +65,23 @@ def verify(*, since: bool = False, keep: bool = False) -> Iterator[Findings]:
 
 
 def record(findings: Findings) -> None:
-    """Keep the result, for the metrics."""
+    """Stores the result for the metrics."""
     with transaction() as connection:
         watched.insert_verification(connection, findings.counts, findings.differences, findings.whole)
 
 
 def list_last_verification() -> list[Verification]:
-    """Returns the last verification that was recorded, or nothing."""
+    """Returns a list with the last recorded verification, or an empty list."""
     with autocommit() as connection:
         verification = watched.find_verification(connection)
     return [verification] if verification else []
 
 
 def _may_check_new_alone() -> bool:
-    """Whether the last whole proof is recent and without a difference: one in the old part is seen by no other."""
+    """Returns whether the last whole proof is recent and without a difference.
+
+    Otherwise an older row may be wrong, and only a whole proof finds it.
+    """
     with transaction() as connection:
         last = verifying_since.find_last_whole(connection)
     return last is not None and last.differences == 0 and last.age_seconds < FULL_PROOF_MAX_AGE_SECONDS

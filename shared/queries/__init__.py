@@ -1,1 +1,1 @@
-"""All SQL of the service, a file per noun, each statement named. Queries never commit."""
+"""All SQL of the service: one file for each noun, each statement with a name. Queries never commit."""

@@ -1,7 +1,7 @@
-"""Statements on operator actions: who changed a key, a webhook, a parked payment or the schema, and when.
+"""Statements on operator actions: changes to keys, webhooks, parked payments and the schema.
 
-A use case records its action on its own connection, so that the action and its record are committed together.
-Details never hold a secret; of a URL only the host, because its path may be one.
+A use case records its action on its own connection, so that one commit covers both. Details never contain a secret. Of
+a URL they contain only the host, because the path may be a secret.
 """
 
 import json
@@ -18,11 +18,11 @@ _NEWEST = text("SELECT id, at, actor, action, target, details FROM operator_acti
 
 
 def record(connection: Connection, actor: str, action: str, target: object, **details: object) -> None:
-    """Record an action in the transaction that does it."""
+    """Records an action in the transaction that performs it. `details` become JSON."""
     values = {"actor": actor, "action": action, "target": str(target), "details": json.dumps(details)}
     connection.execute(_INSERT, values)
 
 
 def read_newest(connection: Connection, limit: int) -> list[Action]:
-    """Returns the actions, newest first."""
+    """Returns the last `limit` actions, the newest first."""
     return [Action(*row) for row in connection.execute(_NEWEST, {"limit": limit})]

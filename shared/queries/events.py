@@ -1,4 +1,4 @@
-"""Statements on events: the next ones of all lanes, or of one user. What a page reads does not grow with the feed."""
+"""Statements on events: the next ones of all lanes, or of one user. The cost of a page does not grow with the feed."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,7 +9,7 @@ from shared.database import array
 from shared.model import LANES, Event, EventType
 from shared.queries.transactions import TRANSACTION_COLUMNS, transaction_of
 
-# OFFSET 0: each transaction and each entry is looked up, whatever the planner thinks of reading the whole tables
+# OFFSET 0 forces a look-up of each transaction and entry, so that the planner never reads whole tables.
 _SELECT_EVENTS: Final = f"""
     SELECT event.id, event.user_id, event.user_seq, event.type, event.balance_after, event.occurred_at,
            t.*, entry.effective_at, entry.balance_after
@@ -20,8 +20,8 @@ _SELECT_EVENTS: Final = f"""
     ) AS entry ON true
     ORDER BY event.{{order}}
 """
-# Compared as a pair, for which there is but one index: with lane and id each by itself the planner may go through the ids
-# of all lanes and throw away those of the others, where the statistics say that one lane has nearly all of them.
+# The pair (lane, id) matches only one index. With separate comparisons the planner may scan the ids of all lanes, if
+# the statistics say that one lane has nearly all events.
 _READ = text(
     _SELECT_EVENTS.format(
         events="""
@@ -35,8 +35,7 @@ _READ = text(
         order="id",
     )
 )
-# As a pair here, too, and of values that the planner does not see: else it may read all that it believes the user to have,
-# and sort.
+# A pair here, too. OFFSET 0 hides the values from the planner: otherwise it may read and sort all events of the user.
 _READ_OF_USER = text(
     _SELECT_EVENTS.format(
         events="""
@@ -56,12 +55,12 @@ _READ_OF_USER = text(
 
 
 def read_events(connection: Connection, lasts: Sequence[int], limit: int) -> list[Event]:
-    """The oldest events, by id, of those that come after the given id of their lane."""
+    """Returns the oldest events, by id, that come after the given id of their lane."""
     return _events(connection, _READ, {"lanes": array(range(LANES)), "lasts": array(lasts), "limit": limit})
 
 
 def read_events_of_user(connection: Connection, user_id: int, after: int, limit: int) -> list[Event]:
-    """The user's events that come after this user_seq."""
+    """Returns the user's next events after this user_seq, in order."""
     return _events(connection, _READ_OF_USER, {"user_id": user_id, "after": after, "limit": limit})
 
 
@@ -72,8 +71,9 @@ def _events(connection: Connection, statement: TextClause, parameters: dict[str,
     ]
 
 
-# A user's ids grow with user_seq, which has no gaps: halving finds the place in some twenty look-ups, wherever in a long
-# feed it lies (what was pruned by age lies before every place). Reading on from the id would pass all events of other users, counting from 1 all earlier ones.
+# A user's ids grow with user_seq, which has no gaps. So halving finds the position in about twenty look-ups, in a feed
+# of any length (pruned events come before every position). A scan from the id would read all events of other users,
+# and a scan from user_seq 1 all earlier events of this user.
 _FIND_SEQ = text("""
     WITH RECURSIVE search (low, high) AS (
         SELECT CAST(0 AS bigint), last_event_seq FROM users WHERE id = :user_id
@@ -86,19 +86,19 @@ _FIND_SEQ = text("""
 """)
 
 
-# The number that the last event took, committed or not: retention may have deleted the event itself.
+# The last id taken by an event, committed or not: retention may have deleted the event itself.
 _LAST_ID = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM events_id_seq")
 
 
 def is_ahead(connection: Connection, lasts: Sequence[int]) -> bool:
-    """Returns whether an id among these was never given, in these books, to an event.
+    """Returns whether one of these ids is higher than the last id taken.
 
-    After a restore ids are given again, so one that is not ahead may name another event than the reader knows: that
-    cannot be told here.
+    After a restore ids are taken again. So an id that is not ahead may belong to another event than the reader saw;
+    this function cannot detect that.
     """
     return max(lasts) > int(connection.execute(_LAST_ID).scalar_one())
 
 
 def find_seq(connection: Connection, user_id: int, last: int) -> int:
-    """The user_seq of the user's last event up to this id, 0 if there is none."""
+    """Returns the user_seq of the user's last event up to this id, 0 if there is none."""
     return int(connection.execute(_FIND_SEQ, {"user_id": user_id, "last": last}).scalar_one())

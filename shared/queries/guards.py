@@ -1,10 +1,10 @@
-"""What the database itself holds against mistakes, ours and an operator's: triggers and constraints, in force or not."""
+"""The triggers and constraints by which the database prevents wrong data, and a statement that checks them."""
 
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-# Without these the past could be changed.
+# Without these triggers stored history could be changed.
 TRIGGERS: Final = {
     "ledger_append_only": "ledger",
     "ledger_past_not_negative": "ledger",
@@ -18,7 +18,7 @@ TRIGGERS: Final = {
 }
 
 
-# A test says that the migrations make these and no others.
+# A test checks that the migrations create exactly these.
 CONSTRAINTS: Final = {
     "users": (
         *("users_pkey", "users_idempotency_key_key", "users_name_check"),
@@ -67,7 +67,7 @@ _CONSTRAINTS = text("""
 
 
 def find_missing_guards(connection: Connection) -> list[DatabaseGuard]:
-    """Triggers that are missing or disabled, and constraints that are missing or not valid."""
+    """Returns the triggers that are missing or disabled, and the constraints that are missing or not valid."""
     triggers = [DatabaseGuard("trigger", name, table) for name, table in TRIGGERS.items()]
     constraints = [DatabaseGuard("constraint", name, table) for table, names in CONSTRAINTS.items() for name in names]
     in_force = {DatabaseGuard("trigger", *row) for row in connection.execute(_TRIGGERS)}

@@ -1,4 +1,4 @@
-"""Statements on lanes: take some, read what is pending in them, see which are behind."""
+"""Statements on lanes: lock them, read their pending rows, find overdue lanes, measure the backlog."""
 
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
@@ -16,17 +16,17 @@ _LOCK_LANE = text("SELECT pg_advisory_xact_lock(7411, :lane)")
 
 
 def try_lock_lanes(connection: Connection, lanes: Collection[int]) -> list[int]:
-    """Take those of the lanes that nobody has, until the end of the transaction; which they are. Never waits."""
+    """Locks the free lanes until the end of the transaction. Returns the locked ones. Never waits."""
     return list(connection.scalars(_TRY_LOCK_LANES, {"lanes": array(lanes)}))
 
 
 def lock_lane(connection: Connection, lane: int) -> None:
-    """Take the lane until the end of the transaction; waits until the one who has it commits."""
+    """Locks the lane until the end of the transaction. Waits until the transaction that holds it ends."""
     connection.execute(_LOCK_LANE, {"lane": lane})
 
 
 def set_lock_timeout(connection: Connection) -> None:
-    """Wait for no lock in this transaction longer than a moment."""
+    """Sets the lock time-out of this transaction to 200 ms."""
     connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
 
 
@@ -36,7 +36,7 @@ _COLUMNS: Final = """t.uid, t.user_id, t.type, t.amount, t.requested_at, t.accep
         SELECT FROM transactions parked
         WHERE parked.user_id = t.user_id AND parked.accept_order < t.accept_order
           AND parked.status = 'PENDING' AND parked.parked_at IS NOT NULL) AS behind_parked"""
-# Single requests and lists apart: each part is read from its own first row on by the index, however long the other is.
+# Single requests and lists are read separately, so that a long list does not slow down reading single requests.
 _READ_LANES = text(f"""
     SELECT row.* FROM unnest(CAST(:lanes AS smallint[])) AS lane (lane)
     CROSS JOIN LATERAL (
@@ -61,7 +61,7 @@ _READ_USER = text(f"""
 def read_pending(connection: Connection, lanes: Collection[int], limit: int) -> list[PendingRow]:
     """Returns the next unparked PENDING rows of lanes in acceptance order.
 
-    Of each lane at most `limit` of single requests and at most `limit` of lists.
+    For each lane these are at most `limit` single requests and at most `limit` rows of lists.
     """
     return [_pending_row(row) for row in connection.execute(_READ_LANES, {"lanes": array(lanes), "limit": limit})]
 
@@ -81,7 +81,7 @@ _FIRST: Final = f"""
     SELECT t.accepted_at FROM transactions t
     WHERE t.lane = CAST(lane.lane AS smallint) AND {{kind}} AND {_WAITS} ORDER BY t.accept_order LIMIT 1
 """
-# One row for each lane: when its first single request and its first row of a list were accepted.
+# One row for each lane: the acceptance times of its first single request and of its first row of a list.
 _FIRSTS: Final = f"""
     SELECT lane.lane, single.accepted_at AS single_at, bulk.accepted_at AS bulk_at
     FROM generate_series(0, :lanes - 1) AS lane (lane)
@@ -92,19 +92,19 @@ _FIND_WORK = text(_FIRSTS)
 
 
 class Work(NamedTuple):
-    """The lanes in which something waits: of single requests, of lists."""
+    """The lanes with single requests to settle, and the lanes with rows of lists to settle."""
 
     single: list[int]
     bulk: list[int]
 
 
 def find_work(connection: Connection) -> Work:
-    """Returns which lanes have unparked PENDING rows."""
+    """Returns the lanes that have unparked PENDING rows."""
     rows = connection.execute(_FIND_WORK, {"lanes": LANES}).all()
     return Work([row.lane for row in rows if row.single_at], [row.lane for row in rows if row.bulk_at])
 
 
-# From user to user by the index: what one user has waiting is not read.
+# Steps from user to user by the index, so the cost does not depend on the number of a user's rows.
 _READ_USERS = text(f"""
     WITH RECURSIVE waiting (user_id) AS (
         SELECT CAST(:after AS bigint)
@@ -118,7 +118,7 @@ _READ_USERS = text(f"""
 
 
 def read_users(connection: Connection, lane: int, after: int, limit: int) -> list[int]:
-    """Returns the ids of a lane's users with unparked PENDING rows, in their order, beginning after an id."""
+    """Returns the ids of a lane's users with unparked PENDING rows, in ascending order, beginning after an id."""
     return list(connection.scalars(_READ_USERS, {"lane": lane, "after": after, "limit": limit}))
 
 
@@ -130,9 +130,9 @@ _OVERDUE = text(f"""
 
 
 def find_overdue_lanes(connection: Connection, lanes: int, seconds: float) -> list[int]:
-    """The lanes whose oldest unparked PENDING row was accepted longer ago than that.
+    """Returns the lanes whose oldest unparked PENDING row was accepted more than `seconds` ago, or in the future.
 
-    Or in the future: then the clock has stepped back, and nobody knows how long the row has waited.
+    A time in the future means that the clock has stepped back, so the age of the row is unknown.
     """
     return list(connection.scalars(_OVERDUE, {"lanes": lanes, "seconds": seconds}))
 
@@ -152,5 +152,6 @@ _BACKLOG = text(f"""
 
 
 def read_backlog(connection: Connection, lanes: int) -> Backlog:
+    """Returns the numbers of unparked and parked PENDING rows, the oldest age, and the unparked rows by lane."""
     row = connection.execute(_BACKLOG, {"lanes": lanes}).one()
     return Backlog(sum(row.of_lanes), max(0.0, float(row.oldest_seconds)), row.parked, row.of_lanes)

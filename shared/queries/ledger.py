@@ -1,4 +1,4 @@
-"""Statements on the ledger and its events: write a batch, scan a past, look a balance up."""
+"""Statements on the ledger and its events: write a batch, scan past balances, find the balance at an instant."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -10,13 +10,13 @@ from shared.database import array, set_statement_timeout
 from shared.ledger import Account, LowestBalances, Outcome
 from shared.model import LANES
 
-LATE_SCAN_TIMEOUT_SECONDS = 12  # it may come twice in a transaction: the rules, then the trigger
+LATE_SCAN_TIMEOUT_SECONDS = 12  # two scans in one transaction may take this long: of the rules, then of the trigger
 
-# All that a batch writes, in one statement: nothing of it can be left out. Events in the batch's order, so that their ids
-# grow with user_seq; within a lane they also commit in order (the lane's lock is held until after the commit), which is
-# what the feed's cursor stands on.
-# The status is compared in a way that no index and no statistics know: they say that next to nothing is PENDING, and
-# the planner would go through all of a backlog for each uid (8 million comparisons a batch at 16,000 rows).
+# One statement writes the whole batch, so no part can be missing. Events are inserted in the order of the batch, so that
+# ids grow with user_seq. Within a lane they also commit in this order, because the lane lock is held until after the
+# commit. The feed's cursor depends on this order.
+# `status || ''` hides the column from indexes and statistics. These say that almost no row is PENDING, so the planner
+# would read the whole backlog for each uid (8 million comparisons for a batch at 16,000 rows).
 _WRITE = text(f"""
     WITH outcome AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -51,8 +51,8 @@ _WRITE = text(f"""
     )
     SELECT (SELECT count(*) FROM final) AS transactions, (SELECT count(*) FROM account) AS accounts
 """)
-# One sort, by instant; what peers of one instant do counts together (the window's default frame takes them all).
-# A start without entries of its own counts too: the balance carried there is a balance.
+# One sort, by instant. The window's default frame includes peers, so entries of one instant count together.
+# A start without entries is included, because the balance carried to it counts as well.
 _SCAN_LOWEST_BALANCES = text("""
     SELECT bucket, min(running) AS lowest, sum(amount) AS change FROM (
         SELECT width_bucket(at, CAST(:starts AS timestamptz[])) AS bucket, amount,
@@ -75,7 +75,7 @@ _BALANCE_AT = text("""
 
 
 class WrittenCounts(NamedTuple):
-    """The numbers of rows that a batch changed."""
+    """The numbers of transactions and accounts that a batch updated."""
 
     transactions: int
     accounts: int
@@ -84,7 +84,7 @@ class WrittenCounts(NamedTuple):
 def write(
     connection: Connection, outcomes: Sequence[Outcome], accounts: Collection[Account], moment: datetime
 ) -> WrittenCounts:
-    """Writes what a batch has decided: entries, events, the final rows, the accounts as they are afterwards."""
+    """Writes the entries, events, final states and updated accounts of a batch. Returns the numbers of rows updated."""
     entries = [o.entry for o in outcomes]
     values = {
         "uids": array(o.pending.uid for o in outcomes),
@@ -110,15 +110,15 @@ def write(
 
 
 def set_late_scan_timeout(connection: Connection) -> None:
-    """Give the rest of the transaction the time that reading a long past may take."""
+    """Sets the statement time-out of this transaction to LATE_SCAN_TIMEOUT_SECONDS, for users with many entries."""
     set_statement_timeout(connection, LATE_SCAN_TIMEOUT_SECONDS)
 
 
 def scan_lowest_balances(connection: Connection, account: Account, starts: Sequence[datetime]) -> LowestBalances:
-    """The lowest balances of a locked account from each of the given instants (in order) to the next.
+    """Returns the lowest balances of a locked account, in minor units, between each instant (in order) and the next.
 
-    Reads every entry from the first instant on, and keeps none: today's balance less all that has changed since
-    is the balance before the first instant.
+    Postgres sums the entries from the first instant on. The balance before that instant is the balance now minus all
+    these entries.
     """
     rows = connection.execute(
         _SCAN_LOWEST_BALANCES, {"user_id": account.user_id, "first": starts[0], "starts": array(starts)}
@@ -128,9 +128,10 @@ def scan_lowest_balances(connection: Connection, account: Account, starts: Seque
 
 
 def get_balance_at(connection: Connection, user_id: int, instant: datetime) -> int:
-    """The sum of the user's entries effective at or before the instant, in minor units, by index look-ups.
+    """Returns the sum of the user's entries effective at or before the instant, in minor units, by index look-ups.
 
-    The snapshot of the last entry by history, plus the late entries recorded after it that lie before the
-    instant. `history_at` is the running maximum of `effective_at`, so the two sets are exactly those entries.
+    It adds two parts: the snapshot (balance_after) of the last entry with history_at up to the instant, and the later
+    recorded late entries that take effect by then. `history_at` is the running maximum of `effective_at`, so together
+    they cover exactly these entries.
     """
     return int(connection.execute(_BALANCE_AT, {"user_id": user_id, "instant": instant}).scalar_one())

@@ -1,4 +1,4 @@
-"""Statements on parked transactions: park, release, list, see whose time to be tried again has come."""
+"""Statements on parked transactions: park, release, list, and find the rows due for a retry."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,7 +18,7 @@ _PARK = text("""
 
 
 def park(connection: Connection, uids: Iterable[UUID], error: str, *, failed: bool) -> int:
-    """Park rows: those that failed themselves, or those that wait behind such a one."""
+    """Parks PENDING rows that failed, or that wait behind a parked row. Returns the number of rows."""
     parameters = {"uids": array(uids), "error": error, "failures": int(failed)}
     return connection.execute(_PARK, parameters).rowcount
 
@@ -33,7 +33,7 @@ _RELEASE = text("""
 
 
 def release(connection: Connection, user_id: int, through: int, limit: int) -> int:
-    """Unpark a user's first rows up to an acceptance number, at most `limit` of them; the number of rows."""
+    """Releases a user's first rows up to an acceptance number, at most `limit`. Returns the number of rows."""
     parameters = {"user_id": user_id, "through": through, "limit": limit}
     return connection.execute(_RELEASE, parameters).rowcount
 
@@ -48,9 +48,9 @@ _RELEASE_USERS = text("""
 
 
 def release_users(connection: Connection, user_ids: Iterable[int], before: datetime, limit: int) -> int:
-    """Unpark the first rows of these users, at most `limit`; the number of rows.
+    """Releases the first rows of these users, at most `limit`. Returns the number of rows.
 
-    A row that was parked again after `before` stays: so a caller that repeats this comes to an end.
+    A row that was parked again after `before` stays parked, so that repeated calls come to an end.
     """
     parameters = {"user_ids": array(user_ids), "before": before, "limit": limit}
     return connection.execute(_RELEASE_USERS, parameters).rowcount
@@ -76,14 +76,14 @@ _COUNT_ERRORS = text("""
     FROM transactions WHERE status = 'PENDING' AND parked_at IS NOT NULL
     GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT :limit
 """)
-# A row of this user that was released and is still to be settled. Compared as rows: only one index has this order.
+# A released row of this user that is not settled yet. The row comparison forces the only index with this order.
 _RELEASED: Final = """
     SELECT FROM transactions t
     WHERE (t.lane, t.user_id, t.bulk, t.accept_order) >= (parked.lane, parked.user_id, {bulk}, 0)
       AND (t.lane, t.user_id, t.bulk, t.accept_order) < (parked.lane, parked.user_id, {bulk}, parked.accept_order)
       AND t.status = 'PENDING' AND t.parked_at IS NULL
 """
-# From user to user by the index, so many users, however many rows each has.
+# Steps from user to user by the index, so the cost does not depend on the number of a user's rows.
 _HEADS = text(f"""
     WITH RECURSIVE head AS (
         (SELECT * FROM ({_PARKED} AND user_id > :after ORDER BY user_id, accept_order LIMIT 1) AS first)
@@ -102,17 +102,18 @@ _HEADS = text(f"""
 
 
 def list_parked(connection: Connection, limit: int) -> list[ParkedRow]:
-    """Parked transactions, by user and acceptance."""
+    """Returns the first parked transactions, by user and acceptance."""
     return [ParkedRow(*row) for row in connection.execute(_LIST_PARKED, {"limit": limit})]
 
 
 def find_parked(connection: Connection, uid: UUID) -> ParkedRow | None:
+    """Returns the parked transaction with this uid, or None."""
     row = connection.execute(_FIND_PARKED, {"uid": str(uid)}).one_or_none()
     return ParkedRow(*row) if row else None
 
 
 class ParkedUsers(NamedTuple):
-    """Which users to find: of this lane, whose first parked row has this text in its error, parked until an instant."""
+    """Selects users of a lane whose first parked row was parked by `before` (UTC) and has a text in its error."""
 
     lane: int
     error: str  # "" for any
@@ -120,19 +121,20 @@ class ParkedUsers(NamedTuple):
 
 
 def find_users(connection: Connection, criteria: ParkedUsers, after: int, limit: int) -> list[int]:
-    """Returns the ids of such users beyond `after`, in their order."""
+    """Returns the ids of the selected users above `after`, in ascending order."""
     return list(connection.scalars(_FIND_USERS, {**criteria._asdict(), "after": after, "limit": limit}))
 
 
 def count_errors(connection: Connection, limit: int) -> list[ErrorCount]:
-    """Returns the errors of what is parked, the most frequent first."""
+    """Returns the errors of parked rows with their numbers, the most frequent first."""
     return [ErrorCount(*row) for row in connection.execute(_COUNT_ERRORS, {"limit": limit})]
 
 
 def find_due_heads(connection: Connection, after: int, users: int) -> tuple[list[ParkedRow], int]:
-    """Of the next so many users with parked rows: the first row, where its back-off (a minute, doubling to an hour) is over.
+    """Returns the due first rows of the next users with parked rows, and the last user's id (0 if no user follows).
 
-    Not while one before it, released, is still to be settled. And the last user's id; 0 where none comes after it.
+    A first row is due if its back-off (a minute, doubled up to an hour) is over, and no earlier released row of its
+    user is still PENDING.
     """
     rows = connection.execute(_HEADS, {"after": after, "users": users}).all()
     due = [ParkedRow(*row[:-1]) for row in rows if row.is_due]

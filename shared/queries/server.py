@@ -1,4 +1,4 @@
-"""Statements on the server itself."""
+"""Statements on the database server: its clock, its migration and its settings for durability."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -9,7 +9,7 @@ _READ_CLOCK = text("SELECT clock_timestamp()")
 
 
 class ServerState(NamedTuple):
-    """The newest applied migration (None: none), and the settings that a durable commit stands on."""
+    """The newest applied migration, or None, and the settings that a durable commit depends on."""
 
     migration: str | None
     fsync: str
@@ -23,11 +23,12 @@ _STATE_WITH = text(_STATE.format(migration="(SELECT max(version_num) FROM alembi
 
 
 def read_state(connection: Connection) -> ServerState:
+    """Returns the newest applied migration and the settings for durability."""
     migrated = connection.scalar(_HAS_MIGRATIONS)
     return ServerState(*connection.execute(_STATE_WITH if migrated else _STATE_WITHOUT).one())
 
 
 def read_clock(connection: Connection) -> datetime:
-    """Postgres's clock at this moment, not the start of the transaction."""
+    """Returns the database clock (UTC) at this moment, not at the start of the transaction."""
     moment: datetime = connection.execute(_READ_CLOCK).scalar_one()
     return moment

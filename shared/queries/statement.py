@@ -1,7 +1,7 @@
-"""The statement of a user: pages of transactions by key, newest accepted first.
+"""The statement of a user: pages of transactions by key, the newest accepted first.
 
-A page looks at a bounded number of rows. Narrowed to a rare status, it may hold fewer items than asked for, or none,
-and still have a next page: no filter makes a page read a whole history.
+A page reads a bounded number of rows, so that no filter reads a whole history. With a filter for a rare status, a page
+may have fewer items than its limit, or none, and still have a next page.
 """
 
 from typing import Any, Final
@@ -18,14 +18,14 @@ _NEWEST_FIRST: Final = "ORDER BY t.accepted_at DESC, t.accept_order DESC"
 def read_statement(
     connection: Connection, user_id: int, filters: StatementFilter, after: StatementKey | None, limit: int
 ) -> list[Transaction]:
-    """Up to `limit` transactions that come after the key, from at most MAX_SCANNED_ROWS rows there."""
+    """Returns up to `limit` matching transactions after the key. It reads at most MAX_SCANNED_ROWS rows."""
     conditions, parameters = _range(user_id, filters, after)
     equalities = {"t.status = :status": filters.status, "t.type = :type": filters.type}
     narrowed = {condition: value for condition, value in equalities.items() if value is not None}
     rows = f"SELECT * FROM transactions t WHERE {conditions} {_NEWEST_FIRST} LIMIT :scanned"
     if narrowed:
         rows = f"SELECT * FROM ({rows}) AS t WHERE {' AND '.join(narrowed)} {_NEWEST_FIRST} LIMIT :limit"
-    # OFFSET 0: each row's entry is looked up, whatever the planner thinks of reading the whole ledger
+    # OFFSET 0 forces a look-up of each row's entry, so that the planner never reads the whole ledger.
     statement = text(f"""
         SELECT {TRANSACTION_COLUMNS}, entry.effective_at, entry.balance_after FROM ({rows}) AS t LEFT JOIN LATERAL (
             SELECT effective_at, balance_after FROM ledger WHERE ledger.uid = t.uid OFFSET 0
@@ -40,7 +40,7 @@ def read_statement(
 def find_scan_end(
     connection: Connection, user_id: int, filters: StatementFilter, after: StatementKey | None
 ) -> StatementKey | None:
-    """The last row that `read_statement` looks at, where there are more behind it."""
+    """Returns the key of the last row that `read_statement` reads, or None if no row follows it."""
     conditions, parameters = _range(user_id, filters, after)
     statement = text(
         f"SELECT accepted_at, accept_order FROM transactions t WHERE {conditions} {_NEWEST_FIRST} OFFSET :last LIMIT 2"
@@ -50,7 +50,7 @@ def find_scan_end(
 
 
 def _range(user_id: int, filters: StatementFilter, after: StatementKey | None) -> tuple[str, dict[str, Any]]:
-    """What the index finds: the conditions, and their parameters."""
+    """Returns the conditions that the index can find, and their parameters."""
     conditions = ["t.user_id = :user_id"]
     parameters: dict[str, Any] = {"user_id": user_id}
     if filters.since is not None:

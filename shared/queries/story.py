@@ -1,4 +1,4 @@
-"""The statement that reads all there is about one transaction."""
+"""The statement that reads everything stored about one transaction."""
 
 from uuid import UUID
 
@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from shared.model import Story, Transaction
 from shared.queries.transactions import TRANSACTION_COLUMNS, transaction_of
 
-# A user's n-th entry has at least the n-th event, so the search begins there; uids are not indexed in events.
+# Events have no index on uid. The n-th entry of a user has the n-th event or a later one, so the search begins there.
 _STORY = text(f"""
     SELECT {TRANSACTION_COLUMNS}, entry.effective_at, entry.balance_after, t.request_id, t.parked_at, t.attempts, t.last_error,
            u.name, u.balance, entry.seq, entry.history_at, entry.late, event.id, event.user_seq,
@@ -34,6 +34,7 @@ _STORY = text(f"""
 
 
 def find_story(connection: Connection, uid: UUID) -> Story | None:
+    """Returns a transaction with its user, entry, event and place in the queue, or None."""
     row = connection.execute(_STORY, {"uid": str(uid)}).one_or_none()
     transaction_fields = len(Transaction._fields)
     return Story(transaction_of(row[:transaction_fields]), *row[transaction_fields:]) if row else None

@@ -1,4 +1,4 @@
-"""Statements on transactions: accept, find."""
+"""Statements on transactions: accept new ones, find stored ones."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -17,15 +17,16 @@ TRANSACTION_VIEW = f"SELECT {TRANSACTION_COLUMNS}, entry.effective_at, entry.bal
 
 
 def transaction_of(row: Any) -> Transaction:
+    """Returns the transaction of a row with TRANSACTION_COLUMNS, effective_at and balance_after."""
     uid, user_id, type_, amount, requested_at, status, *rest = row
     return Transaction(uid, user_id, Type(type_), amount, requested_at, Status(status), *rest)
 
 
-# Acceptance numbers are taken in the order sent, rows inserted in uid order: two batches with the same uids in
-# opposite orders would deadlock otherwise. NOT EXISTS spares a repeat the wait for whoever is settling that row.
-# now() is the start of the transaction, before any lock was waited for.
-# `bulk`: the row came in a list, or an earlier row of its user waits with the lists (or is parked: nobody knows for how
-# long). So a row that is settled before the lists has no earlier one of its user among them.
+# Acceptance numbers follow the order of the requests. Rows are inserted in uid order, because two batches with the same
+# uids in opposite orders would deadlock. NOT EXISTS saves a repeat from waiting for the worker that settles its row.
+# now() is the start of the transaction, before any wait for a lock.
+# `bulk`: the row came in a list, or an earlier row of its user waits with the lists or is parked. So a row that settles
+# before the lists has no earlier row of its user among them.
 _ACCEPT = text(f"""
     WITH asked AS MATERIALIZED (
         SELECT uid, user_id, type, amount, requested_at, request_id, position,
@@ -70,9 +71,9 @@ class Inserted(NamedTuple):
 
 
 def insert_pending(connection: Connection, requests: Sequence[TransactionRequest], *, bulk: bool = False) -> Inserted:
-    """Inserts those requests whose uid is new, whose user exists and whose timestamp is not ahead.
+    """Inserts the requests whose uid is new, whose user exists and whose timestamp is not ahead. Returns the new rows.
 
-    `bulk` rows yield to all others, but for later ones of their own users.
+    Rows with `bulk` settle after all others, except later rows of their own users.
     """
     rows = connection.execute(
         _ACCEPT,
@@ -120,7 +121,7 @@ _FIND = text(f"{TRANSACTION_VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[]))")
 
 
 def find_transactions(connection: Connection, uids: Iterable[UUID]) -> dict[UUID, Transaction]:
-    """Those of the transactions that exist, by uid."""
+    """Returns the stored transactions among these uids, by uid."""
     rows = connection.execute(_FIND, {"uids": array(uids)})
     return {row.uid: transaction_of(row) for row in rows}
 
@@ -129,5 +130,5 @@ _FIND_FINAL = text(f"{TRANSACTION_VIEW} WHERE t.uid = ANY(CAST(:uids AS uuid[]))
 
 
 def find_final(connection: Connection, uids: Iterable[UUID]) -> dict[UUID, Transaction]:
-    """Those of the transactions that are final, by uid."""
+    """Returns the final transactions among these uids, by uid."""
     return {row.uid: transaction_of(row) for row in connection.execute(_FIND_FINAL, {"uids": array(uids)})}

@@ -1,8 +1,8 @@
-"""Statements that prove the books from the rows alone, a range of users at a time. All of them only read.
+"""Read-only statements that prove the books from the rows alone, one range of users at a time.
 
-The tables of checks below are the list of what is proved: each is (what, expected, found), the last two as SQL, and
-where the two differ there is a Difference. They believe no constraint, trigger or generated column, and their sums
-are numeric, so that no wrong value can make the check itself fail.
+The tables of checks below list everything proved. Each check is (what, expected, found); the last two are SQL, and a
+Difference is a row whose two values differ. The checks trust no constraint, trigger or generated column. Their sums are
+numeric, so that a wrong value cannot make the check itself fail.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from sqlalchemy import Connection, TextClause, text
 from shared.database import set_statement_timeout
 from shared.model import Difference, Reason, RowCounts
 
-MIN_ID: Final = -(2**63) + 1  # the literal of the lowest bigint is no bigint
+MIN_ID: Final = -(2**63) + 1  # Postgres does not read the literal of -(2**63) as a bigint
 MAX_ID: Final = 2**63 - 1
 RANGE_USERS: Final = 1_000
-RANGE_TRANSACTIONS: Final = 500_000  # a range ends with the user who passes this
+RANGE_TRANSACTIONS: Final = 500_000  # a range ends with the user that exceeds this
 VERIFY_STATEMENT_TIMEOUT_SECONDS: Final = 900
 
 
@@ -29,7 +29,7 @@ class UserRange(NamedTuple):
 
 Checks = Sequence[tuple[str, str, str]]
 
-# `entry`: a row of the ledger, beside what the one before it says.
+# `entry`: a row of the ledger, with values of the row before it.
 ENTRY_CHECKS: Final[Checks] = (
     ("seq", "entry.seq_before + 1", "entry.seq"),
     ("balance_after", "entry.balance_before + entry.amount", "entry.balance_after"),
@@ -37,9 +37,9 @@ ENTRY_CHECKS: Final[Checks] = (
     ("history_at", "entry.highest_effective_at", "entry.history_at"),
     ("late", "entry.effective_at < entry.highest_effective_at", "entry.late"),
 )
-# `instant`: the balance once all entries effective at or before it are counted; a user's first negative one.
+# `instant`: the user's first negative balance. A balance includes all entries effective at or before its instant.
 INSTANT_CHECKS: Final[Checks] = (("balance at an instant not negative", "0", "instant.balance"),)
-# A user (u) with the last entry and with all entries (l), transactions (t) and events (e) counted.
+# A user (u) with the last entry, and with the counts of entries (l), transactions (t) and events (e).
 USER_CHECKS: Final[Checks] = (
     ("the user", "user_id", "u.id"),
     ("balance: the sum of the ledger", "coalesce(l.sum, 0)", "coalesce(u.balance, 0)"),
@@ -50,12 +50,12 @@ USER_CHECKS: Final[Checks] = (
     ("last_history_at: of the last entry", "last.history_at", "u.last_history_at"),
     ("entries, one for each COMPLETED", "coalesce(t.completed, 0)", "coalesce(l.entries, 0)"),
     ("last_event_seq: the number of final ones", "coalesce(t.final, 0)", "coalesce(u.last_event_seq, 0)"),
-    # events may be pruned by age, so from the lowest on; without a gap up to the last
+    # Retention deletes the oldest events, so the kept ones begin anywhere, but have no gap up to the last.
     ("highest user_seq of an event", "CASE WHEN e.events > 0 THEN u.last_event_seq END", "e.highest"),
     ("events from the lowest kept on", "e.highest - e.lowest + 1", "e.events"),
 )
 _KNOWN_REASONS: Final = ", ".join(f"'{reason}'" for reason in Reason)
-# A transaction (t), where there is one, beside the entry with its uid (e).
+# A transaction (t) that exists, with the entry of its uid (e).
 TRANSACTION_CHECKS: Final[Checks] = (
     ("entries", "CAST(t.status = 'COMPLETED' AS integer)", "CAST(e.uid IS NOT NULL AS integer)"),
     ("a reason", "t.status = 'REJECTED'", "t.reason IS NOT NULL"),
@@ -64,7 +64,7 @@ TRANSACTION_CHECKS: Final[Checks] = (
     ("a known status", "true", "t.status IN ('PENDING', 'COMPLETED', 'REJECTED')"),
     ("PENDING if parked", "true", "t.parked_at IS NULL OR t.status = 'PENDING'"),
 )
-# An entry (e), where there is one, beside its transaction (t), or else a transaction of its uid in another range (o).
+# An entry (e) that exists, with its transaction (t), or with a transaction of its uid in another range (o).
 PAIR_CHECKS: Final[Checks] = (
     ("transaction of the entry", "'COMPLETED'", "coalesce(t.status, o.status)"),
     ("user of the entry", "coalesce(t.user_id, o.user_id, e.user_id)", "e.user_id"),
@@ -84,7 +84,7 @@ _ENTRIES: Final = f"""(
     FROM ledger WHERE {_OF_RANGE}
     WINDOW by_seq AS (PARTITION BY user_id ORDER BY seq ROWS UNBOUNDED PRECEDING)
 ) AS entry"""
-# The window's default frame takes peers in: entries of one instant count together.
+# The window's default frame includes peers, so entries of one instant count together.
 _INSTANTS: Final = f"""(
     SELECT DISTINCT ON (user_id) user_id, effective_at, balance FROM (
         SELECT user_id, effective_at, sum(amount) OVER (PARTITION BY user_id ORDER BY effective_at) AS balance
@@ -109,7 +109,8 @@ _USERS: Final = f"""(
     SELECT seq, balance_after, history_at FROM ledger
     WHERE ledger.user_id = coalesce(u.user_id, l.user_id) ORDER BY seq DESC LIMIT 1
 ) AS last ON true"""
-# Both sides are narrowed to the range, for one cheap join; the rare entry without a partner there is looked up.
+# Both sides are limited to the range, for one cheap join. An entry without a transaction in the range is rare, and its
+# transaction is looked up.
 _TRANSACTIONS: Final = f"""(
     SELECT * FROM transactions WHERE {_OF_RANGE}
 ) AS t FULL JOIN (
@@ -120,6 +121,7 @@ _TRANSACTIONS: Final = f"""(
 
 
 def branches(checks: Checks, applies: str = "true") -> str:
+    """Returns SQL with one SELECT for each check. It has a row if the check applies and its two values differ."""
     return " UNION ALL ".join(
         f"SELECT '{what}', CAST({expected} AS text), CAST({found} AS text) "
         f"WHERE {applies} AND ({expected}) IS DISTINCT FROM ({found})"
@@ -128,7 +130,7 @@ def branches(checks: Checks, applies: str = "true") -> str:
 
 
 def differences(source: str, user_id: str, row: str, branches: str) -> TextClause:
-    """The first differences of a source; each row tells how many there are in all."""
+    """Returns a statement that selects the first differences of a source. Each row has the total in `in_all`."""
     return text(f"""
         SELECT *, count(*) OVER () AS in_all FROM (
             SELECT {user_id} AS user_id, {row} AS row, difference.*
@@ -162,24 +164,24 @@ _END_OF_RANGE = text("""
     ) AS counted WHERE before < :transactions
 """)
 _EXIST_AFTER = text("SELECT EXISTS (SELECT FROM users WHERE id > :through)")
-# transaction_timeout (Postgres 17 and newer) is the session's; each statement has a time-out here.
+# The session's transaction_timeout (Postgres 17 and newer) is switched off; each statement has its own time-out.
 _BEGIN_SNAPSHOT = (
     text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
     text("SET LOCAL work_mem = '64MB'"),
-    text("SET LOCAL jit = off"),  # it compiles longer than a range takes
+    text("SET LOCAL jit = off"),  # compiling takes longer than reading a range
     text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'"),
 )
 
 
 def begin_snapshot(connection: Connection) -> None:
-    """Make the transaction, which must have done nothing yet, one unchanging view of the books."""
+    """Makes the transaction read-only, with one snapshot for all its statements. It must be the first call in it."""
     for statement in _BEGIN_SNAPSHOT:
         connection.execute(statement)
     set_statement_timeout(connection, VERIFY_STATEMENT_TIMEOUT_SECONDS)
 
 
 def find_range(connection: Connection, after: int) -> UserRange:
-    """The next range of users. The last one has no end, so that rows of users who do not exist are in it."""
+    """Returns the next range of users. The last range has no end, so that it includes rows without a user."""
     limits = {"users": RANGE_USERS, "transactions": RANGE_TRANSACTIONS}
     through = connection.scalar(_END_OF_RANGE, {"after": after, **limits})
     has_more = through is not None and connection.scalar(_EXIST_AFTER, {"through": through})
@@ -187,18 +189,19 @@ def find_range(connection: Connection, after: int) -> UserRange:
 
 
 def count_rows(connection: Connection, users: UserRange) -> RowCounts:
+    """Returns the numbers of rows of a range."""
     return RowCounts(*connection.execute(_COUNT, users._asdict()).one())
 
 
 def find_differences(connection: Connection, users: UserRange, limit: int) -> tuple[int, list[Difference]]:
-    """How many differences there are in a range, and the first of them by each kind of check."""
+    """Returns the number of differences in a range, and the first of them."""
     return run_checks(connection, _STATEMENTS, users, limit)
 
 
 def run_checks(
     connection: Connection, statements: Sequence[TextClause], users: UserRange, limit: int
 ) -> tuple[int, list[Difference]]:
-    """Returns the same of these statements."""
+    """Returns the number of differences that these statements find in a range, and the first of them."""
     in_all, first = 0, []
     for statement in statements:
         rows = connection.execute(statement, {**users._asdict(), "limit": limit}).all()

@@ -1,12 +1,12 @@
-"""Statements that prove only what is new since the last proof. They share the tables of checks with `verifying`.
+"""Statements that prove only the rows since the last proof. They share the tables of checks with `verifying`.
 
-A mark is a user's row of `users` as it was when that user's books were last proved. A user whose row equals the mark
-costs one row of each table. Of any other user the new part is checked: the entries after the mark's `seq`, linked to the
-mark's balance, and the events after its `event_seq` with their transactions. A user without a mark is new as a whole.
-Each row is found by an index, so the work grows with what is new.
+A mark is a copy of a user's row of `users` at the last proof. A user whose row equals the mark costs one row of each
+table. For any other user the new part is checked: the entries after the mark's `seq`, from the mark's balance on, and
+the events after its `event_seq` with their transactions. A user without a mark is checked as a whole. Each row is found
+by an index, so the work grows with the new rows only.
 
-The lowest balance at past instants: entries that are not late change no instant before their own, and the last balance is
-checked. So only new late withdrawals can make a past instant negative; for them the entries since their instant are summed.
+Balances at past instants: an entry that is not late changes no earlier instant, and the last balance is checked. So
+only new late withdrawals can make a past instant negative. For them the entries since their instant are summed.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,8 @@ from shared.queries.verifying import (
 
 CHANGED_RANGE_USERS: Final = 20_000  # most of them are not changed
 
-# A changed user (u) with the mark (from_...), the new entries (l) and the events from the mark on (e) counted, and the last entry.
+# A changed user (u) with the mark (from_...), the counts of new entries (l) and of events from the mark on (e), and the
+# last entry.
 CHANGED_USER_CHECKS: Final[Checks] = (
     ("balance: the sum of the ledger", "u.from_balance + coalesce(l.sum, 0)", "u.balance"),
     ("balance: the last balance_after", "coalesce(last.balance_after, 0)", "u.balance"),
@@ -81,7 +82,7 @@ _ENTRIES: Final = f"""{_CHANGED} CROSS JOIN LATERAL (
     FROM ledger WHERE user_id = u.user_id AND seq > u.from_seq
     WINDOW by_seq AS (ORDER BY seq ROWS UNBOUNDED PRECEDING)
 ) AS entry"""
-# Today's balance less all change since is the balance before. The window's default frame takes peers in.
+# The balance now minus all changes since is the balance before. The window's default frame includes peers.
 _INSTANTS: Final = f"""{_CHANGED} CROSS JOIN LATERAL (
     SELECT min(effective_at) AS first_at FROM ledger
     WHERE user_id = u.user_id AND seq > u.from_seq AND late AND amount < 0
@@ -104,7 +105,7 @@ _TRANSACTIONS: Final = f"""{_CHANGED} CROSS JOIN LATERAL (
 ) AS t ON true LEFT JOIN LATERAL (
     SELECT uid, user_id, amount FROM ledger WHERE uid = n.uid LIMIT 1
 ) AS e ON true CROSS JOIN LATERAL (SELECT t.status, t.user_id) AS o"""
-# A transaction is found by its event, so each of its differences is counted there; by its entry only what an entry needs.
+# A transaction found by its event gets all its checks there. Found by its entry it gets the checks of the pair only.
 _TRANSACTION_BRANCHES: Final = " UNION ALL ".join(
     (
         branches(EVENT_CHECKS, "n.status IS NOT NULL"),
@@ -155,7 +156,7 @@ _LAST_WHOLE = text("""
 
 
 class Mark(NamedTuple):
-    """How far a user's books are proved: last entry and event, and the balance (minor units) and history after them."""
+    """The proved part of a user's books: last entry and event, and the balance (minor units) and history after them."""
 
     user_id: int
     seq: int
@@ -179,22 +180,22 @@ def find_range(connection: Connection, after: int) -> UserRange:
 
 
 def count_rows(connection: Connection, users: UserRange) -> RowCounts:
-    """Returns the changed users of the range, and what is new of them."""
+    """Returns the numbers of changed users of the range, and of their new rows."""
     return RowCounts(*map(int, connection.execute(_COUNT, users._asdict()).one()))
 
 
 def find_differences(connection: Connection, users: UserRange, limit: int) -> tuple[int, list[Difference]]:
-    """Returns how many differences the new part of a range has, and the first of them by each kind of check."""
+    """Returns the number of differences in the new rows of a range, and the first of them."""
     return run_checks(connection, _STATEMENTS, users, limit)
 
 
 def read_changed(connection: Connection, users: UserRange) -> list[Mark]:
-    """Returns the rows of the users that differ from their marks: their next marks."""
+    """Returns the next marks of the users whose rows differ from their marks."""
     return [Mark(*row) for row in connection.execute(_READ_CHANGED, users._asdict())]
 
 
 def write_marks(connection: Connection, marks: Sequence[Mark]) -> None:
-    """Store how far these users are proved."""
+    """Stores the marks of proved users."""
     values = {
         "user_ids": array(mark.user_id for mark in marks),
         "seqs": array(mark.seq for mark in marks),
@@ -206,6 +207,6 @@ def write_marks(connection: Connection, marks: Sequence[Mark]) -> None:
 
 
 def find_last_whole(connection: Connection) -> WholeProof | None:
-    """Returns the last recorded run that checked everything, None without one."""
+    """Returns the last recorded run that checked everything, or None."""
     row = connection.execute(_LAST_WHOLE).one_or_none()
     return WholeProof(row.differences, float(row.age_seconds)) if row else None
