@@ -1,4 +1,4 @@
-"""Settles a batch: the next PENDING rows of some lanes in acceptance order, in one commit. One worker settles a lane.
+"""Settles a batch: the next PENDING rows of some lanes in acceptance order, in one commit, with the lanes locked.
 
 A lane lock is tried, never waited for: otherwise all processes end up waiting for one busy lane. Lock, read and clock
 are separate statements, because the snapshot of a statement is fixed when it begins. A batch costs nearly the same for
@@ -93,7 +93,7 @@ def settle_batch(
 ) -> Batch | None:
     """Settles the next rows of lanes, or of one user in a lane, in one transaction. Returns None if all lanes are busy.
 
-    A drain does not use the doorbell's keys, because it reads all lanes anyway.
+    A drain leaves the doorbell's keys unchanged, because it reads all lanes anyway.
     Raises BooksDisagree or HistoryTooLong, and the errors of SQLAlchemy.
     """
     with transaction() as connection:

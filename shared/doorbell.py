@@ -1,4 +1,4 @@
-"""The doorbell: tells a worker that lanes have work. It carries no data, so a ring may be lost or repeated.
+"""The doorbell: tells a worker that lanes have work. No payment depends on it: a ring may be lost or repeated.
 
 `SET lane NX EX 2` lets hundreds of payments share one Celery message, and one message covers all lanes with work: a
 message costs more than settling a payment. While a message is in the queue, no other is sent: its worker settles all
@@ -84,9 +84,10 @@ class Bell(NamedTuple):
 def ring(bells: Mapping[int, Bell], *, apart: bool = False) -> bool:
     """Rings for lanes with PENDING rows, except lanes whose keys are set. Returns whether the broker answered.
 
-    Sends one message for all these lanes, or none while another is in the queue: its worker settles all rung lanes.
-    With `apart` it always sends a message for these lanes alone. A failure of the broker raises nothing and takes no
-    longer than the time-outs.
+    Sends one message for all these lanes. It sends none while messages wait and this process has sent one less than
+    MAX_JOIN_SECONDS ago: the next worker settles all rung lanes. With `apart` it does not rely on other messages, and
+    the lanes are for the worker of this one. A failure of the broker raises nothing and takes no longer than the
+    time-outs.
     """
 
     def send(redis: Redis) -> bool:

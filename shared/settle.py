@@ -155,7 +155,7 @@ def _settle_in_parts(lane: int) -> Slice:
 
 
 def _drain(result: Slice, failures: dict[int, Exception]) -> None:
-    """Settles all lanes until they are empty or a slice of time is over. Adds the result to `result`.
+    """Settles all lanes until they are empty or a slice of time is over. Adds the counts to `result`.
 
     No process needs to ring meanwhile. The error of a lane goes into `failures`, and the lane is not tried again.
     """
