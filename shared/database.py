@@ -1,7 +1,7 @@
-"""The way to Postgres: one engine per process, one `transaction()` per use case, errors told apart.
+"""Access to Postgres: one engine per process, one `transaction()` per use case, and classes of errors.
 
-What the promises need of a session (synchronous commit, READ COMMITTED, time-outs) is set by us on every
-connection, whatever the server's defaults are.
+Each connection sets the session settings that our guarantees need (synchronous commit, READ COMMITTED, time-outs), so
+that the defaults of the server do not matter.
 """
 
 import select
@@ -29,14 +29,14 @@ SESSION_SETTINGS: Final = {
     "timezone": "UTC",
 }
 TRANSACTION_TIMEOUT: Final = "30s"  # Postgres 17 and newer
-STATEMENT_TIMEOUT_SECONDS: Final = 5.0  # as in SESSION
+STATEMENT_TIMEOUT_SECONDS: Final = 5.0  # as in SESSION_SETTINGS
 DATABASE_CONNECT_TIMEOUT_SECONDS: Final = 3.0
-RESPONSE_GRACE_SECONDS: Final = 3.0  # what an answer may take beyond the statement's own time-out
+RESPONSE_GRACE_SECONDS: Final = 3.0  # for the response, after the time-out of the statement
 
-# SQLSTATE classes that say nothing of the statement: connection, state of the transaction, rollback by the
-# server, resources, the operator, the system. (And 55, a lock not to be had in time.)
+# SQLSTATE classes of errors that do not depend on the statement: connection, state of the transaction, rollback by the
+# server, resources, lock time-out (55), operator and system.
 _INFRASTRUCTURE_CODES: Final = ("08", "25", "40", "53", "55", "57", "58", "XX")
-# Of class 53 a statement's own are memory and temporary files; a full disk and too many connections are everybody's.
+# Of class 53, memory and temporary files can be the fault of one statement. A full disk is not.
 _SINGLE_USER_CODES: Final = ("53200", "53400", "55", "57014", "58", "XX")
 _EVENTS: Final = {psycopg2.extensions.POLL_READ: select.POLLIN, psycopg2.extensions.POLL_WRITE: select.POLLOUT}
 PING_AFTER_IDLE_SECONDS: Final = 1.0
@@ -45,24 +45,24 @@ CONNECTION_ERRORS: Final = (
     InterfaceError,
     PoolTimeout,
     PendingRollbackError,
-    psycopg2.OperationalError,  # where SQLAlchemy does not wrap what the driver raises
+    psycopg2.OperationalError,  # SQLAlchemy does not wrap all errors of the driver
     psycopg2.InterfaceError,
 )
 
 
 class _Connection(psycopg2.extensions.connection):  # type: ignore[misc]
-    """Knows how long its present statement may take."""
+    """A connection with the time-out of its current statement, in seconds."""
 
     statement_seconds = STATEMENT_TIMEOUT_SECONDS
 
 
 def _await_answer(connection: Any) -> None:
-    """Wait for the server as libpq does, but not for ever.
+    """Waits for a response of the server, with a deadline. Raises psycopg2.OperationalError after it.
 
-    A line can be dead while its packets are still acknowledged (a hung proxy, a frozen server): no time-out of the
-    server and none of TCP ends that wait. Source: psycopg2's `extras.wait_select`, with a deadline.
+    A peer can hang while its packets are still acknowledged (a hung proxy, a frozen server). No time-out of the server
+    and none of TCP ends such a wait. Derived from `extras.wait_select` of psycopg2.
     """
-    deadline = None  # of another library's connection
+    deadline = None  # for connections of other libraries
     if isinstance(connection, _Connection):
         connecting = connection.status == psycopg2.extensions.STATUS_SETUP
         timeout = (
@@ -70,7 +70,7 @@ def _await_answer(connection: Any) -> None:
         )
         deadline = time.monotonic() + timeout
     while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
-        poller = select.poll()  # not select(): web has more descriptors than that can take
+        poller = select.poll()  # not select(), which cannot take as many descriptors as web has
         poller.register(connection.fileno(), _EVENTS[state])
         remaining_ms = deadline and max(0.0, deadline - time.monotonic()) * 1000
         if not poller.poll(remaining_ms):
@@ -79,15 +79,15 @@ def _await_answer(connection: Any) -> None:
 
 @cache
 def engine() -> Engine:
-    """The process's engine. Connects when first used, so nothing is shared across a fork before that."""
+    """Returns the engine of this process. It connects at first use, so that a fork before that shares no connection."""
     psycopg2.extensions.set_wait_callback(_await_answer)
     new_engine = create_engine(
         settings().database_url,
         pool_size=settings().web_connections,
         max_overflow=0,
         pool_timeout=3,
-        pool_use_lifo=True,  # the server's process that was used last has what it needs at hand
-        hide_parameters=True,  # errors are logged and stored; amounts and balances are not for there
+        pool_use_lifo=True,  # the server process used last has warm caches
+        hide_parameters=True,  # errors are logged and stored, and must not show amounts
         connect_args={
             "connection_factory": _Connection,
             "connect_timeout": int(DATABASE_CONNECT_TIMEOUT_SECONDS),
@@ -107,14 +107,14 @@ def engine() -> Engine:
     return new_engine
 
 
-_last_server: tuple[str, str] | None = None  # the one of several that a connection was made to last
+_last_server: tuple[str, str] | None = None  # the server of the last new connection, if there are several
 
 
 def _connect_to_first(dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
-    """Returns a connection to the first of several servers that takes one, the last one in use before the others.
+    """Returns a connection to the first of several servers that accepts one. The server used last is tried first.
 
-    libpq tries them in turn, too, but waits for a silent one (its machine is gone) without end: connections with a wait
-    callback have no time-out of its own. None where there is one server: SQLAlchemy goes on.
+    libpq also tries them in turn, but waits for a silent server without end, because a wait callback disables its
+    time-out. Returns None if there is only one server: SQLAlchemy then connects.
     """
     global _last_server
     servers = list(zip(*(str(parameters.get(name, "")).split(",") for name in ("host", "port")), strict=False))
@@ -133,20 +133,21 @@ def _connect_to_first(dialect: Dialect, _record: Any, arguments: Any, parameters
 
 
 class Connections(NamedTuple):
-    """Of this process to the database: how many are in use, and how many it may have."""
+    """The numbers of database connections of this process: in use, and allowed."""
 
     in_use: int
     limit: int
 
 
 def count_connections() -> Connections:
+    """Returns how many connections this process uses and may use."""
     pool = engine().pool
     assert isinstance(pool, QueuePool)
     return Connections(pool.checkedout(), pool.size())
 
 
 def _check_session(connection: Any, _record: Any) -> None:
-    """Refuse a session that is not as we asked: a pooler may drop `options` without a word. Raises Unavailable."""
+    """Raises Unavailable if the session lacks our settings: a pooler may drop `options` silently."""
     with connection.cursor() as cursor:
         if connection.server_version >= 170000:
             cursor.execute(f"SET transaction_timeout = '{TRANSACTION_TIMEOUT}'")
@@ -163,19 +164,19 @@ def _check_session(connection: Any, _record: Any) -> None:
 
 
 def _invalidate_standby(context: ExceptionContext) -> None:
-    """A connection to a server that has become read-only is as good as lost: the next one finds its successor."""
+    """Treats a read-only server as a lost connection, so that the next connection finds the new primary."""
     if getattr(context.original_exception, "pgcode", None) == "25006":
         context.is_disconnect = True
 
 
 def set_statement_timeout(connection: Connection, seconds: int) -> None:
-    """Give each further statement of the transaction this time instead."""
+    """Sets the time-out of all further statements of the transaction."""
     connection.execute(text(f"SET LOCAL statement_timeout = '{seconds}s'"))
     connection.connection.dbapi_connection.statement_seconds = seconds  # type: ignore[union-attr]
 
 
 def _ping_after_idle(connection: Any, record: Any, _proxy: Any) -> None:
-    """Replace a connection that was lost while nobody used it; at full load the question would cost too much."""
+    """Replaces a connection that was lost while idle. A ping at each checkout would cost too much at full load."""
     if time.monotonic() - record.info.get("used_at", 0.0) > PING_AFTER_IDLE_SECONDS:
         try:
             with connection.cursor() as cursor:
@@ -193,22 +194,22 @@ def _note_checkin(connection: Any, record: Any) -> None:
 
 @contextmanager
 def transaction() -> Iterator[Connection]:
-    """One transaction, committed at the end of the block, rolled back by any exception in it."""
+    """Yields a connection in a transaction: committed at the end of the block, rolled back by an exception."""
     with engine().begin() as connection:
         yield connection
 
 
 def disable_sync_commit(connection: Connection) -> None:
-    """Let this transaction's commit not wait for the disk: for what may be forgotten by a crash, with all after it."""
+    """Makes the commit of this transaction not wait for the disk, for work that may be lost in a crash."""
     connection.execute(text("SET LOCAL synchronous_commit = off"))
 
 
 @contextmanager
 def autocommit() -> Iterator[Connection]:
-    """Each statement is a transaction of its own: one round trip, not three.
+    """Yields a connection on which each statement is its own transaction: one round trip instead of three.
 
-    Not by SQLAlchemy's isolation level: changing that asks the server twice, and when the line is lost meanwhile the
-    driver's own error comes out and the connection is never given back.
+    The isolation level of SQLAlchemy is not used. Changing it needs two round trips. If the connection is lost
+    meanwhile, SQLAlchemy raises the error of the driver and never returns the connection to the pool.
     """
     with engine().connect() as connection:
         driver: Any = connection.connection.dbapi_connection
@@ -221,9 +222,9 @@ def autocommit() -> Iterator[Connection]:
 
 
 def is_infrastructure_error(error: BaseException) -> bool:
-    """Whether an error says nothing of the row that met it, so that trying again is right.
+    """Returns whether an error is caused by infrastructure and not by a row, so that a retry can succeed.
 
-    psycopg2 gives no SQLSTATE for any lost connection; what has one is judged by its class.
+    Errors with an SQLSTATE are judged by its class. psycopg2 gives none for a lost connection.
     """
     if isinstance(error, DBAPIError):
         code = getattr(error.orig, "pgcode", None)
@@ -234,35 +235,35 @@ def is_infrastructure_error(error: BaseException) -> bool:
 
 
 def may_be_single_user(error: BaseException) -> bool:
-    """Whether machinery may have failed for one user's rows alone: a lock, a time-out, a damaged page."""
+    """Returns whether an infrastructure error may concern one user only: a lock, a time-out, a damaged page."""
     code = getattr(getattr(error, "orig", None), "pgcode", None)
     return bool(code) and str(code).startswith(_SINGLE_USER_CODES)
 
 
 def first_line(error: BaseException) -> str:
-    """What a log line says of an error that needs no traceback."""
+    """Returns the first line of an error, for a log line without a traceback."""
     return (str(error).splitlines() or [repr(error)])[0]
 
 
 def is_resource_limit(error: DBAPIError) -> bool:
-    """Whether a statement took more than it may: time, memory, temporary files."""
+    """Returns whether a statement exceeded a limit: time, memory or temporary files."""
     return getattr(error.orig, "pgcode", None) in ("57014", "53200", "53400")
 
 
 def is_lock_timeout(error: DBAPIError) -> bool:
-    """Whether a lock was not to be had in time."""
+    """Returns whether a statement got a lock time-out."""
     return getattr(error.orig, "pgcode", None) == "55P03"
 
 
 def array(values: Any) -> str:
-    """A Postgres array literal of numbers, uuids, instants or nulls, for CAST(:values AS type[]).
+    """Returns a Postgres array literal of numbers, UUIDs, instants or nulls, for CAST(:values AS type[]).
 
-    One text is several times cheaper to bind than a list. Free text must be quoted: see `text_array`.
+    Binding one text is several times cheaper than binding a list. Free text needs `text_array`, which quotes.
     """
     return "{" + ",".join("NULL" if value is None else f'"{value}"' for value in values) + "}"
 
 
 def text_array(values: Any) -> str:
-    """As `array`, for free text."""
+    """Returns a Postgres array literal of free text, quoted."""
     quoted = (None if v is None else v.replace("\\", "\\\\").replace('"', '\\"') for v in values)
     return array(quoted)

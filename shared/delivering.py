@@ -1,8 +1,8 @@
-"""Deliveries: events become deliveries, whose turn it is is claimed, sent, and recorded. Postgres keeps all of it.
+"""Turns events into deliveries, claims the due ones, sends them and records the results. All state is in Postgres.
 
-Three short transactions, and none while something is sent. A claim is a lease that outlives any sending, so whoever
-is killed between sending and recording leaves a delivery that is made again, under the same id: at least once. For
-the same reason none of them waits for the disk: a crash of Postgres forgets the last of them, and they are repeated.
+Expanding, claiming and recording are three short transactions; none is open while a message is sent. A claim is a lease
+that is longer than any attempt. After a crash between sending and recording, the delivery is sent again under the same
+id: at least once. For the same reason no commit waits for the disk: work lost in a crash of Postgres is repeated.
 """
 
 import random
@@ -39,13 +39,13 @@ from shared.slots import MAX_SLOT_SECONDS, Attempt, Slots
 from shared.telling import Retry, WebhookEventType, message_id, plan_retry, webhook_event_types
 from shared.webhook_model import Delivery, Due
 
-MAX_CONCURRENT_DELIVERIES: Final = 8  # to one receiver; one that fails gets one
+MAX_CONCURRENT_DELIVERIES: Final = 8  # to one receiver; a failing receiver gets one
 LEASE_SECONDS: Final = 2 * DELIVERY_TIMEOUT_SECONDS
-EXPAND_PAGE_SIZE: Final = 600  # deliveries made of events by one commit, of all webhooks and lanes together
-MAX_EXPANDED_CURSORS: Final = 600  # of webhooks and lanes, looked at by one commit
+EXPAND_PAGE_SIZE: Final = 600  # events per commit, over all webhooks and lanes
+MAX_EXPANDED_CURSORS: Final = 600  # per commit
 SUSPECT_PAGE_SIZE: Final = 50
 SUSPECT_TIMEOUT_SECONDS: Final = 1
-MAX_EXPAND_BACKOFF_SECONDS: Final = 60.0  # for a webhook whose events cannot be made deliveries
+MAX_EXPAND_BACKOFF_SECONDS: Final = 60.0  # for a webhook whose expansion fails
 DELIVER_SLICE_SECONDS: Final = 2.0
 PRUNE_BATCH_ROWS: Final = 500
 PRUNE_BATCH_ROWS_PER_LANE: Final = 200
@@ -54,31 +54,31 @@ log = get_logger("delivering")
 
 
 class DeliveryCounts(NamedTuple):
-    """What a slice did. Its text is what Flower shows."""
+    """The result of one slice of deliveries. Flower shows its text."""
 
     webhook_id: int
     delivered: int = 0
     failed: int = 0
-    under_way: int = 0  # it takes longer than a slot is held, and is recorded when it ends
+    under_way: int = 0  # longer than a slot is held; recorded when it ends
 
     def __str__(self) -> str:
         counts = {"delivered": self.delivered, "failed": self.failed, "under way": self.under_way}
-        did = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        return f"{did or 'nothing to do'}; webhook {self.webhook_id}"
+        summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return f"{summary or 'nothing to do'}; webhook {self.webhook_id}"
 
 
 def expand(failing: Backoff[int] | None = None) -> bool:
-    """Make deliveries of the events that came since, a bounded number; whether there may be more at once.
+    """Turns a bounded number of new events into deliveries. Returns whether more events may be left.
 
-    All webhooks and lanes that are behind get the same share, so a long backlog of one keeps no other waiting. What one
-    webhook raises keeps no other's events from becoming deliveries: after a failure each goes by itself, and one that
-    fails then is tried again after a pause, with fewer rows. Raises what all of them may have met.
+    All cursors that lag get the same share, so the backlog of one webhook does not delay the others. After a failure
+    each webhook is expanded alone. A webhook that fails alone is retried after a pause, with fewer rows.
+    `failing` holds these webhooks from call to call. Raises errors that may concern all webhooks.
     """
     failing = failing or Backoff(MAX_EXPAND_BACKOFF_SECONDS)
     with transaction() as connection:
-        behind = deliveries.find_lagging_cursors(connection, failing.paused(), MAX_EXPANDED_CURSORS)
-    suspects = {one.webhook_id for one in behind if failing.has_failed(one.webhook_id)}
-    healthy = [one for one in behind if one.webhook_id not in suspects]
+        lagging = deliveries.find_lagging_cursors(connection, failing.paused(), MAX_EXPANDED_CURSORS)
+    suspects = {one.webhook_id for one in lagging if failing.has_failed(one.webhook_id)}
+    healthy = [one for one in lagging if one.webhook_id not in suspects]
     has_more = False
     try:
         has_more = _expand(healthy, EXPAND_PAGE_SIZE)
@@ -87,7 +87,7 @@ def expand(failing: Backoff[int] | None = None) -> bool:
             raise
         suspects |= {one.webhook_id for one in healthy}
     for webhook in sorted(suspects):
-        has_more |= _expand_suspect(webhook, [one for one in behind if one.webhook_id == webhook], failing)
+        has_more |= _expand_suspect(webhook, [one for one in lagging if one.webhook_id == webhook], failing)
     return has_more
 
 
@@ -95,9 +95,9 @@ def _may_be_single_webhook(error: Exception) -> bool:
     return may_be_single_user(error) or not is_infrastructure_error(error)
 
 
-def _expand_suspect(webhook: int, behind: Sequence[LaggingCursor], failing: Backoff[int]) -> bool:
+def _expand_suspect(webhook: int, lagging: Sequence[LaggingCursor], failing: Backoff[int]) -> bool:
     try:
-        has_more = _expand(behind, SUSPECT_PAGE_SIZE, SUSPECT_TIMEOUT_SECONDS)
+        has_more = _expand(lagging, SUSPECT_PAGE_SIZE, SUSPECT_TIMEOUT_SECONDS)
     except Exception as error:
         if not _may_be_single_webhook(error):
             raise
@@ -109,16 +109,19 @@ def _expand_suspect(webhook: int, behind: Sequence[LaggingCursor], failing: Back
     return has_more
 
 
-def _expand(behind: Sequence[LaggingCursor], page: int, seconds: int | None = None) -> bool:
-    """The next events beyond the cursors that are free, together `page` at most (but of each at least one)."""
-    if not behind:
+def _expand(lagging: Sequence[LaggingCursor], page: int, seconds: int | None = None) -> bool:
+    """Expands the next events of all cursors that nobody else has locked. Returns whether more may be left.
+
+    Reads at most `page` events together, but at least one of each cursor. `seconds` is the statement time-out.
+    """
+    if not lagging:
         return False
-    webhook_by_id = {one.webhook_id: one for one in behind}
+    webhook_by_id = {one.webhook_id: one for one in lagging}
     with transaction() as connection:
         disable_sync_commit(connection)
         if seconds:
             set_statement_timeout(connection, seconds)
-        cursors = deliveries.lock_cursors(connection, behind)
+        cursors = deliveries.lock_cursors(connection, lagging)
         if not cursors:
             return False
         share = max(1, page // len(cursors))
@@ -135,7 +138,7 @@ def _expand(behind: Sequence[LaggingCursor], page: int, seconds: int | None = No
         ]
         if new:
             deliveries.insert_deliveries(connection, [delivery for _, delivery in new])
-        if events:  # the last one of each counts
+        if events:  # the dictionary keeps the last event of each cursor
             reached = {(webhook, event.lane): event.id for webhook, event in events}
             deliveries.advance(connection, [WebhookCursor(*cursor, last) for cursor, last in reached.items()])
         if new:
@@ -145,11 +148,10 @@ def _expand(behind: Sequence[LaggingCursor], page: int, seconds: int | None = No
 
 
 def find_due() -> list[Due]:
-    """The webhooks with deliveries to make now, each once for its first slot, then for all of its slots.
+    """Returns the webhooks with due deliveries: first each one with one slot, then each one with all of its slots.
 
-    So every webhook has its turn before any has a second one. The healthy ones come first, of these the ones with the
-    fewest attempts under way here. Those whose receivers fail or hang are left out while they have as many slots as
-    they may.
+    So every webhook gets one slot before any gets a second one. Healthy webhooks come first, ordered by their attempts
+    under way in this process. Webhooks whose receivers fail or hang are left out while no slot for failing ones is free.
     """
     with transaction() as connection:
         candidates = attempts.find_due(connection, MAX_CONCURRENT_DELIVERIES)
@@ -167,7 +169,7 @@ def find_due() -> list[Due]:
 
 @cache
 def slots() -> Slots:
-    """This process's."""
+    """Returns the slots of this process."""
     return Slots(settings().notify_slots)
 
 
@@ -177,7 +179,7 @@ def _senders() -> ThreadPoolExecutor:
 
 
 class Claim(NamedTuple):
-    """A delivery to make, the transaction that it tells of if it tells of one, and the attempt that makes it."""
+    """A claimed delivery, its transaction (None for account events), and the attempt that holds the slot."""
 
     delivery: Delivery
     subject: Transaction | None
@@ -185,19 +187,19 @@ class Claim(NamedTuple):
 
 
 def deliver_webhook(webhook: int, seconds: float = DELIVER_SLICE_SECONDS) -> DeliveryCounts:
-    """Make what is due of a webhook, one delivery after the other; no new one is begun after so many seconds.
+    """Makes the due deliveries of a webhook, one after the other. Returns how many succeeded and failed.
 
-    Returns sooner where a delivery takes longer than a slot is held: that one goes on in its own thread.
+    Starts no delivery after `seconds`. Returns early if one takes longer than a slot is held: it goes on in its thread.
     """
     deadline = time.monotonic() + seconds
     tally = DeliveryCounts(webhook)
     while time.monotonic() < deadline and (claim := _claim(webhook)):
-        sending = _senders().submit(_deliver, claim)
-        if not wait([sending], MAX_SLOT_SECONDS).done:
-            sending.add_done_callback(lambda late: _log_late(webhook, late))
+        future = _senders().submit(_deliver, claim)
+        if not wait([future], MAX_SLOT_SECONDS).done:
+            future.add_done_callback(lambda late: _log_late(webhook, late))
             tally = tally._replace(under_way=1)
             break
-        tally = _count(tally, sending.result())
+        tally = _count(tally, future.result())
     if tally.delivered or tally.failed:
         log.info("notified", **tally._asdict())
     return tally
@@ -210,7 +212,7 @@ def _count(tally: DeliveryCounts, receipt: Receipt) -> DeliveryCounts:
 
 
 def _log_late(webhook: int, late: Future[Receipt]) -> None:
-    """Nobody waits for the delivery any more: log how it ended."""
+    """Logs the result of a delivery that no caller waits for any more."""
     if (error := late.exception()) is None:
         log.info("notified", **_count(DeliveryCounts(webhook), late.result())._asdict())
     elif is_infrastructure_error(error):
@@ -220,7 +222,7 @@ def _log_late(webhook: int, late: Future[Receipt]) -> None:
 
 
 def _claim(webhook: int) -> Claim | None:
-    """Claim the delivery that is due first. None where there is none, or no slot for it."""
+    """Claims the delivery that has been due longest. Returns None if there is none, or no slot for it."""
     with ExitStack() as undo:
         with transaction() as connection:
             disable_sync_commit(connection)
@@ -250,7 +252,7 @@ def _deliver(claim: Claim) -> Receipt:
 
 
 def write_message(delivery: Delivery, subject: Transaction | None) -> Message:
-    """The same at each attempt: it tells what is final."""
+    """Returns the message of a delivery. It is the same at each attempt, because it holds final facts only."""
     data = {
         "event_id": delivery.event_id,
         "user_id": delivery.user_id,
@@ -268,7 +270,7 @@ def write_message(delivery: Delivery, subject: Transaction | None) -> Message:
 
 
 def _record(delivery: Delivery, receipt: Receipt, seconds: float) -> None:
-    """Record how an attempt went that took so long."""
+    """Records the result of an attempt. `seconds` is its duration."""
     if receipt.delivered:
         with transaction() as connection:
             disable_sync_commit(connection)
@@ -297,9 +299,9 @@ def _record(delivery: Delivery, receipt: Receipt, seconds: float) -> None:
 
 
 def _plan_retry(delivery: Delivery, receipt: Receipt, seconds: float) -> Retry | None:
-    """When to try again, counted from the claim; None where the attempt, which took so long, was the last one."""
+    """Returns the next attempt, counted from the claim, or None after the last one. `seconds` is the attempt's duration."""
     if receipt.status == GONE:
-        return Retry(0.0)  # it is as it was, should the webhook be switched on again
+        return Retry(0.0)  # due at once if the webhook is enabled again
     retry_after, remaining = receipt.retry_after_seconds, None
     if retry_after is not None:
         retry_after += seconds
@@ -316,25 +318,25 @@ def _reason_to_disable(receipt: Receipt, failing_seconds: float) -> str | None:
 
 
 def prune_deleted() -> int:
-    """Some of what belongs to deleted webhooks; how many deliveries."""
+    """Deletes up to PRUNE_BATCH_ROWS deliveries of deleted webhooks, and webhooks without any. Returns the deliveries deleted."""
     with transaction() as connection:
         return retention.delete_deleted(connection, PRUNE_BATCH_ROWS)
 
 
 def prune_delivered() -> int:
-    """Some of the deliveries that were made long ago; how many."""
+    """Deletes up to PRUNE_BATCH_ROWS deliveries that succeeded before the retention period. Returns their number."""
     with transaction() as connection:
         return retention.delete_delivered(connection, _retention_seconds(), PRUNE_BATCH_ROWS)
 
 
 def prune_events() -> int:
-    """Some of the old events; how many."""
+    """Deletes events older than the retention period, up to PRUNE_BATCH_ROWS_PER_LANE per lane. Returns their number."""
     with transaction() as connection:
         return retention.delete_events(connection, _retention_seconds(), PRUNE_BATCH_ROWS_PER_LANE)
 
 
 def prune_secrets() -> int:
-    """Delete some of the secrets that are no longer valid; how many."""
+    """Deletes up to PRUNE_BATCH_ROWS expired secrets. Returns their number."""
     with transaction() as connection:
         return webhooks.delete_expired_secrets(connection, PRUNE_BATCH_ROWS)
 

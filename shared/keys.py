@@ -1,7 +1,7 @@
-"""API keys: made, listed, revoked, and known again by what a caller shows.
+"""API keys: create, list, revoke and check them.
 
-A key is `pay_<id>_<secret>`. The secret has 256 random bits, so its SHA-256 is as good as a slow hash of it would be;
-only that is stored, and nobody can read a key back.
+A key is `pay_<id>_<secret>`. Only the SHA-256 of the secret is stored, so a key cannot be read back. The secret has 256
+random bits, so a slow hash would not make it safer.
 """
 
 import re
@@ -21,14 +21,17 @@ _KEY = re.compile(r"pay_([0-9]{1,18})_([A-Za-z0-9_-]{43})", re.ASCII)
 
 
 class ParsedKey(NamedTuple):
-    """A key as it was shown, taken apart."""
+    """The parts of a key that a caller sent."""
 
     id: int
     secret: str
 
 
 def create(name: str, scope: Scope, actor: str = SERVICE) -> tuple[int, str]:
-    """A new key's id and the key itself, which nobody is told again. Raises ValueError for a name that is none."""
+    """Creates a key. Returns its id and the key itself, which is never returned again.
+
+    Raises ValueError if the name is not allowed.
+    """
     if not re.fullmatch(KEY_NAME_PATTERN, name, re.ASCII):
         raise ValueError("a key's name has 1 to 64 of the characters A-Z a-z 0-9 . _ -")
     secret = secrets.token_urlsafe(KEY_SECRET_BYTES)
@@ -39,13 +42,13 @@ def create(name: str, scope: Scope, actor: str = SERVICE) -> tuple[int, str]:
 
 
 def list_all() -> list[ApiKey]:
-    """Those that were revoked, too."""
+    """Returns all keys, revoked ones too, in the order of their ids."""
     with autocommit() as connection:
         return keys.list_keys(connection)
 
 
 def revoke(key_id: int, actor: str = SERVICE) -> bool:
-    """Whether there is such a key. Nobody gets in by it ten seconds from now."""
+    """Revokes a key, which takes effect within 10 seconds. Returns whether there is such a key."""
     with transaction() as connection:
         is_known = 0 < key_id < 2**63 and keys.revoke_key(connection, key_id)
         if is_known:
@@ -54,19 +57,19 @@ def revoke(key_id: int, actor: str = SERVICE) -> bool:
 
 
 def read_valid() -> dict[int, ValidKey]:
-    """The keys that are valid now, by their ids."""
+    """Returns the keys that are not revoked, by id."""
     with autocommit() as connection:
         return {key.id: key for key in keys.read_valid(connection)}
 
 
 def parse_key(key: str) -> ParsedKey | None:
-    """None for what is no key."""
+    """Returns the parts of a key, or None if the text does not have the form of a key."""
     match = _KEY.fullmatch(key)
     return ParsedKey(int(match[1]), match[2]) if match else None
 
 
 def matches_secret(parsed: ParsedKey, key: ValidKey) -> bool:
-    """Whether the secret is the key's; as long either way."""
+    """Returns whether the secret belongs to the key, in constant time."""
     return compare_digest(_hash(parsed.secret), key.secret_hash)
 
 

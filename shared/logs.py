@@ -1,7 +1,7 @@
-"""Logs are bare JSON lines on standard output, one shape for every process and library.
+"""Logging: JSON lines on standard output, in one format for all processes and libraries.
 
-structlog renders both its own events and the standard library's records, so that a line of Celery's or
-granian's reads like one of ours.
+structlog renders its own events and the records of the standard library, so that lines of Celery and granian have the
+same format as ours.
 """
 
 import atexit
@@ -40,7 +40,7 @@ def _add_process(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-# One encoder for all lines: `json.dumps` with options makes a new one for each.
+# One encoder for all lines, because `json.dumps` with options creates one per call.
 _encode: Final = json.JSONEncoder(ensure_ascii=True, default=repr).encode
 
 
@@ -49,7 +49,7 @@ def _write_json(event: MutableMapping[str, Any], **_: Any) -> str:
 
 
 _RENDERED: list[Any] = [
-    # never the locals: they hold names, amounts and passwords
+    # no local variables, because they hold names, amounts and passwords
     structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
     _add_process,
     structlog.processors.JSONRenderer(_write_json),
@@ -57,7 +57,7 @@ _RENDERED: list[Any] = [
 
 
 class _Logger(structlog.WriteLogger):
-    """Writes ready lines to standard output."""
+    """Writes rendered lines to standard output."""
 
     def __init__(self, name: str) -> None:
         super().__init__(sys.stdout)
@@ -65,10 +65,10 @@ class _Logger(structlog.WriteLogger):
 
 
 class _Lines:
-    """Lines on their way to a descriptor: a thread writes many at once.
+    """A buffer of lines that a thread writes to a descriptor in batches.
 
-    A write per request lets go of the interpreter's lock in mid-request; with many threads that costs more than all
-    else a log line does. A reader that stalls costs lines (counted), never a request.
+    A write in each request releases the interpreter lock in mid-request. With many threads that costs more than
+    rendering the line. If the reader stalls, lines are dropped and counted, and no request waits.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -103,7 +103,10 @@ class _Lines:
             self.flush()
 
     def _take(self) -> bytes:
-        """Whole lines, together no more than a pipe takes in one piece, so that no other process's come between."""
+        """Returns whole lines of at most MAX_ATOMIC_WRITE_BYTES, so that lines of other processes do not mix in.
+
+        A longer line is returned alone.
+        """
         taken = bytearray()
         while (self._lines and len(taken) + len(self._lines[0]) < MAX_ATOMIC_WRITE_BYTES) or (
             self._lines and not taken
@@ -117,7 +120,7 @@ class _Lines:
 
 
 class _BatchingLogger:
-    """Leaves lines to _Lines; warnings and worse are written before it returns."""
+    """Passes lines to _Lines. Warnings and errors are written before the call returns."""
 
     def __init__(self, name: str, lines: _Lines) -> None:
         self.name = name
@@ -135,7 +138,7 @@ class _BatchingLogger:
 
 
 def formatter() -> logging.Formatter:
-    """A standard-library formatter that renders any record as one JSON line."""
+    """Returns a formatter of the standard library that renders each record as one JSON line."""
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*_SHARED, structlog.stdlib.ExtraAdder()],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_RENDERED],
@@ -143,9 +146,9 @@ def formatter() -> logging.Formatter:
 
 
 def configure(*, in_batches: bool = False) -> None:
-    """Send all logs of this process, ours and the libraries', to standard output as JSON lines.
+    """Configures this process to write all logs, ours and those of libraries, to standard output as JSON lines.
 
-    `in_batches` is for a process of many threads and many lines. Its thread lives from now on: call it after a fork.
+    `in_batches` is for a process with many threads and many lines. It starts a thread, so call it after a fork.
     """
     level = settings().log_level.upper()
     handler = logging.StreamHandler(sys.stdout)
@@ -158,7 +161,7 @@ def configure(*, in_batches: bool = False) -> None:
         lines = _Lines(sys.stdout.fileno())
         lines.start()
         factory = partial(_BatchingLogger, lines=lines)
-    # Ours go past the standard library's machinery: a line costs a third of what it would.
+    # Our events bypass the standard library, because a line then costs a third.
     structlog.configure(
         processors=[*_SHARED, *_RENDERED],
         logger_factory=factory,
@@ -168,16 +171,16 @@ def configure(*, in_batches: bool = False) -> None:
 
 
 def write_line(event: str, level: str = "info", *, descriptor: int = 1, **fields: object) -> None:
-    """Write one log line past all buffers and locks: for signal handlers, and threads of a process that forks."""
+    """Writes one log line without buffers and locks, for signal handlers and for processes that fork."""
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    process = os.environ.get("PAYMENTS_PROCESS", "payments")  # the settings may be what is wrong
+    process = os.environ.get("PAYMENTS_PROCESS", "payments")  # not settings(), because they may be invalid
     line = json.dumps({"timestamp": now, "level": level, "event": event, "process": process, **fields})
     with suppress(OSError):
         os.write(descriptor, f"{line}\n".encode())
 
 
 def capture_warnings_and_crashes() -> None:
-    """Log as JSON what Python would print: warnings, and exceptions that nobody caught."""
+    """Logs warnings and uncaught exceptions as JSON, which Python would print as text."""
     logging.captureWarnings(capture=True)
     log = logging.getLogger("crash")
 
@@ -195,5 +198,5 @@ def capture_warnings_and_crashes() -> None:
 
 
 def get_logger(name: str) -> Any:
-    """A logger whose events are keyword arguments: log.info("settled", lane=7, count=120)."""
+    """Returns a logger that takes fields as keyword arguments: log.info("settled", lane=7, count=120)."""
     return structlog.get_logger(name)

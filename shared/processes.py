@@ -1,4 +1,4 @@
-"""What one process owes another, and who runs it."""
+"""Functions on processes of the operating system: their end, their exit codes, and their user."""
 
 import ctypes
 import os
@@ -8,17 +8,17 @@ import socket
 import sys
 
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)  # loaded before a fork, because a child may only do little
+_libc = ctypes.CDLL(None)  # loaded before a fork, because a forked child should load nothing
 
 
 def die_with_parent(death_signal: int = signal.SIGKILL) -> None:
-    """Asks the kernel to signal this process when the thread that made it ends, however that ends (Linux only)."""
+    """Asks the kernel to signal this process when the thread that created it ends, for any reason (Linux only)."""
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_PDEATHSIG, death_signal)
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a child of this process has ended and is still to be reaped. Leaves that to whom it belongs."""
+    """Returns whether a child of this process has ended and is not reaped yet. Does not reap it."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
     except ChildProcessError:  # reaped already
@@ -26,15 +26,15 @@ def has_ended(pid: int) -> bool:
 
 
 def describe_exit(code: int) -> str:
-    """Returns how a process ended, by its exit code or the signal that killed it (a negative code)."""
+    """Returns a text for an exit code. A negative code is the signal that killed the process."""
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
 def operator_name() -> str:
-    """Returns the operating system's user and host, `ada@box`: the actor of what a command does."""
+    """Returns user and host of the operating system, such as `ada@box`: the actor of a command."""
     uid = os.geteuid()
     try:
         user = pwd.getpwuid(uid).pw_name
-    except KeyError:  # in a container an id may have no name
+    except KeyError:  # in a container a user id may have no name
         user = str(uid)
     return f"{user}@{socket.gethostname()}"

@@ -1,7 +1,7 @@
-"""Which addresses a webhook may have: a pure check of urls and of the addresses that their names resolve to.
+"""Checks the URL of a webhook and the addresses that its name resolves to (guard against SSRF). No IO.
 
-Whoever may register a webhook makes us send requests from inside the network. So a url has one reading only (what
-some libraries take for an address and others do not is refused), and it must lead to the public internet.
+A webhook makes this service send requests from inside its network. So the URL must lead to the public internet, and a
+URL that libraries could read in two ways is refused.
 """
 
 import re
@@ -20,13 +20,13 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*", re.ASCII)
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _UNICAST: Final = IPv6Network("2000::/3")
-# protocol assignments (with Teredo and ORCHID), documentation, 6to4: what they embed or mean is not the internet
+# Protocol assignments (with Teredo and ORCHID), documentation and 6to4: none is a plain address of the internet.
 _SPECIAL: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
-_RELAYS: Final = IPv4Address("192.88.99.0")  # /24, of 6to4
+_RELAYS: Final = IPv4Address("192.88.99.0")  # /24, relays of 6to4
 
 
 class TargetUrl(NamedTuple):
-    """Where a url leads. `host` is a name, or an address in its one usual spelling; `target` path and query."""
+    """The parts of a URL. `host` is a name or an address in its canonical spelling; `target` is path and query."""
 
     scheme: str
     host: str
@@ -35,7 +35,7 @@ class TargetUrl(NamedTuple):
 
     @property
     def address(self) -> Address | None:
-        """Where the host is no name."""
+        """Returns the address, or None if the host is a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -43,13 +43,13 @@ class TargetUrl(NamedTuple):
 
     @property
     def header(self) -> str:
-        """The Host header."""
+        """Returns the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def parse_target_url(url: str) -> TargetUrl:
-    """Raises ValueError, with a sentence for the client."""
+    """Returns the parts of a URL. Raises ValueError, with a message for the client, if the URL is not allowed."""
     if len(url) > MAX_URL_CHARACTERS:
         raise ValueError(f"must have at most {MAX_URL_CHARACTERS} characters")
     if not re.fullmatch(URL_PATTERN, url, re.ASCII) or set(url) & set('\\"<>^`{|}'):
@@ -69,17 +69,17 @@ def parse_target_url(url: str) -> TargetUrl:
 
 
 def _read_host(host: str, in_brackets: bool) -> str:
-    """A name, or an address as `ipaddress` writes it. Raises ValueError for whatever could be read in two ways."""
+    """Returns a name, or an address as `ipaddress` writes it. Raises ValueError if the host is ambiguous."""
     if in_brackets:
         try:
-            return str(IPv6Address("%" if "%" in host else host))  # a zone is of one machine only
+            return str(IPv6Address("%" if "%" in host else host))  # a zone has a meaning on one machine only
         except ValueError:
             raise ValueError("must have an IPv6 address, without a zone, within brackets") from None
     host = host.removesuffix(".").lower()
     labels = host.split(".")
     if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError("must have a host: a name, or an address in its usual spelling")
-    if _NUMBER.fullmatch(labels[-1]):  # then others would read the whole as an IPv4 address
+    if _NUMBER.fullmatch(labels[-1]):  # other libraries would read such a host as an IPv4 address
         try:
             return str(IPv4Address(host))
         except ValueError:
@@ -88,12 +88,12 @@ def _read_host(host: str, in_brackets: bool) -> str:
 
 
 def is_local_name(host: str) -> bool:
-    """Whether a name means this machine or network whatever it resolves to."""
+    """Returns whether a name is reserved for this machine or network, whatever it resolves to."""
     return "." not in host or host.endswith((".localhost", ".local", ".internal", ".localdomain"))
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address lies in the public internet, also the IPv4 address that one of IPv6 stands for."""
+    """Returns whether an address is on the public internet. Mapped and NAT64 addresses are judged as IPv4."""
     if isinstance(address, IPv6Address):
         if address in _MAPPED or address in _NAT64:
             return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))

@@ -1,8 +1,8 @@
-"""Add a user. With a key of the client's own, a repeat finds the same user.
+"""Registers users. A repeat with the same Idempotency-Key returns the same user.
 
-The key is stored in one text with the API key that sent it, so that one unique index serves all of them, the keys that
-an older release stored alone, and that release itself while both run. A repeat of a key that is stored alone finds its
-user: whose key it was is not known.
+The stored text joins the Idempotency-Key and the id of the API key that sent it. So one unique index also serves keys
+that an older release stored without an id, and that release while both run. Any caller's repeat of such a key finds its
+user, because the owner is not known.
 """
 
 from typing import NamedTuple
@@ -16,21 +16,21 @@ NO_OWNER = 0
 
 
 class OwnedKey(NamedTuple):
-    """An Idempotency-Key and the id of the API key that sent it, NO_OWNER where the service asks for none."""
+    """An Idempotency-Key and the id of the API key that sent it (NO_OWNER if the service requires no API keys)."""
 
     owner_id: int
     key: str
 
     @property
     def stored(self) -> str:
-        """The text that is stored. No key holds a tab, so no two owners' keys are alike."""
+        """Returns the stored text. An Idempotency-Key holds no tab, so the texts of two owners always differ."""
         return f"{self.owner_id}\t{self.key}"
 
 
 def register(name: str, key: OwnedKey | None = None) -> tuple[User, bool]:
-    """Returns the user, and whether an earlier request with this key had made it.
+    """Returns the user, and whether an earlier request with this key has created it.
 
-    Raises Conflict (key_reused) where the key stands for a user of another name.
+    Raises Conflict (key_reused) if the key belongs to a user with another name.
     """
     with transaction() as connection:
         if key is None:

@@ -1,4 +1,4 @@
-"""API keys as callers and operators know them, and what a key allows: each scope allows all that the one before it does."""
+"""Domain types of API keys and their scopes. Each scope includes the one before it."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -6,17 +6,20 @@ from typing import NamedTuple
 
 
 class Scope(StrEnum):
+    """The permissions of a key, from the least to the most."""
+
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
 
     def allows(self, needed: "Scope") -> bool:
+        """Returns whether this scope includes the needed one."""
         order = list(Scope)
         return order.index(self) >= order.index(needed)
 
 
 class ApiKey(NamedTuple):
-    """A key without what it is known by."""
+    """A key without its secret. Instants are UTC."""
 
     id: int
     name: str
@@ -26,7 +29,7 @@ class ApiKey(NamedTuple):
 
 
 class ValidKey(NamedTuple):
-    """What a caller who shows this key is, and the SHA-256 of its secret."""
+    """A key that is not revoked, with the SHA-256 of its secret."""
 
     id: int
     name: str

@@ -1,10 +1,10 @@
-"""One message to one receiver: resolve, check, connect to the very address that was checked, sign, send.
+"""Sends one message to one receiver: resolves the name, checks its addresses, connects to a checked one, signs, sends.
 
-Whatever a receiver does, it is over after ten seconds: a timer cuts the line, because time-outs of a socket begin
-anew with every byte that drips in. Redirects are answers like any other that is not 2xx.
+An attempt ends after ten seconds at most. A timer shuts the connection down, because a socket time-out starts again with
+every byte received. Redirects are not followed: they count as failures, like any status that is not 2xx.
 
-The answer is read here and not by http.client, which takes 102 and 103 for final answers and refuses more than 100
-headers: the first final status line decides, and nothing after it can take a receipt back.
+The response is parsed here, because http.client takes 102 and 103 for final responses and refuses more than 100
+headers. The first final status line decides the outcome. Errors after it do not change the receipt.
 """
 
 import json
@@ -31,33 +31,33 @@ from shared.receivers import Address, TargetUrl, is_public, parse_target_url
 from shared.settings import settings
 
 TARGET_CONNECT_TIMEOUT_SECONDS: Final = 3.0  # to one address
-TOTAL_CONNECT_TIMEOUT_SECONDS: Final = 6.0  # to all addresses of a name: the rest of the time is for the answer
+TOTAL_CONNECT_TIMEOUT_SECONDS: Final = 6.0  # to all addresses of a name; the remaining time is for the response
 MIN_CONNECT_TIMEOUT_SECONDS: Final = 0.5
 DELIVERY_TIMEOUT_SECONDS: Final = 10.0
-MAX_RESPONSE_HEAD_BYTES: Final = 1024 * 1024  # of all interim answers and of the headers of the final one
+MAX_RESPONSE_HEAD_BYTES: Final = 1024 * 1024  # all interim responses and the headers of the final one
 MAX_RESPONSE_BODY_BYTES: Final = 64 * 1024
 SWITCHING_PROTOCOLS: Final = 101
 GONE: Final = 410
 
-# The code is whole once a space or the end of the line follows it.
+# The status code is complete when a space or the end of the line follows it.
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?=[ \r\n])")
 
 
 class NotPublic(Exception):
-    """A receiver's address is not of the public internet."""
+    """The address of a receiver is not on the public internet."""
 
 
 class Message(NamedTuple):
-    """What is sent. The id is the same at each attempt."""
+    """A message to send. Its id is the same at each attempt."""
 
     id: str
     body: str
 
 
 class Receipt(NamedTuple):
-    """How an attempt went: the answer's status, or why there was none.
+    """The result of an attempt: the status of the response, or the error that prevented one.
 
-    `retry_after_seconds`: how long the receiver asks to be left alone; of an answer that is not 2xx.
+    `retry_after_seconds`: the value of Retry-After; only set if the status is not 2xx.
     """
 
     status: int | None
@@ -66,20 +66,22 @@ class Receipt(NamedTuple):
 
     @property
     def delivered(self) -> bool:
+        """Returns whether the status is 2xx."""
         return self.status is not None and 200 <= self.status < 300
 
     @property
     def summary(self) -> str:
-        """In a few words, of which none is the receiver's or a secret."""
+        """Returns a short description without secrets and without text of the receiver."""
         return self.error or f"status {self.status}"
 
 
 def write_body(type_: str, timestamp: str, data: Mapping[str, Any]) -> str:
+    """Returns the body of a message as JSON text, in the envelope of Standard Webhooks. `timestamp` is UTC."""
     return json.dumps({"type": type_, "timestamp": timestamp, "data": data}, separators=(",", ":"))
 
 
 def sign(message: Message, secrets: Sequence[str], moment: datetime) -> dict[str, str]:
-    """The headers of Standard Webhooks, with a signature by each secret."""
+    """Returns the headers of Standard Webhooks, with one signature for each secret."""
     return {
         "webhook-id": message.id,
         "webhook-timestamp": str(int(moment.timestamp())),
@@ -88,7 +90,7 @@ def sign(message: Message, secrets: Sequence[str], moment: datetime) -> dict[str
 
 
 def send(url: str, secrets: Sequence[str], message: Message) -> Receipt:
-    """Send once. Whatever goes wrong is in the receipt."""
+    """Sends a message once and returns the receipt. Network and protocol errors are in the receipt, never raised."""
     deadline = time.monotonic() + DELIVERY_TIMEOUT_SECONDS
     try:
         receiver = parse_target_url(url)
@@ -103,7 +105,10 @@ def send(url: str, secrets: Sequence[str], message: Message) -> Receipt:
 
 
 def find_addresses(receiver: TargetUrl, seconds: float) -> list[Address]:
-    """Where a receiver is. Raises NotPublic if any of it may not be sent to, OSError if its name does not resolve."""
+    """Returns the addresses of a receiver. `seconds` is the time-out for the name.
+
+    Raises NotPublic if one of the addresses is not allowed, OSError if the name does not resolve.
+    """
     addresses = [receiver.address] if receiver.address else _resolve(receiver.host, seconds)
     if not settings().webhook_allow_private and not all(map(is_public, addresses)):
         raise NotPublic
@@ -111,7 +116,7 @@ def find_addresses(receiver: TargetUrl, seconds: float) -> list[Address]:
 
 
 def _resolve(host: str, seconds: float) -> list[Address]:
-    """As getaddrinfo, which knows no time-out."""
+    """Returns the addresses of a name. Uses a thread, because getaddrinfo has no time-out."""
     addresses: list[Address] = []
     failures: list[OSError] = []
 
@@ -134,9 +139,9 @@ def _resolve(host: str, seconds: float) -> list[Address]:
 
 @contextmanager
 def _connected(receiver: TargetUrl, addresses: Sequence[Address], deadline: float) -> Iterator[HTTPConnection]:
-    """A connection to the first address that takes one; it is cut when the time is over.
+    """Yields a connection to the first address that accepts one, and shuts it down at the deadline.
 
-    Raises what the last address raised. Nothing has been sent by then, so trying the next one repeats nothing.
+    Raises the error of the last address. Nothing is sent before a connection is open, so trying the next one is safe.
     """
     connect_deadline = min(deadline, time.monotonic() + TOTAL_CONNECT_TIMEOUT_SECONDS)
     for untried in range(len(addresses), 0, -1):
@@ -156,7 +161,7 @@ def _connected(receiver: TargetUrl, addresses: Sequence[Address], deadline: floa
 
 @contextmanager
 def _cut_at(connection: HTTPConnection, deadline: float) -> Iterator[None]:
-    """Cut the connection when the time is over, and close it at the end of the block."""
+    """Shuts the connection down at the deadline, and closes it at the end of the block."""
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [connection])
     timer.daemon = True
     timer.start()
@@ -168,7 +173,7 @@ def _cut_at(connection: HTTPConnection, deadline: float) -> Iterator[None]:
 
 
 def _connection(receiver: TargetUrl, address: str, seconds: float) -> HTTPConnection:
-    """To the address; the certificate must be the name's."""
+    """Returns a connection to the address. The certificate must match the name of the host."""
     if receiver.scheme == "http":
         return HTTPConnection(address, receiver.port, timeout=seconds)
     return HTTPSConnection(
@@ -183,15 +188,16 @@ def _connection(receiver: TargetUrl, address: str, seconds: float) -> HTTPConnec
 
 @cache
 def _context() -> ssl.SSLContext:
-    """Made once: reading the authorities' certificates takes longer than a delivery."""
+    """Returns the cached TLS context: loading the CA certificates takes longer than a delivery."""
     return ssl.create_default_context()
 
 
 def _cut(connection: HTTPConnection) -> None:
-    """Whoever reads from it or writes to it in another thread gets an error."""
+    """Shuts a connection down, so that a read or write in another thread fails."""
     with suppress(OSError):
-        if (line := connection.sock) is not None:
-            socket.socket.shutdown(line, socket.SHUT_RDWR)  # TLS's own would first say goodbye
+        if (connected_socket := connection.sock) is not None:
+            # Not the method of a TLS socket, which would send a closing message first.
+            socket.socket.shutdown(connected_socket, socket.SHUT_RDWR)
 
 
 def _exchange(connection: HTTPConnection, receiver: TargetUrl, signed: Mapping[str, str], body: str) -> Receipt:
@@ -202,7 +208,7 @@ def _exchange(connection: HTTPConnection, receiver: TargetUrl, signed: Mapping[s
         "Connection": "close",
         **signed,
     }
-    with suppress(ConnectionError):  # a receiver may answer, and close, before it has read all of it
+    with suppress(ConnectionError):  # a receiver may respond and close before it has read the whole body
         connection.request("POST", receiver.target, body=body.encode(), headers=headers)
     assert connection.sock is not None
     with connection.sock.makefile("rb") as stream:
@@ -210,11 +216,11 @@ def _exchange(connection: HTTPConnection, receiver: TargetUrl, signed: Mapping[s
 
 
 def _read_receipt(stream: BufferedReader) -> Receipt:
-    """The receipt of the first final answer. Raises HTTPException or OSError where there is none."""
+    """Returns the receipt of the first final response. Raises HTTPException or OSError if there is none."""
     lines = _read_lines(stream)
     status = _read_status(lines)
     headers: dict[bytes, bytes] = {}
-    with suppress(OSError):  # the status is the receipt; the rest is courtesy
+    with suppress(OSError):  # the status decides; headers and body are optional
         if _read_headers(lines, headers):
             _read_body(stream, headers)
     receipt = Receipt(status)
@@ -224,7 +230,7 @@ def _read_receipt(stream: BufferedReader) -> Receipt:
 
 
 def _read_lines(stream: BufferedReader) -> Iterator[bytes]:
-    """The lines of the interim answers and of the final one's head, up to a total size."""
+    """Yields the lines of the interim responses and of the final headers, up to MAX_RESPONSE_HEAD_BYTES."""
     remaining = MAX_RESPONSE_HEAD_BYTES
     while remaining > 0 and (line := stream.readline(remaining)):
         remaining -= len(line)
@@ -232,19 +238,19 @@ def _read_lines(stream: BufferedReader) -> Iterator[bytes]:
 
 
 def _read_status(lines: Iterator[bytes]) -> int:
-    """The status of the first answer that is final: interim ones (RFC 9110, 15.2) are passed over."""
+    """Returns the status of the first final response, and skips interim ones (RFC 9110, 15.2)."""
     for line in lines:
         if not (match := _STATUS_LINE.match(line)):
-            raise BadStatusLine("")  # without the line: it would get into the log
+            raise BadStatusLine("")  # without the line, because the error is logged
         status = int(match[1])
-        if status >= 200 or status == SWITCHING_PROTOCOLS:  # 101: we have not offered to
+        if status >= 200 or status == SWITCHING_PROTOCOLS:  # 101 is final here: we never offer an upgrade
             return status
         _read_headers(lines, {})
     raise RemoteDisconnected("no final answer")
 
 
 def _read_headers(lines: Iterator[bytes], headers: dict[bytes, bytes]) -> bool:
-    """Add an answer's headers, by their names in lower case. Whether its head has been read to the end."""
+    """Adds the headers of a response, with names in lower case. Returns whether the end of the headers was reached."""
     for line in lines:
         if not line.strip(b"\r\n"):
             return True
@@ -254,7 +260,7 @@ def _read_headers(lines: Iterator[bytes], headers: dict[bytes, bytes]) -> bool:
 
 
 def _read_body(stream: BufferedReader, headers: Mapping[bytes, bytes]) -> None:
-    """Read the body to its end, if that is near: closing a connection that holds unread bytes resets it."""
+    """Reads up to MAX_RESPONSE_BODY_BYTES of the body, because closing a connection with unread bytes resets it."""
     length = headers.get(b"content-length", b"")
     if re.fullmatch(rb"[0-9]{1,15}", length):
         stream.read(min(int(length), MAX_RESPONSE_BODY_BYTES))
@@ -268,7 +274,7 @@ def _read_body(stream: BufferedReader, headers: Mapping[bytes, bytes]) -> None:
 
 
 def _parse_retry_after(value: bytes) -> float | None:
-    """Seconds from now; None for a value that is neither a number of seconds nor a date (RFC 9110, 10.2.3)."""
+    """Returns seconds from now, or None if the value is neither a number nor a date (RFC 9110, 10.2.3)."""
     text = value.decode("ascii", "replace")
     if re.fullmatch("[0-9]{1,18}", text, re.ASCII):
         return float(text)
@@ -280,7 +286,7 @@ def _parse_retry_after(value: bytes) -> float | None:
 
 
 def _describe(error: Exception) -> str:
-    """The error's kind and the system's own words: never an address, a header or a body."""
+    """Returns the type of an error and the message of the operating system: never an address, a header or a body."""
     cause: BaseException = error
     while (deeper := cause.__cause__ or cause.__context__) is not None and not getattr(cause, "strerror", None):
         cause = deeper

@@ -1,7 +1,7 @@
-"""Every option of every process, in one place, each with its environment variable.
+"""All settings of all processes, each with its environment variable.
 
-A value comes from the environment or from its default; secrets may come from a file that the variable with _FILE
-behind its name names. Nothing else is read. Durations are seconds.
+A value comes from the environment or is the default. A secret can also come from a file: DATABASE_URL_FILE names a file
+that holds the value of DATABASE_URL. Durations are seconds.
 """
 
 import os
@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# A container is handed them as files: an environment is seen by whoever may look at the process.
+# Containers get these as files, because anyone who can inspect a process can read its environment.
 SECRET_VARIABLES: Final = ("DATABASE_URL", "BROKER_URL", "PAYMENTS_KEY")
 
-# USER:PASSWORD@, HOST:PORT (or several), /DATABASE, and what follows the question mark
+# USER:PASSWORD@, HOST:PORT (one or several), /DATABASE, and the query after the question mark
 _DATABASE_URL: Final = re.compile(r"([^:/?@]*(?::[^@]*)?@)?([^/?@]*)(/[^?]*)?(?:\?(.*))?")
 _SERVER: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(?::(\d*))?")
 _DATABASE_FORM: Final = (
@@ -28,7 +28,7 @@ _DATABASE_FORM: Final = (
 
 
 class Settings(BaseSettings):
-    """The options, read from the environment once per process. The field's alias is the variable."""
+    """The settings, read from the environment once per process. The alias of a field is its variable."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
         16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, of each process at most"
     )
 
-    # Who may ask web, and how often
+    # Access to web, and rates
     auth: str = Field(
         "",
         pattern="^(required|off)?$",
@@ -129,9 +129,9 @@ class Settings(BaseSettings):
         description="events, and deliveries that are over, are kept so long; what is still to be told, always",
     )
 
-    @cached_property  # each request asks
+    @cached_property  # read in each request
     def requires_keys(self) -> bool:
-        """Whether web lets in only who shows a key."""
+        """Returns whether web requires an API key."""
         return self.auth == "required" or (not self.auth and not is_loopback(self.host))
 
     @model_validator(mode="before")
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     def _read_files(cls, values: dict[str, Any]) -> dict[str, Any]:
         for name in SECRET_VARIABLES:
             path = os.environ.get(f"{name}_FILE")
-            if not path or os.environ.get(name):  # `up` gives its processes the plain variables
+            if not path or os.environ.get(name):  # the plain variable wins: `up` sets it for its processes
                 continue
             try:
                 values[name] = Path(path).read_text(encoding="utf-8").strip()
@@ -150,9 +150,9 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _check_broker(cls, url: str) -> str:
-        """Refuse what the libraries of web and of the worker read differently, or only one of them reads.
+        """Returns the URL. Raises ValueError if the libraries of web and of the worker could read it differently.
 
-        Not only other schemes: one takes the number of the database from ?db=, the other one does not.
+        An example is ?db=, from which only one of them takes the number of the database.
         """
         if not url or _is_broker_url(url):
             return url
@@ -161,7 +161,10 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _add_driver(cls, url: str) -> str:
-        """Names psycopg2, since SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, and writes several servers as all do."""
+        """Returns the URL with the driver psycopg2 and several servers in the common form. Raises ValueError if it is invalid.
+
+        SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3.
+        """
         scheme, _, rest = url.partition("://")
         parts = _DATABASE_URL.fullmatch(rest) if scheme.split("+")[0] in ("postgres", "postgresql") else None
         if parts:
@@ -172,7 +175,7 @@ class Settings(BaseSettings):
 
 
 def _name_servers(user: str, servers: str, database: str, query: str) -> str:
-    """Writes several servers as ?host=A,B&port=5432,5432, which libpq, psycopg2 and SQLAlchemy read alike.
+    """Returns the URL with several servers as ?host=A,B&port=5432,5432: libpq, psycopg2 and SQLAlchemy all read it.
 
     Only libpq reads A:5432,B:5432 before the database, and only SQLAlchemy reads ?host=A:5432&host=B:5432.
     """
@@ -194,14 +197,14 @@ def _is_broker_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         is_whole = bool(parts.hostname) and parts.port != 0 and re.fullmatch(r"(/\d{0,4})?", parts.path)
-    except ValueError:  # a port or a host that is none
+    except ValueError:  # an invalid port or host
         return False
     has_database_twice = re.search(r"(^|&)db=", parts.query)
     return parts.scheme in ("redis", "rediss") and bool(is_whole) and not has_database_twice and ";" not in url
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on the address. A name may lead anywhere, but for localhost."""
+    """Returns whether only this machine can reach the address. Of names, only localhost is loopback."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -209,16 +212,16 @@ def is_loopback(host: str) -> bool:
 
 
 class InvalidSettings(SystemExit):
-    """Ends a process with one line that names the variables which are wrong."""
+    """Ends a process with one line that names the invalid variables."""
 
 
 def describe_error(error: ValidationError) -> str:
-    """Returns one line without the values, which may hold passwords."""
+    """Returns one line that names the errors, without values, because these may hold passwords."""
     return "; ".join(map(_describe, error.errors(include_input=False, include_url=False)))
 
 
 def _describe(error: Mapping[str, Any]) -> str:
-    """An error without a place is one of several options, and names them."""
+    """Returns one error with the name of its variable. An error without a location names its variables itself."""
     place = "".join(f"{name}: " for name in error["loc"][:1])
     text = str(error["msg"])
     own = text.removeprefix("Value error, ")
@@ -227,7 +230,7 @@ def _describe(error: Mapping[str, Any]) -> str:
 
 @cache
 def settings() -> Settings:
-    """Returns the process's settings. Raises InvalidSettings, which ends the process unless it is caught."""
+    """Returns the settings of this process. Raises InvalidSettings, which ends the process, if one is invalid."""
     try:
         return Settings()  # type: ignore[call-arg]
     except ValidationError as error:

@@ -1,9 +1,9 @@
-"""Slots: how many deliveries a process makes at once, and who may begin another.
+"""Slots: a limit on the concurrent deliveries of a process, that keeps slow receivers from delaying the others.
 
-A receiver that hangs holds its attempt for ten seconds, and a hundred of them would hold every slot. So:
-- An attempt holds a slot for MAX_SLOT_SECONDS at most. One that lasts longer goes on outside of the slots.
-- Attempts that are in trouble take at most half of the slots: those to a receiver that fails, and those to a receiver
-  that has an attempt under way for longer than HANGING_AFTER_SECONDS. The latter is not known as failing before it times out.
+An attempt to a receiver that hangs lasts ten seconds, and a hundred of these would hold every slot. So:
+- An attempt holds a slot for MAX_SLOT_SECONDS at most. A longer attempt continues outside of the slots.
+- Attempts in trouble get at most half of the slots. An attempt is in trouble if its receiver fails, or if its receiver
+  hangs: it has an attempt under way for longer than HANGING_AFTER_SECONDS, which has not timed out yet.
 """
 
 import threading
@@ -13,25 +13,24 @@ from typing import Final
 
 MAX_SLOT_SECONDS: Final = 0.5
 HANGING_AFTER_SECONDS: Final = 1.0
-MAX_ATTEMPTS_OUTSIDE_SLOTS: Final = (
-    256  # attempts that go on outside of the slots; each holds a thread, and no connection to Postgres
-)
+MAX_ATTEMPTS_OUTSIDE_SLOTS: Final = 256  # each holds a thread, but no connection to Postgres
 
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """A delivery under way."""
+    """A delivery under way. `began` is an instant of the monotonic clock."""
 
     webhook_id: int
     fails: bool
     began: float
 
     def is_in_trouble(self, now: float) -> bool:
+        """Returns whether the receiver fails or the attempt hangs."""
         return self.fails or now - self.began > HANGING_AFTER_SECONDS
 
 
 class Slots:
-    """The attempts under way in this process. May be used by several threads."""
+    """The attempts under way in this process. Safe to use from several threads."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -40,7 +39,10 @@ class Slots:
         self._closed = False
 
     def begin(self, webhook_id: int, *, fails: bool) -> Attempt | None:
-        """An attempt that has a slot, for the caller to end; None where there is none free for this webhook, or closed."""
+        """Returns an attempt that holds a slot, or None if no slot is free for this webhook, or after close().
+
+        The caller must pass the attempt to end().
+        """
         with self._changed:
             now = time.monotonic()
             if fails or self._is_hanging(webhook_id, now):
@@ -55,37 +57,38 @@ class Slots:
             return attempt
 
     def end(self, attempt: Attempt) -> None:
+        """Frees the slot of an attempt."""
         with self._changed:
             self._attempts.discard(attempt)
             self._changed.notify_all()
 
     @property
     def limit(self) -> int:
-        """How many attempts can be under way at once, within and outside of the slots."""
+        """Returns the maximum number of attempts under way, inside and outside of the slots."""
         return self._count + MAX_ATTEMPTS_OUTSIDE_SLOTS
 
     def free_for_failing(self) -> int:
-        """How many more attempts may be begun to receivers that fail or hang."""
+        """Returns how many more attempts to failing or hanging receivers may begin."""
         with self._changed:
             return max(0, self._free_for_failing(time.monotonic()))
 
     def is_hanging(self, webhook_id: int) -> bool:
-        """Whether a webhook has an attempt under way here for so long that its receiver seems to hang."""
+        """Returns whether an attempt to this webhook is under way for longer than HANGING_AFTER_SECONDS."""
         with self._changed:
             return self._is_hanging(webhook_id, time.monotonic())
 
     def count(self, webhook_id: int) -> int:
-        """How many attempts to a webhook's receiver are under way here."""
+        """Returns how many attempts to a webhook are under way in this process."""
         with self._changed:
             return sum(attempt.webhook_id == webhook_id for attempt in self._attempts)
 
     def close(self) -> None:
-        """Let no more attempts begin: the process stops."""
+        """Refuses new attempts, because the process stops."""
         with self._changed:
             self._closed = True
 
     def wait_until_idle(self, seconds: float) -> bool:
-        """Wait for the attempts under way to end; whether they did in that time."""
+        """Waits until no attempt is under way, at most `seconds`. Returns whether all have ended."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._attempts, seconds)
 

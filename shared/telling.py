@@ -1,7 +1,7 @@
-"""What others are told of an event, under which name, and when it is tried again. No IO, no clock.
+"""Rules of webhooks: event types, message ids and the retry schedule. No IO, no clock.
 
-Settling knows no webhooks: it writes the balance before and after, and what a webhook hears is worked out of that and
-of its own threshold, so that a webhook made today can be told of yesterday.
+Settlement does not know webhooks: it stores the balance before and after. The event types are computed from these
+balances and the threshold of the webhook, so that a new webhook can replay old events.
 """
 
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 
 class WebhookEventType(StrEnum):
-    """The types that a webhook can ask for."""
+    """The event types that a webhook can subscribe to."""
 
     COMPLETED = "transaction.completed"
     REJECTED = "transaction.rejected"
@@ -17,14 +17,14 @@ class WebhookEventType(StrEnum):
     DEPLETED = "account.depleted"
 
 
-# Before the second attempt, the third, and so on, in seconds: five attempts within a minute, then for three days.
+# Delays before the second attempt, the third, and so on: five attempts within a minute, then more for three days.
 DELAYS_SECONDS: Final = (2, 6, 12, 25, 60, 300, 1200, 3600, 7200, 14_400, *[28_800] * 9)
 MAX_RETRY_AFTER_SECONDS: Final = max(DELAYS_SECONDS)
-JITTER: Final = 0.2  # downwards only: five attempts are to lie within the minute
+JITTER: Final = 0.2  # only shortens a delay, so that five attempts fit in the first minute
 
 
 def webhook_event_types(event: str, before: int, after: int, threshold: int) -> list[WebhookEventType]:
-    """What an event means to a webhook with this threshold, in the order in which it is told."""
+    """Returns the types of an event for a webhook, in the order of delivery. Balances and threshold in minor units."""
     types = [WebhookEventType(event)]
     if before <= threshold < after:
         types.append(WebhookEventType.FUNDED)
@@ -34,16 +34,19 @@ def webhook_event_types(event: str, before: int, after: int, threshold: int) -> 
 
 
 def delay_seconds(attempts: int, chance: float) -> float | None:
-    """From the beginning of the last attempt to the next one; None: it was the last. `chance` is from 0 to 1."""
+    """Returns the seconds from the start of the last attempt to the next one, or None if there is no next one.
+
+    `chance` is a random number from 0 to 1.
+    """
     if attempts > len(DELAYS_SECONDS):
         return None
     return DELAYS_SECONDS[attempts - 1] * (1 - JITTER * chance)
 
 
 class Retry(NamedTuple):
-    """When a delivery is tried again, counted from the beginning of its last attempt.
+    """The next attempt of a delivery, counted from the start of its last attempt.
 
-    `remaining_seconds`: until the end of its schedule; None as long as no Retry-After has moved an attempt.
+    `remaining_seconds`: time until the end of the schedule; None until a Retry-After header has moved an attempt.
     """
 
     delay_seconds: float
@@ -53,10 +56,10 @@ class Retry(NamedTuple):
 def plan_retry(
     attempts: int, chance: float, retry_after: float | None = None, remaining: float | None = None
 ) -> Retry | None:
-    """When to try again after so many attempts; None: that was the last one.
+    """Returns the next attempt after `attempts` failed ones, or None if the last one has failed.
 
-    A receiver's Retry-After (seconds from the beginning of the attempt) makes the wait longer than the schedule has it,
-    never shorter: up to the schedule's longest delay, and not beyond the instant at which the schedule would have ended.
+    `retry_after` (seconds from the start of the attempt) can only make a delay longer. The limits are
+    MAX_RETRY_AFTER_SECONDS and the end of the original schedule. `remaining` is `Retry.remaining_seconds` of the delivery.
     """
     delay = delay_seconds(attempts, chance)
     if delay is None:
@@ -71,6 +74,6 @@ def plan_retry(
 
 
 def message_id(event_id: int, webhook: int, event_type: WebhookEventType) -> str:
-    """The name by which a receiver knows a repeat; the same at each attempt and in each replay."""
+    """Returns the id that lets a receiver detect repeats: the same at each attempt and in each replay."""
     noun, _, verb = event_type.partition(".")
     return f"evt_{event_id}_{webhook}" + (f"_{verb}" if noun == "account" else "")

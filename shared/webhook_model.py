@@ -1,4 +1,4 @@
-"""What a webhook is and what it is told: the types that use cases, views and statements share."""
+"""Domain types of webhooks and deliveries, shared by use cases, views and statements."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 class Webhook(NamedTuple):
-    """A webhook, without its secrets. `threshold` in minor units."""
+    """A webhook without its secrets. `threshold` in minor units, instants in UTC."""
 
     id: int
     url: str
@@ -28,7 +28,7 @@ class NewWebhook(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """One that was claimed until an instant, which is the claim's name, too. Balance and threshold in minor units."""
+    """A claimed delivery. `claimed_until` also identifies the claim. Balance and threshold in minor units."""
 
     webhook_id: int
     event_id: int
@@ -48,7 +48,7 @@ class Delivery(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A webhook with deliveries to make now: how many at once, for how long the first has been due, whether it fails."""
+    """A webhook with due deliveries: slots to use, seconds since the first was due, and whether its receiver fails."""
 
     webhook_id: int
     slots: int
@@ -57,14 +57,14 @@ class Due(NamedTuple):
 
 
 class DeadLetterKey(NamedTuple):
-    """A delivery's place among those of its webhook."""
+    """The position of a delivery among those of its webhook."""
 
     event_id: int
     position: int
 
 
 class DeadLetter(NamedTuple):
-    """A delivery that was given up. `balance` in minor units."""
+    """A delivery without further attempts. `balance` in minor units, instants in UTC."""
 
     event_id: int
     position: int
@@ -79,14 +79,15 @@ class DeadLetter(NamedTuple):
 
     @property
     def key(self) -> DeadLetterKey:
+        """Returns the position of this dead letter, for a cursor."""
         return DeadLetterKey(self.event_id, self.position)
 
 
 class WebhookBacklog(NamedTuple):
-    """How late deliveries are in seconds, how many were given up, webhooks that are off, deliveries still to be made.
+    """The delay of deliveries in seconds, dead letters, disabled webhooks, and pending deliveries.
 
-    Late is what is due, and what has happened and is no delivery yet. Of each webhook MAX_COUNTED_DELIVERIES deliveries are
-    counted at most.
+    The delay covers due deliveries and events that are not expanded yet. At most MAX_COUNTED_DELIVERIES deliveries are
+    counted per webhook.
     """
 
     overdue_seconds: float

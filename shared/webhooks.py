@@ -1,7 +1,7 @@
-"""Webhooks as their owners see them: add, look up, delete, try out, rotate the secret, replay, see what was given up.
+"""Management of webhooks: register, read, delete, test, rotate the secret, replay, and list dead letters.
 
-A secret is told when it is made and never again, but for a repeat with the same Idempotency-Key. It is stored as it is,
-because signing needs it: who reads the database can sign.
+A secret is returned when it is created, and again only to a repeat with the same Idempotency-Key. It is stored in clear
+text, because signing needs it: anyone who can read the database can sign.
 """
 
 import math
@@ -27,21 +27,21 @@ from shared.webhook_model import DeadLetter, DeadLetterKey, NewWebhook, Webhook,
 
 WEBHOOK_SECRET_BYTES: Final = 32
 OLDER_SECRET_SECONDS: Final = 24 * 3600.0
-MAX_OLDER_SECRETS: Final = 9  # each is a signature in every request
+MAX_OLDER_SECRETS: Final = 9  # each one adds a signature to every request
 REPLAY_TIMEOUT_SECONDS: Final = 20
 RESOLVE_TIMEOUT_SECONDS: Final = 2.0
 TEST_EVENT_TYPE: Final = "webhook.test"
 
 
 class DeadLetterPage(NamedTuple):
-    """A page of dead letters; `after` is where the next one begins, None at the end."""
+    """A page of dead letters. `after` is the cursor of the next page, None on the last one."""
 
     items: list[DeadLetter]
     after: DeadLetterKey | None
 
 
 class RegisteredWebhook(NamedTuple):
-    """A webhook, its present secret, and whether an earlier request with the same key has added it."""
+    """A webhook and its current secret. `replayed`: an earlier request with the same key has registered it."""
 
     webhook: Webhook
     secret: str
@@ -49,10 +49,10 @@ class RegisteredWebhook(NamedTuple):
 
 
 def register(new: NewWebhook, key: str | None = None, actor: str = SERVICE) -> RegisteredWebhook:
-    """Add a webhook, or find the one that was added with this Idempotency-Key (in the form that is stored).
+    """Adds a webhook and returns it, or returns the one that was added with this Idempotency-Key (in its stored form).
 
-    Raises Invalid where the url can be told to lead where it may not, Conflict (key_reused) where the key stands for a
-    webhook of other content.
+    Raises Invalid if the URL is not allowed, Conflict (key_reused) if the key belongs to a webhook of other content, and
+    Unavailable if the webhook of the key is being deleted.
     """
     if key is not None and (registered := _find_registered(new, key)):
         return registered
@@ -65,13 +65,13 @@ def register(new: NewWebhook, key: str | None = None, actor: str = SERVICE) -> R
             actions.record(connection, actor, "webhook.create", webhook.id, host=host, events=list(new.events))
     if webhook:
         return RegisteredWebhook(webhook, secret, replayed=False)
-    if key is not None and (registered := _find_registered(new, key)):  # the same request, sent twice at once
+    if key is not None and (registered := _find_registered(new, key)):  # a concurrent request was faster
         return registered
     raise Unavailable("overloaded", "The webhook of this Idempotency-Key is being deleted. Send the request again.")
 
 
 def _find_registered(new: NewWebhook, key: str) -> RegisteredWebhook | None:
-    """Raises Conflict (key_reused)."""
+    """Returns the webhook of an Idempotency-Key, or None. Raises Conflict (key_reused) if its content differs."""
     with autocommit() as connection:
         stored = webhooks.find_by_key(connection, key)
     if stored is None:
@@ -83,18 +83,19 @@ def _find_registered(new: NewWebhook, key: str) -> RegisteredWebhook | None:
 
 
 def get_webhook_backlog() -> WebhookBacklog:
-    """Returns how late deliveries are, and how many wait or were given up."""
+    """Returns the delay of deliveries in seconds, and the numbers of pending deliveries, dead letters and disabled webhooks."""
     with autocommit() as connection:
         return letters.read_webhook_backlog(connection)
 
 
 def list_all() -> list[Webhook]:
+    """Returns all webhooks that are not deleted, in the order of their ids, without secrets."""
     with autocommit() as connection:
         return webhooks.list_webhooks(connection)
 
 
 def get(webhook_id: int) -> Webhook:
-    """Raises NotFound, also for what can be no id."""
+    """Returns a webhook. Raises NotFound if there is none, or if the number cannot be an id."""
     with autocommit() as connection:
         webhook = webhooks.find_webhook(connection, webhook_id) if 0 < webhook_id < 2**63 else None
     if webhook is None:
@@ -103,7 +104,7 @@ def get(webhook_id: int) -> Webhook:
 
 
 def delete(webhook_id: int, actor: str = SERVICE) -> None:
-    """Raises NotFound."""
+    """Deletes a webhook and its secrets. Its deliveries are pruned later. Raises NotFound if there is none."""
     get(webhook_id)
     with transaction() as connection:
         if webhooks.delete_webhook(connection, webhook_id):
@@ -111,9 +112,9 @@ def delete(webhook_id: int, actor: str = SERVICE) -> None:
 
 
 def rotate_secret(webhook_id: int, actor: str = SERVICE) -> str:
-    """Set a new secret. Each older one stays valid for a day from its own rotation.
+    """Sets a new secret and returns it. Each older secret stays valid for 24 hours after its own rotation.
 
-    Raises NotFound, and Refused (too_many_secrets) rather than end an older secret before its day is over.
+    Raises NotFound if there is no such webhook, Refused (too_many_secrets) if MAX_OLDER_SECRETS are still valid.
     """
     get(webhook_id)
     secret = _new_secret()
@@ -121,7 +122,7 @@ def rotate_secret(webhook_id: int, actor: str = SERVICE) -> str:
         if not webhooks.lock_webhook(connection, webhook_id):
             raise webhook_not_found(webhook_id)
         older = webhooks.rotate_secret(connection, webhook_id, secret, OLDER_SECRET_SECONDS)
-        if older.valid > MAX_OLDER_SECRETS:  # raised within the transaction, so that nothing has changed
+        if older.valid > MAX_OLDER_SECRETS:  # raised inside the transaction, which rolls the rotation back
             raise Refused(
                 "too_many_secrets",
                 f"{MAX_OLDER_SECRETS} older secrets are still valid, each for a day from its rotation.",
@@ -132,9 +133,10 @@ def rotate_secret(webhook_id: int, actor: str = SERVICE) -> str:
 
 
 def replay(webhook_id: int, through: Sequence[int], actor: str = SERVICE) -> None:
-    """Tell all again that came after these last ids, one per lane. Switches a webhook that is off on again.
+    """Delivers all events again that follow the given ones, and enables the webhook if it is disabled.
 
-    Raises NotFound, and Conflict where they lie ahead.
+    `through` holds one event id for each lane. Raises NotFound if there is no such webhook, Conflict if an id is ahead
+    of the newest event.
     """
     get(webhook_id)
     with transaction() as connection:
@@ -147,7 +149,7 @@ def replay(webhook_id: int, through: Sequence[int], actor: str = SERVICE) -> Non
 
 
 def get_dead_letters(webhook_id: int, after: DeadLetterKey | None, limit: int) -> DeadLetterPage:
-    """What was given up, in the order of the events. Raises NotFound."""
+    """Returns a page of dead letters, in the order of the events. Raises NotFound if there is no such webhook."""
     get(webhook_id)
     with autocommit() as connection:
         dead_letters = letters.read_dead_letters(connection, webhook_id, after, limit + 1)
@@ -156,7 +158,7 @@ def get_dead_letters(webhook_id: int, after: DeadLetterKey | None, limit: int) -
 
 
 def send_test_event(webhook_id: int) -> Receipt:
-    """Send a test event now, once; how it went. Raises NotFound."""
+    """Sends a test event once, now, and returns the receipt. Raises NotFound if there is no such webhook."""
     webhook = get(webhook_id)
     with transaction() as connection:
         valid, moment = webhooks.get_secrets(connection, webhook_id), read_clock(connection)
@@ -165,6 +167,7 @@ def send_test_event(webhook_id: int) -> Receipt:
 
 
 def make_test_body(webhook_id: int, moment: datetime) -> str:
+    """Returns the body of a test event. `moment` is UTC."""
     return sending.write_body(TEST_EVENT_TYPE, format_instant(moment), {"webhook_id": webhook_id})
 
 
@@ -173,7 +176,7 @@ def _new_secret() -> str:
 
 
 def _check_url(url: str) -> None:
-    """What cannot be told now, because the name does not resolve now, is told at each delivery."""
+    """Raises Invalid if the URL is not allowed. A name that does not resolve now is checked at each delivery."""
     try:
         receiver = parse_target_url(url)
     except ValueError as error:

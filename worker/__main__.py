@@ -1,6 +1,9 @@
-"""`python -m worker`: the settling processes and their parent. `python -m worker notify`: one process that tells
-webhooks, with threads, because it waits for receivers and hardly computes. Each starts `python -m worker metrics`
-beside it where it is to serve its metrics. `python -m worker flower` shows what they do.
+"""Starts a worker.
+
+- `python -m worker`: the settling processes and their parent.
+- `python -m worker notify`: one process that delivers to webhooks, with threads, because it mostly waits for receivers.
+- `python -m worker metrics`: the exporter, which the two above start if they have to serve metrics.
+- `python -m worker flower`: Flower, which shows the tasks of the workers.
 """
 
 import sys
@@ -10,12 +13,12 @@ from shared.settings import settings
 
 
 def main(arguments: list[str]) -> int:
-    """Run what the arguments name. Returns the exit code."""
+    """Runs the process that the arguments name. Returns the exit code."""
     if settings().metrics_port and not settings().metrics_dir:
         sys.exit("PAYMENTS_METRICS_PORT needs PROMETHEUS_MULTIPROC_DIR, a folder for the worker's metrics")
     logs.configure()
     logs.capture_warnings_and_crashes()
-    # Each imports what it needs when it needs it: the exporter is to be small, and a worker that settles tells nobody.
+    # Imports are local to keep processes small: the exporter and the settling processes need few modules.
     if arguments == ["metrics"]:
         from worker import exporter
 

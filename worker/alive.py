@@ -1,8 +1,7 @@
-"""`python -m worker.alive`: is a worker's container to be started anew? Exit code 0: no.
+"""`python -m worker.alive`: liveness probe of a worker's container. Exit code 1 means that it must be restarted.
 
-A worker that waits for a broker which is away or refuses it does not touch its heartbeat, and its sweep goes on
-settling: it must not be ended for that. So an old heartbeat counts only while the broker answers and the worker does
-not say that it waits.
+A worker that cannot reach the broker does not touch its heartbeat file, but its sweep still settles payments. So an old
+heartbeat is a failure only while the broker answers and the worker does not report that it waits for it.
 """
 
 import sys
@@ -16,14 +15,15 @@ from shared import redis_client
 from shared.settings import settings
 from worker import waiting
 
-HEARTBEAT_MAX_AGE_SECONDS: Final = 60.0  # the file is touched every five
+HEARTBEAT_MAX_AGE_SECONDS: Final = 60.0  # it is touched every five seconds
 PING_TIMEOUT_SECONDS: Final = 2.0
 
 
 def main() -> int:
+    """Runs the probe. Returns the exit code: 0 if the worker is alive."""
     silence = _seconds_since(Path(settings().heartbeat_file))
-    waited = waiting.file()
-    for seconds in (silence, _seconds_since(waited) if waited else None):
+    waiting_file = waiting.file()
+    for seconds in (silence, _seconds_since(waiting_file) if waiting_file else None):
         if seconds is not None and seconds < HEARTBEAT_MAX_AGE_SECONDS:
             return 0
     if not _broker_answers():
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def _seconds_since(file: Path) -> float | None:
-    """Returns the age of a file; None where there is none: the worker has not been ready, or has not waited."""
+    """Returns the age of a file in seconds, or None if it does not exist."""
     try:
         return time.time() - file.stat().st_mtime
     except FileNotFoundError:

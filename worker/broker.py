@@ -1,8 +1,8 @@
-"""The way of workers to the broker: kombu's transport for Redis, made to outlive whatever a broker answers.
+"""Kombu's transport for Redis, changed so that no response of the broker ends a worker.
 
-Kombu and Celery take some errors for a lost connection and try again; any other ends the worker, and its sweeps
-with it: a refusal (NOREPLICAS, READONLY, OOM, NOPERM), an answer that is not Redis's, a message that is none. Here
-every error of a connection is one to try again after, and junk is dropped before it is a message.
+Kombu and Celery retry after some errors. Any other error ends the worker and its sweep: a refusal (NOREPLICAS, READONLY,
+OOM, NOPERM), a response that is not Redis's, an invalid message. With this transport the worker retries after every
+error of a connection, and invalid messages are dropped before kombu parses them.
 """
 
 from typing import Any, Final
@@ -17,7 +17,9 @@ BINDING_KEYS: Final = "_kombu.binding.*"
 
 
 class Channel(transport.Channel):
-    # kombu would put unacknowledged rings back by a connection that is gone, and end the worker by it.
+    """A channel that drops invalid messages."""
+
+    # Otherwise kombu restores unacknowledged rings over the lost connection, and that error ends the worker.
     do_restore = False
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -28,31 +30,33 @@ class Channel(transport.Channel):
     def _handle_message(self, client: Any, r: Any) -> dict[str, Any]:
         message: dict[str, Any] = super()._handle_message(client, r)  # type: ignore[no-untyped-call]
         if message["type"].endswith(b"message") and not messages.accept_broadcast(message["channel"], message["data"]):
-            message["data"] = None  # kombu passes it over
+            message["data"] = None  # kombu ignores it
         return message
 
 
 class Transport(redis.Transport):
+    """A transport that retries after any error."""
+
     Channel = Channel
-    # Also ValueError, TypeError and their like: redis-py raises them where the answer is not Redis's.
+    # All errors, because redis-py raises ValueError, TypeError and others if the response is not Redis's.
     connection_errors = (Exception,)
 
 
 def install() -> None:
-    """Make it the transport of this process for redis:// and rediss://."""
+    """Registers this transport in this process for redis:// and rediss://."""
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
 
 
-def _drop_junk(answer: Any, **_: Any) -> tuple[bytes, bytes] | None:
-    """Returns (queue, message) as BRPOP answered; None, as for an empty queue, where the message was dropped."""
-    if not answer:
+def _drop_junk(response: Any, **_: Any) -> tuple[bytes, bytes] | None:
+    """Returns (queue, message) of a BRPOP response, or None, as for an empty queue, if the message is dropped."""
+    if not response:
         return None
-    queue, message = answer
+    queue, message = response
     return (queue, message) if messages.accept(queue.decode("utf-8", "replace"), message) else None
 
 
 def remove_wrong_types(queues: list[str]) -> None:
-    """Delete the keys of queues that hold no list, and bindings that hold no set: nothing would ever be taken again."""
+    """Deletes queues that are not lists and bindings that are not sets, because they block all messages."""
     with redis_client.connect(REPAIR_TIMEOUT_SECONDS) as broker:
         expected = dict.fromkeys((queue.encode() for queue in queues), b"list")
         expected |= dict.fromkeys(broker.scan_iter(BINDING_KEYS), b"set")

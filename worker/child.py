@@ -1,6 +1,6 @@
-"""A settling process: one Celery worker without a pool, which runs each task in the thread that took its message.
+"""A settling process: a Celery worker without a pool, which runs each task in the thread that takes its message.
 
-So nothing stands between the message and the task: no pipe, no second process, no fork of a process with connections.
+A pool would add a pipe and a second process between message and task, and would fork a process with connections.
 """
 
 import os
@@ -15,21 +15,21 @@ from worker.pulse import Pulse
 
 
 def prepare() -> None:
-    """Load all that a settling process needs, so that those that are forked from this one share it."""
+    """Loads all modules of a settling process, so that the processes forked from this one share their memory."""
     app.finalize()
     app.loader.import_default_modules()
-    app.amqp.queues  # noqa: B018 - made when it is asked for
+    app.amqp.queues  # noqa: B018 - created at first access
     app.Worker  # noqa: B018 - likewise
 
 
 def settle(number: int, parent: int, pulse: Pulse) -> None:
-    """Settle until a signal comes. Ends the process: what called the fork is the parent's."""
+    """Settles until a signal comes, then ends the process: a forked child must not return to the code of the parent."""
     code = 1
     try:
         die_with_parent()
         if os.getppid() != parent:
             return
-        # Ctrl-C is for the parent, which stops its children; a terminal that goes ends the parent.
+        # Ctrl-C is for the parent, which stops its children. If the terminal closes, the parent ends too.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         guard.start(pulse, parent=parent)
         sweep.start()

@@ -1,7 +1,7 @@
-"""Celery's consumer, which never gives up: after any error of the broker it waits a little and begins anew.
+"""Celery's consumer, changed to retry after any error of the broker, with a short delay.
 
-Celery tries again by itself only where a connection was lost or cannot be made, and waits up to half a minute. Where a
-broker refuses it would begin anew at once, as often as it can.
+Celery retries only after a lost or failed connection, with delays up to half a minute. After a refusal of the broker it
+would retry at once, without a limit.
 """
 
 import time
@@ -23,12 +23,14 @@ log = get_logger("consumer")
 
 
 class Consumer(consumer.Consumer):
+    """A consumer that reconnects for ever, with a delay of one to five seconds."""
+
     _failures = 0
     _failed_at = 0.0
     _flush_at = 0.0
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect, or try until it works."""
+        """Retries until the connection is open, and returns it. Raises WorkerShutdown on a signal."""
 
         def report(error: Exception, seconds: float) -> None:
             log.warning("broker unreachable", error=_describe(error), next_try_seconds=seconds)
@@ -45,25 +47,28 @@ class Consumer(consumer.Consumer):
         return connected
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Delays the next try. Raises WorkerShutdown on a signal."""
         self._wait(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Resets the lost connection and delays the next try. Raises WorkerShutdown on a signal."""
         super().on_connection_error_after_connected(exc)
         self._wait(exc)
 
     def on_send_event_buffered(self) -> None:
-        """Send the events of several tasks as one message: a message costs the worker and Flower more than events do."""
+        """Sends the events of several tasks as one message, because messages cost more than events."""
         now = time.monotonic()
         if now >= self._flush_at:
             self._flush_at = now + EVENT_FLUSH_INTERVAL_SECONDS
             self.timer.call_after(EVENT_FLUSH_INTERVAL_SECONDS, self._flush_events)
 
     def shutdown(self) -> None:
-        self._flush_events()  # of the last tasks
+        """Sends the events of the last tasks and stops the consumer."""
+        self._flush_events()
         super().shutdown()
 
     def _wait(self, error: Exception) -> None:
-        """Wait one to five seconds, the longer the more often it has failed. Raises WorkerShutdown on a signal."""
+        """Waits one to five seconds, longer after each failure. Raises WorkerShutdown on a signal."""
         now = time.monotonic()
         self._failures = self._failures + 1 if now - self._failed_at < HEALTHY_CONNECTION_SECONDS else 1
         self._failed_at = now
@@ -71,7 +76,7 @@ class Consumer(consumer.Consumer):
         fields = {"error": _describe(error), "next_try_seconds": seconds}
         if isinstance(error, (RedisError, OSError)):
             log.warning("worker refused by broker", **fields)
-        else:  # an answer that is not Redis's, or a mistake of somebody's code
+        else:  # a response that is not Redis's, or a bug
             log.error("consumer failed", exc_info=error, **fields)
         if "WRONGTYPE" in str(error):
             self._remove_wrong_types()
@@ -83,7 +88,7 @@ class Consumer(consumer.Consumer):
     def _remove_wrong_types(self) -> None:
         try:
             broker.remove_wrong_types(list(self.app.amqp.queues.consume_from))
-        except Exception as error:  # the next failure tries it again
+        except Exception as error:  # retried after the next failure
             log.warning("keys of wrong type not removed", error=_describe(error))
 
 
@@ -93,5 +98,5 @@ def _note_waiting() -> None:
 
 
 def _describe(error: Exception) -> str:
-    """redis-py's repr() has no message, and its str() no type."""
+    """Returns type and message of an error. For redis-py, repr() lacks the message and str() lacks the type."""
     return f"{type(error).__name__}: {error}"[:500]

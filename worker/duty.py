@@ -1,7 +1,7 @@
-"""Duties: what a process does again and again, each by itself.
+"""Duties: periodic work of a process. A failure of one duty does not affect the others.
 
-A duty that fails neither stops another nor is repeated without a pause: the failure is logged and counted under the duty's
-name, and the next try waits for a second, then for twice as long each time, up to a limit.
+A failure is logged and counted under the name of the duty. The next try waits for one second, then twice as long each
+time, up to a limit.
 """
 
 import random
@@ -19,14 +19,14 @@ log = get_logger("duty")
 
 
 class Duty:
-    """Work under a name. `work` returns whether there is more to do at once, where anybody asks."""
+    """Periodic work with a name. `work` returns whether more work is waiting; only `run_for_ever` uses that."""
 
     def __init__(self, name: str, work: Callable[[], Any], max_pause_seconds: float) -> None:
         self.name, self._work = name, work
         self._backoff: Backoff[str] = Backoff(max_pause_seconds)
 
     def run(self) -> Any:
-        """Do the work, unless it pauses after a failure; what it returns. Raises nothing: returns None instead."""
+        """Does the work and returns its result. Returns None after a failure, and during the pause that follows."""
         if self._backoff.is_paused(self.name):
             return None
         try:
@@ -38,10 +38,10 @@ class Duty:
         return result
 
     def run_for_ever(self, interval_seconds: float) -> threading.Thread:
-        """In a thread of its own, at these intervals; at once where there is more to do."""
+        """Runs the duty in a new thread at this interval, or at once while more work is waiting. Returns the thread."""
 
         def loop() -> None:
-            time.sleep(interval_seconds * random.random())  # processes that start together spread
+            time.sleep(interval_seconds * random.random())  # spreads processes that start together
             while True:
                 if not self.run():
                     time.sleep(interval_seconds * random.uniform(0.8, 1.2))

@@ -1,7 +1,7 @@
-"""The exporter: a small process beside the worker that serves the worker's metrics, where there is a port for it.
+"""The exporter: a small process beside the worker that serves the worker's metrics, if PAYMENTS_METRICS_PORT is set.
 
-The process that forks the pool must have no threads that hold locks, and an HTTP server is made of them. All processes of
-the worker write into one folder; the exporter only reads it, so it may be killed and started again at any time.
+It is a process of its own because an HTTP server needs threads, and the process that forks must have none. The exporter
+only reads the folder that all processes of the worker write to, so it can be restarted at any time.
 """
 
 import os
@@ -17,20 +17,21 @@ from shared import logs
 from shared.processes import die_with_parent, has_ended
 from shared.settings import settings
 
-EXPORTER_RESTART_INTERVAL_SECONDS: Final = (
-    2.0  # what fails at once, because the port is taken, must not take a processor
-)
+EXPORTER_RESTART_INTERVAL_SECONDS: Final = 2.0  # limits the CPU time if each start fails, because the port is taken
 
 
 class Exporter:
-    """The worker's side of it: starts the process, and starts it again."""
+    """The exporter as its worker sees it: a process that is started, and restarted after it ends."""
 
     def __init__(self) -> None:
         self._pid: int | None = None
         self._started = float("-inf")
 
     def maintain(self) -> None:
-        """Called now and then by a thread that lives as long as the worker: the process dies with it."""
+        """Starts the process if it does not run.
+
+        The caller is a thread that lives as long as the worker, because the process dies with that thread.
+        """
         if self._pid is not None and has_ended(self._pid):
             os.waitpid(self._pid, 0)
             self._pid = None
@@ -41,14 +42,14 @@ class Exporter:
             and time.monotonic() - self._started > EXPORTER_RESTART_INTERVAL_SECONDS
         ):
             self._started = time.monotonic()
-            # Not subprocess: it waits for a pipe to close that a process forked at that moment would keep open.
+            # Not subprocess, which waits for a pipe to close. A process forked at that moment would keep it open.
             self._pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "worker", "metrics"], os.environ)
 
 
 def serve() -> None:
-    """What the process does: serve what the folder holds, until it is killed."""
+    """Serves the metrics of the folder until the process is killed. Ends the process if the port is taken."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, whose last numbers are still to be read
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, whose last values must stay readable
     registry = CollectorRegistry()
     MultiProcessCollector(registry, settings().metrics_dir)
     try:

@@ -1,7 +1,6 @@
-"""Flower with bounds on what it remembers, for it runs for months, and with a look for queues now and then.
+"""Flower with limits on its memory, because it runs for months, and with a periodic update of the workers' queues.
 
-By itself it asks for the workers' queues when it starts and never again: of those that came later, with a rollout,
-its page of queues would show nothing.
+Flower itself reads the queues only when it starts. Its page of queues would not show workers that a rollout adds later.
 """
 
 import os
@@ -18,7 +17,7 @@ from worker.app import app
 WORKERS_UPDATE_INTERVAL_SECONDS: Final = 10
 FLOWER_OPTIONS: Final = (
     *("--logging=warning", "--persistent=False", "--max_tasks=10000", "--purge_offline_workers=60"),
-    "--tasks_columns=name,uuid,state,result,received,runtime,worker",  # the result says what was settled
+    "--tasks_columns=name,uuid,state,result,received,runtime,worker",  # the result is the number of settled rows, as text
 )
 
 
@@ -28,12 +27,12 @@ class _Flower(Flower):
         try:
             super().start()
         except (KeyboardInterrupt, SystemExit):  # a signal
-            # Python would wait for the threads that ask the workers, and those try a broker that is away for ever.
+            # Python would wait for the threads that query the workers, which retry for ever while the broker is down.
             sys.stdout.flush()
             os._exit(0)
 
 
 def run(options: Sequence[str]) -> None:
-    """Serve until a signal comes. `options` are Flower's own."""
+    """Serves until a signal comes. `options` are passed to Flower."""
     command.Flower = _Flower
     app.start(["flower", *FLOWER_OPTIONS, *options])

@@ -1,7 +1,7 @@
-"""The guard: a thread in each process of the worker that ends it when it is neither alive nor dead.
+"""The guard: a thread in each process of the worker that ends the process if a task hangs or a stop takes too long.
 
-A task that hangs or a warm stop that lingers holds the main thread, and Celery's time limits need a pool of processes.
-The guard logs where the threads stand and ends the process; its supervisor starts another.
+Celery's own time limits need a pool of processes, which we do not use. The guard logs the stacks of all threads and ends
+the process; its supervisor starts another one.
 """
 
 import os
@@ -17,15 +17,16 @@ from shared import logs
 from worker import stacks
 from worker.pulse import Pulse
 
-STOP_TIMEOUT_SECONDS = 20.0  # a slice is 2 s, and what a longer batch has done is rolled back and settled by others
-MAX_TASK_SECONDS = 60.0  # a slice is 2 s, a batch that is settled in parts takes 15
+STOP_TIMEOUT_SECONDS = 20.0  # a slice is 2 s; a longer batch is rolled back, and others settle it
+MAX_TASK_SECONDS = 60.0  # a slice is 2 s, a batch that is settled in parts takes 15 s
 GUARD_INTERVAL_SECONDS: Final = 1.0
 
 
 def start(pulse: Pulse, *, parent: int | None = None, duties: Sequence[Callable[[], None]] = ()) -> None:
-    """Start the thread. A settling process has a parent that it must not outlive, and runs its tasks in its loop's thread.
+    """Starts the thread. It also calls `duties` every GUARD_INTERVAL_SECONDS.
 
-    `duties` are called at each look.
+    `parent` is the pid of a settling process's parent: without it the process ends. A settling process runs its tasks in
+    the thread of its loop, so its pulse also shows tasks that hang.
     """
     threading.Thread(target=_run, args=[_Guard(pulse, parent), duties], name="guard", daemon=True).start()
 
@@ -42,7 +43,7 @@ class _Guard:
 
     def check(self) -> None:
         self._pulse.note_alive()
-        if self._parent and os.getppid() != self._parent:  # where the kernel does not end it with its parent
+        if self._parent and os.getppid() != self._parent:  # for systems without a death signal of the parent
             os._exit(1)
         now = time.monotonic()
         if is_stop_requested():
@@ -54,7 +55,7 @@ class _Guard:
 
 
 def end(reason: str) -> None:
-    """End this process at once, and log where its threads stand."""
+    """Logs the stacks of all threads and ends this process at once."""
     stacks.log()
     logs.write_line("worker terminates itself", "critical", reason=reason)
     os._exit(1)
@@ -64,6 +65,6 @@ def _run(guard: _Guard, duties: Sequence[Callable[[], None]]) -> None:
     while True:
         guard.check()
         for duty in duties:
-            with suppress(OSError):  # no process or no file to be had: the next look may have more luck
+            with suppress(OSError):  # no process or file available now: the next call tries again
                 duty()
         time.sleep(GUARD_INTERVAL_SECONDS)

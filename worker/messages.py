@@ -1,6 +1,7 @@
-"""Which messages in our queues are ours. Everything else is dropped before Celery sees it: junk would end the worker.
+"""Validates the messages in our queues. Invalid ones are dropped before Celery reads them, because they would end the worker.
 
-What a dropped message held is not logged: nobody knows whose it is. A lost ring costs a second.
+The content of a dropped message is not logged, because it may be confidential. If a ring is dropped, the sweep settles
+the payment a second later.
 """
 
 import binascii
@@ -13,7 +14,7 @@ from shared import doorbell, metrics
 from shared.logs import get_logger
 from shared.model import LANES
 
-MAX_MESSAGE_BYTES: Final = 64 << 10  # ours have about one thousand
+MAX_MESSAGE_BYTES: Final = 64 << 10  # valid ones have about 1000
 
 log = get_logger("messages")
 
@@ -23,7 +24,7 @@ class _Strict(BaseModel):
 
 
 class _Headers(_Strict):
-    """No message of ours waits for an instant, expires or has a time limit: Celery would keep it, or fail on it."""
+    """Headers without a start time, expiry or time limit. Celery would hold back such a message, or fail on it."""
 
     task: str
     id: str
@@ -41,7 +42,7 @@ class _Properties(_Strict):
 
 
 class _Envelope(_Strict):
-    """What kombu needs of any message."""
+    """The fields that kombu needs in every message."""
 
     body: str
     properties: _Properties
@@ -54,7 +55,7 @@ class _Message(_Envelope):
 
 
 _Lane = Annotated[int, Field(ge=0, lt=LANES)]
-_Lanes = Annotated[list[_Lane], Field(max_length=LANES)]  # none: an invitation to drain all
+_Lanes = Annotated[list[_Lane], Field(max_length=LANES)]  # empty: an invitation to drain all lanes
 _WebhookId = Annotated[int, Field(ge=1, lt=2**63)]
 _Slot = Annotated[int, Field(ge=0, lt=1000)]
 _NoKeywords = Annotated[dict[str, Any], Field(max_length=0)]
@@ -62,7 +63,7 @@ _NothingAfterwards = dict[str, None]  # callbacks, errbacks, chain, chord
 
 
 class _Kind(NamedTuple):
-    """The task that a queue is for, and its arguments as Celery sends them."""
+    """The task of a queue, and its arguments in the format of Celery."""
 
     task: str
     arguments: TypeAdapter[Any]
@@ -81,9 +82,9 @@ _KINDS: Final = {
 
 
 def accept(queue: str, text: bytes) -> bool:
-    """Returns whether what was taken from a queue is a message for it; counts and logs what is dropped.
+    """Returns whether a text from a queue is a valid message. Counts and logs an invalid one.
 
-    Queues that are not ours (Celery's answers to control commands) are not judged.
+    All messages of other queues (Celery's replies to control commands) are valid.
     """
     kind = _KINDS.get(queue)
     reason = _reason_to_drop(kind, text) if kind else None
@@ -93,7 +94,7 @@ def accept(queue: str, text: bytes) -> bool:
 
 
 def accept_broadcast(channel: bytes, text: bytes) -> bool:
-    """As `accept`, for events and control commands, of which only the envelope is judged."""
+    """Returns whether an event or control command has a valid envelope. Counts and logs an invalid one."""
     try:
         b64decode(_Envelope.model_validate_json(text).body, validate=True)
     except ValidationError as error:
@@ -107,7 +108,7 @@ def accept_broadcast(channel: bytes, text: bytes) -> bool:
 
 
 def drop(source: str, reason: str) -> None:
-    """Count and log a message that is none of ours. `reason` holds nothing of its content."""
+    """Counts and logs an invalid message. `reason` must not hold any of its content."""
     metrics.MESSAGES_DROPPED.inc()
     log.warning("message dropped", queue=source, reason=reason)
 

@@ -1,7 +1,7 @@
-"""The duties of the worker that tells webhooks: turn events into deliveries, ring for what is due, take away what is old.
+"""The notify worker and its duties: expand events into deliveries, ring for due deliveries, delete old rows.
 
-Like the sweep they need Postgres alone: what nobody took within two seconds, because the broker is down or a message
-was lost, is delivered here, by threads of its own. Each duty has a thread: none waits for another.
+Like the sweep, the duties need only Postgres. If the broker is down or a message is lost, deliveries that are two seconds
+overdue are made by threads of this process. Each duty has its own thread, so that none waits for another.
 """
 
 import os
@@ -33,14 +33,14 @@ from worker.watchdog import Watchdog
 
 NOTIFY_INTERVAL_SECONDS: Final = 0.1
 PRUNE_INTERVAL_SECONDS: Final = 60.0
-PRUNE_PAUSE_SECONDS: Final = 0.05  # after each commit of pruning: what else Postgres does comes first
+PRUNE_PAUSE_SECONDS: Final = 0.05  # after each commit, so that pruning does not slow Postgres down
 DELIVERY_OVERDUE_SECONDS: Final = 2.0
-MAX_NOTIFY_BACKOFF_SECONDS: Final = 5.0  # of what receivers wait for
+MAX_NOTIFY_BACKOFF_SECONDS: Final = 5.0  # short, because receivers wait
 MAX_PRUNE_BACKOFF_SECONDS: Final = 300.0
 
 
 def run() -> int:
-    """Tell webhooks until a signal comes. Returns the exit code."""
+    """Delivers to webhooks until a signal comes. Returns the exit code."""
     pulse = Pulse()
     heartbeat = Heartbeat([pulse])
     heartbeat.remove()
@@ -51,19 +51,19 @@ def run() -> int:
         return app.run(
             "notify", pulse, pool="threads", concurrency=settings().notify_slots, queues=[doorbell.NOTIFY_QUEUE]
         )
-    finally:  # the tasks are over; deliveries that take long have left them behind
+    finally:  # long deliveries can go on after their tasks have ended
         slots().close()
         slots().wait_until_idle(guard.STOP_TIMEOUT_SECONDS)
 
 
 class Notifier:
-    """One process's duties, and which webhooks it serves itself."""
+    """The duties of one process, and the webhooks that it serves without the broker."""
 
     def __init__(self) -> None:
         self._served: set[int] = set()
 
     def duties(self) -> list[tuple[float, Duty]]:
-        """Each with the interval at which it is done, in seconds."""
+        """Returns the duties, each with its interval in seconds."""
         watchdog = Watchdog(doorbell.NOTIFY_QUEUE, os.getpid())
         failing: Backoff[int] = Backoff(MAX_EXPAND_BACKOFF_SECONDS)
         frequent: dict[str, Callable[[], object]] = {
@@ -83,7 +83,7 @@ class Notifier:
         ]
 
     def deliver(self) -> None:
-        """Ring for the webhooks with deliveries that are due; serve those that nobody came for."""
+        """Rings for the webhooks with due deliveries. Serves those that are overdue by DELIVERY_OVERDUE_SECONDS."""
         for due in find_due():
             doorbell.ring_to_notify(due.webhook_id, due.slots)
             if due.overdue_seconds > DELIVERY_OVERDUE_SECONDS:
@@ -102,7 +102,7 @@ class Notifier:
 
 
 def _prune(prune: Callable[[], int]) -> int:
-    """Some rows; how many."""
+    """Deletes some rows and returns their number. Pauses after each commit that deleted any."""
     count = prune()
     if count:
         time.sleep(PRUNE_PAUSE_SECONDS)

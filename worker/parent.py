@@ -1,6 +1,6 @@
-"""The parent of the settling processes: starts them, starts again what ends, and stops them when it is told to.
+"""The parent of the settling processes: starts them, restarts those that end, and stops them on a signal.
 
-It has neither threads nor connections, so that it forks safely, and does nothing that could fail with them.
+It has neither threads nor connections, so that it can fork safely and keeps running when a server fails.
 """
 
 import gc
@@ -20,16 +20,16 @@ from worker.pulse import Heartbeat, Pulse
 
 MIN_RESTART_DELAY_SECONDS: Final = 0.5
 MAX_RESTART_DELAY_SECONDS: Final = 5.0
-HEALTHY_CHILD_SECONDS: Final = 60.0  # a process that lived this long has earned the short pause again
+HEALTHY_CHILD_SECONDS: Final = 60.0  # after this time the restart delay is short again
 PARENT_INTERVAL_SECONDS: Final = 1.0
-KILL_GRACE_SECONDS: Final = 3.0  # after its guard should have ended it
+KILL_GRACE_SECONDS: Final = 3.0  # after the time in which its guard ends it
 MIN_FROZEN_SECONDS: Final = 10.0
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 HANDLED_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGCHLD)
 
 
 class Parent:
-    """The processes by their numbers, from 1; each keeps its number when it is started again."""
+    """The settling processes, numbered from 1. A restarted process keeps its number."""
 
     def __init__(self) -> None:
         self._children = [_Child(number) for number in range(1, settings().workers + 1)]
@@ -39,12 +39,12 @@ class Parent:
         self._stop_requested = False
 
     def run(self) -> int:
-        """Keep them alive until a signal comes. Returns the exit code: 0 where all ended in order."""
+        """Keeps the processes running until a signal comes. Returns the exit code: 0 if all stopped normally."""
         child.prepare()
         self._heartbeat.remove()
         self._listen_to_signals()
         gc.collect()
-        gc.freeze()  # the collector would write to the pages that the children share with this process
+        gc.freeze()  # the collector would write to memory pages that the children share
         while not self._stop_requested:
             for one in self._children:
                 one.maintain()
@@ -53,12 +53,12 @@ class Parent:
         return self._stop()
 
     def _maintain_files(self) -> None:
-        with suppress(OSError):  # no process or no file to be had: the next look may have more luck
+        with suppress(OSError):  # no process or file available now: the next call tries again
             self._exporter.maintain()
             self._heartbeat.maintain()
 
     def _stop(self) -> int:
-        """Stop all; a process that is still there when its own guard should have ended it is killed."""
+        """Stops all processes. Kills one that its own guard has not ended in time. Returns the exit code."""
         for one in self._children:
             one.send(signal.SIGTERM)
         deadline = time.monotonic() + guard.STOP_TIMEOUT_SECONDS + KILL_GRACE_SECONDS
@@ -70,7 +70,7 @@ class Parent:
         return int(any(one.has_failed for one in self._children))
 
     def _sleep(self) -> None:
-        """Until a signal comes, the end of a child among them, but not for long."""
+        """Waits for a signal (the end of a child is one), at most PARENT_INTERVAL_SECONDS."""
         if select.select([self._wake], [], [], PARENT_INTERVAL_SECONDS)[0]:
             os.read(self._wake, 4096)
 
@@ -87,7 +87,7 @@ class Parent:
 
 
 class _Child:
-    """One settling process, or the pause until the next one."""
+    """One settling process, or the delay before its restart."""
 
     def __init__(self, number: int) -> None:
         self.pulse = Pulse()
@@ -99,7 +99,7 @@ class _Child:
         self._silence = _Silence(self.pulse)
 
     def maintain(self) -> None:
-        """Start it, or start it again, or kill it where it is frozen."""
+        """Starts the process if it does not run, or kills it if it is frozen."""
         pid = self._pid
         if self.is_running():
             if self._silence.last_seconds() > max(settings().deaf_seconds, MIN_FROZEN_SECONDS):
@@ -113,7 +113,7 @@ class _Child:
             self._start()
 
     def is_running(self) -> bool:
-        """Returns whether there is a process."""
+        """Returns whether the process runs. Reaps it if it has ended."""
         if self._pid is None:
             return False
         pid, status = os.waitpid(self._pid, os.WNOHANG)
@@ -122,11 +122,12 @@ class _Child:
         return not pid
 
     def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process, if there is one."""
         if self._pid is not None:
             os.kill(self._pid, number)
 
     def kill(self) -> None:
-        """End it now, if it is still there."""
+        """Kills the process, if there is one, and waits for its end."""
         if self._pid is not None:
             self.send(signal.SIGKILL)
             _, status = os.waitpid(self._pid, 0)
@@ -134,7 +135,7 @@ class _Child:
 
     def _note_end(self, code: int) -> None:
         self._pid, self._how = None, describe_exit(code)
-        self.has_failed = code not in (0, -signal.SIGTERM)  # it was told to stop before it had learned how
+        self.has_failed = code not in (0, -signal.SIGTERM)  # SIGTERM: it was stopped before Celery had set its handlers
 
     def _plan_restart(self, pid: int) -> None:
         now = time.monotonic()
@@ -149,7 +150,7 @@ class _Child:
         self._started_at, parent = time.monotonic(), os.getpid()
         try:
             pid = _fork()
-        except OSError as error:  # no memory, no process: it passes
+        except OSError as error:  # no memory or no process available now
             logs.write_line("settling process not started", "error", error=error.strerror)
             self._starts_at = time.monotonic() + MAX_RESTART_DELAY_SECONDS
             return
@@ -159,14 +160,14 @@ class _Child:
 
 
 class _Silence:
-    """For how long a process has not run, as far as this one has seen it: it may have stood still itself."""
+    """The time that a child has not run. It counts only while this process runs, which can be suspended itself."""
 
     def __init__(self, pulse: Pulse) -> None:
         self._pulse, self._alive_at = pulse, pulse.alive_at
         self._seconds, self._looked_at = 0.0, time.monotonic()
 
     def last_seconds(self) -> float:
-        """Called about once a second."""
+        """Returns the seconds without a sign of life. Must be called about once a second."""
         now, alive_at = time.monotonic(), self._pulse.alive_at
         if alive_at != self._alive_at:
             self._alive_at, self._seconds = alive_at, 0.0
@@ -177,7 +178,7 @@ class _Silence:
 
 
 def _fork() -> int:
-    """Returns the child's pid; in the child 0, where a signal that comes before Celery listens to it ends the process."""
+    """Forks and returns the pid of the child, 0 in the child. There, signals end the process until Celery handles them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
     try:
         pid = os.fork()

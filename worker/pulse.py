@@ -1,7 +1,7 @@
-"""The pulse: what a worker's process says about itself, in memory that it shares with its parent.
+"""The pulse: signs of life of a worker process, in memory that it shares with its parent.
 
-Two instants, each on the machine's monotonic clock: the process ran, and its loop took messages. The parent reads them
-to end a process that is frozen, and to touch the heartbeat file that the container's probe looks at.
+It holds two instants of the monotonic clock: when the process last ran, and when its loop was last ready for a message.
+The parent reads them to kill a frozen process, and to touch the heartbeat file that the container's probe reads.
 """
 
 import mmap
@@ -23,40 +23,42 @@ _ALIVE_AT, _CONSUMED_AT = 0, _INSTANT.size
 
 
 class Pulse:
-    """One process's instants. Made before the fork, written by the child, read by both."""
+    """The instants of one process. Created before the fork, written by the child, read by both."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 2 * _INSTANT.size)
 
     def clear(self) -> None:
-        """Forget the last process that wrote it."""
+        """Resets both instants for a new process."""
         for place in (_ALIVE_AT, _CONSUMED_AT):
             _INSTANT.pack_into(self._memory, place, 0.0)
 
     def note_alive(self) -> None:
-        """Note that this process runs; its loop may be busy with a task."""
+        """Records that this process runs. Its loop may be busy with a task."""
         _INSTANT.pack_into(self._memory, _ALIVE_AT, time.monotonic())
 
     def note_consuming(self) -> None:
-        """Note that this process's loop is ready for the next message."""
+        """Records that the loop of this process is ready for the next message."""
         _INSTANT.pack_into(self._memory, _CONSUMED_AT, time.monotonic())
 
     @property
     def alive_at(self) -> float:
+        """Returns when the process last ran, on the monotonic clock."""
         return float(_INSTANT.unpack_from(self._memory, _ALIVE_AT)[0])
 
     @property
     def consumed_at(self) -> float:
+        """Returns when its loop was last ready for a message, on the monotonic clock; 0 if never."""
         return float(_INSTANT.unpack_from(self._memory, _CONSUMED_AT)[0])
 
     def is_consuming(self) -> bool:
-        """Returns whether the process runs, and its loop was ready for a message a short while ago."""
+        """Returns whether the process runs and its loop was ready for a message recently."""
         now = time.monotonic()
         return now - self.alive_at < ALIVE_MAX_AGE_SECONDS and 0 < self.consumed_at > now - CONSUMING_MAX_AGE_SECONDS
 
 
 class Heartbeat:
-    """The file whose age the probe reads. It is fresh while all processes of the worker consume."""
+    """The file whose age the probe reads. It is recent while all processes of the worker consume."""
 
     def __init__(self, pulses: Sequence[Pulse]) -> None:
         self._pulses = pulses
@@ -64,14 +66,14 @@ class Heartbeat:
         self._touched_at = float("-inf")
 
     def remove(self) -> None:
-        """Remove what an earlier worker left: the file must not exist until this worker consumes."""
+        """Removes the files of an earlier worker, because they must not exist before this worker consumes."""
         if self._path:
             self._path.unlink(missing_ok=True)
-        if waited := waiting.file():
-            waited.unlink(missing_ok=True)
+        if waiting_file := waiting.file():
+            waiting_file.unlink(missing_ok=True)
 
     def maintain(self) -> None:
-        """Touch the file if all consume. Called every second."""
+        """Touches the file if all processes consume. Must be called every second."""
         now = time.monotonic()
         if not self._path or now - self._touched_at < TOUCH_INTERVAL_SECONDS:
             return

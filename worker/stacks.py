@@ -1,4 +1,4 @@
-"""Where the threads of this process are, as a log line: said when it must be ended."""
+"""Logs the stacks of all threads before the guard ends a process."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ MAX_STACK_CHARACTERS: Final = 100_000
 
 
 def log() -> None:
-    """Log the stacks of all threads of this process, past the locks that one of them may hold."""
+    """Logs the stacks of all threads of this process, without the locks that one of them may hold."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     texts = [
         f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"

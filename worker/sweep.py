@@ -1,6 +1,6 @@
-"""The sweep: a thread in each settling process that settles what no ring brought anybody to.
+"""The sweep: a thread in each settling process that settles payments whose ring was lost.
 
-It needs Postgres alone, so payments settle while the broker is down, and there is no scheduler to lose.
+It needs only Postgres, so payments settle while the broker is down. Each process has one, so no scheduler can fail.
 """
 
 import os
@@ -20,20 +20,21 @@ from worker.watchdog import Watchdog
 
 SWEEP_INTERVAL_SECONDS: Final = 1.0
 LANE_OVERDUE_SECONDS: Final = 1.0
-RETRY_INTERVAL_SECONDS: Final = 5.0  # what is parked waits for a minute at least
-MAX_LANE_PAUSE_SECONDS: Final = 60.0  # for a lane that our code fails on
-MAX_SETTLE_BACKOFF_SECONDS: Final = 2.0  # somebody waits for it
+RETRY_INTERVAL_SECONDS: Final = 5.0  # parked rows wait for at least a minute
+MAX_LANE_PAUSE_SECONDS: Final = 60.0  # for a lane whose settlement fails
+MAX_SETTLE_BACKOFF_SECONDS: Final = 2.0  # short, because clients wait
 MAX_SWEEP_BACKOFF_SECONDS: Final = 60.0
 
 log = get_logger("sweep")
 
 
 def start() -> None:
+    """Starts the thread."""
     threading.Thread(target=_run, name="sweep", daemon=True).start()
 
 
 class Sweep:
-    """One process's sweep: which lanes fail here, and when to look at them again."""
+    """The sweep of one process, with the lanes that fail in it and their pauses."""
 
     def __init__(self) -> None:
         self._failing: Backoff[int] = Backoff(MAX_LANE_PAUSE_SECONDS)
@@ -41,19 +42,18 @@ class Sweep:
         self._place = RetryPosition()
 
     def run_once(self) -> int:
-        """Settle the overdue lanes; the number of rows settled.
+        """Settles the overdue lanes. Returns the number of rows settled.
 
-        What one lane raises keeps no other from being settled. Raises what the machinery raised otherwise: the
-        caller waits and comes back.
+        A lane that fails does not affect the others. Raises the error of the database if the lanes cannot be read.
         """
-        if is_draining():  # it sees what is overdue
+        if is_draining():  # a drain settles overdue lanes, too
             return 0
         overdue = find_overdue(LANE_OVERDUE_SECONDS)
-        # in any order, so that several processes spread over the lanes
+        # in random order, so that several processes spread over the lanes
         return sum(self._settle(lane) for lane in random.sample(overdue, len(overdue)))
 
     def retry_parked(self) -> None:
-        """Release what is due of the parked rows, now and then."""
+        """Releases due parked rows, at most every RETRY_INTERVAL_SECONDS."""
         if time.monotonic() >= self._next_retry_at:
             self._next_retry_at = time.monotonic() + RETRY_INTERVAL_SECONDS
             retry_due(self._place)
@@ -76,6 +76,7 @@ class Sweep:
 
 
 def duties() -> list[Duty]:
+    """Returns the duties of the sweep's thread, in their order."""
     sweep, watchdog = Sweep(), Watchdog(doorbell.SETTLE_QUEUE, os.getpid())
     return [
         Duty("watchdog", watchdog.check, MAX_SWEEP_BACKOFF_SECONDS),
@@ -85,7 +86,7 @@ def duties() -> list[Duty]:
 
 
 def _run() -> None:
-    """Whatever a duty raises, this thread must live: it is what settles when all else is down."""
+    """Runs the duties for ever. This thread must survive any error, because it settles when everything else is down."""
     all_duties = duties()
     while True:
         time.sleep(SWEEP_INTERVAL_SECONDS * random.uniform(0.8, 1.2))

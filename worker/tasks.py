@@ -1,4 +1,4 @@
-"""The tasks. What they do is in shared/; what they return is what Flower shows."""
+"""The Celery tasks. The work is in shared/; Flower shows their results."""
 
 import threading
 import time
@@ -22,26 +22,30 @@ log = get_logger("tasks")
 
 
 class NotDone(Exception):
-    """The database failed. The ring is not repeated: the sweep, or notify's loop, comes by within two seconds."""
+    """The database failed. The ring is not repeated, because the sweep or a duty of notify repeats the work within seconds."""
 
 
 @app.task(name=doorbell.SETTLE_TASK, bind=True, throws=(NotDone,))
 def settle(self: Any, lanes: list[int]) -> str:
-    """Settle the lanes that were rung for, also by those who sent no message because this one waited to be taken.
+    """Settles these lanes and all lanes with a flag, whose rings sent no message because this one was waiting.
 
-    Without lanes it is an invitation to drain all. The task's id is the uid that rang.
+    Without lanes the message is an invitation to drain all lanes. The id of the task is the uid of the payment that rang.
+    Returns the result as text for Flower. Raises NotDone if the database fails.
     """
     if not lanes:
         doorbell.clear_invitation()
     with bound_contextvars(request_id=self.request.get("request_id"), rang=self.request.id), _without_traceback():
-        done = work_lanes(sorted(doorbell.find_flagged_lanes().union(lanes)) if lanes else range(LANES))
-        metrics.SETTLED_BY.labels("ring").inc(done.counts.settled)
-        return str(done)
+        result = work_lanes(sorted(doorbell.find_flagged_lanes().union(lanes)) if lanes else range(LANES))
+        metrics.SETTLED_BY.labels("ring").inc(result.counts.settled)
+        return str(result)
 
 
 @app.task(name=doorbell.NOTIFY_TASK, throws=(NotDone,))
 def notify(webhook_id: int, slot: int) -> str:
-    """Make what is due of a webhook's deliveries, in one of its slots."""
+    """Makes the due deliveries of a webhook, in one of its slots. Returns the result as text for Flower.
+
+    Raises NotDone if the database fails.
+    """
     doorbell.clear_notify_flag(webhook_id, slot)
     with _without_traceback():
         return str(deliver_webhook(webhook_id))
@@ -49,10 +53,9 @@ def notify(webhook_id: int, slot: int) -> str:
 
 @contextmanager
 def _without_traceback() -> Iterator[None]:
-    """Let a task fail with one line where database or network failed, not our code. Raises NotDone.
+    """Raises NotDone, without a traceback, if the database or the network fails in the block.
 
-    Flower shows the task as failed, with the error; Celery logs nothing of it, because the task declares that it
-    throws this.
+    Flower shows the task as failed, with the error. Celery does not log it, because the task declares it in `throws`.
     """
     try:
         yield
@@ -64,7 +67,7 @@ def _without_traceback() -> Iterator[None]:
 
 
 class _Failures:
-    """Logs failed tasks, at most one a second in each process: rings may come by the hundred."""
+    """Logs failed tasks, at most one per second and process, because hundreds of rings can fail at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # notify runs its tasks in threads
@@ -72,6 +75,7 @@ class _Failures:
         self._unlogged = 0
 
     def log(self, error: Exception) -> None:
+        """Logs an error, or counts it if another one was logged within the last second."""
         with self._lock:
             now = time.monotonic()
             if now - self._logged_at < LOG_INTERVAL_SECONDS:

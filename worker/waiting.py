@@ -1,7 +1,7 @@
-"""Whether a process of the worker waits for its broker: then it is neither deaf nor dead, and must not be restarted.
+"""Records that a process of the worker waits for its broker. Such a process is healthy and must not be restarted.
 
-Its consumer says so while it tries again. Its watchdog reads it here, the probe of its container from a file beside the
-heartbeat.
+The consumer records it while it retries. The watchdog reads it in memory, and the probe of the container reads a file
+beside the heartbeat file.
 """
 
 import time
@@ -10,13 +10,13 @@ from typing import Final
 
 from shared.settings import settings
 
-WAITING_MAX_AGE_SECONDS: Final = 20.0  # it is said anew at least every few seconds
+WAITING_MAX_AGE_SECONDS: Final = 20.0  # it is recorded every few seconds
 
 _noted_at = float("-inf")
 
 
 def note() -> None:
-    """Note that this process is waiting for its broker now."""
+    """Records that this process is waiting for its broker now."""
     global _noted_at
     _noted_at = time.monotonic()
     if path := file():
@@ -29,5 +29,5 @@ def is_waiting() -> bool:
 
 
 def file() -> Path | None:
-    """Returns the file whose age says when it was noted last; None where the worker has no heartbeat file."""
+    """Returns the file that each record touches, or None if the worker has no heartbeat file."""
     return Path(f"{settings().heartbeat_file}.waiting") if settings().heartbeat_file else None

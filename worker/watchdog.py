@@ -1,10 +1,9 @@
-"""The watchdog: notices a worker that has gone deaf, and ends it so that its supervisor starts another.
+"""The watchdog ends a deaf worker, so that its supervisor starts another one.
 
-A worker is deaf when it no longer takes messages though the broker answers, and does not wait for a broker that
-refuses it either: such a broker still shows what is in the queue. The sweep hides that from clients (their
-payments settle within seconds) and the notifier's own loop from receivers, so nobody would ever notice. Asked by the
-sweep's thread of each settling process, which has a consumer of its own, and by the notifier's loop. A process that is
-frozen as a whole cannot ask: its parent sees that (worker/parent.py).
+A worker is deaf if it takes no messages although the broker answers, and does not wait for a broker that refuses it.
+Clients would not notice, because the sweep still settles payments and the notify worker still delivers. The sweep thread
+of each settling process and a duty of the notify worker run the check. A frozen process is found by its parent
+(worker/parent.py).
 """
 
 import os
@@ -23,17 +22,17 @@ log = get_logger("watchdog")
 
 
 class Watchdog:
-    """Watches the message that is next in the queue: while anybody takes messages, it changes."""
+    """Watches the next message of a queue, which changes while any worker takes messages."""
 
     def __init__(self, queue: str, worker: int) -> None:
-        """`worker` is the pid of the process that takes messages from the queue."""
+        """Takes the queue and the pid of the process that consumes it."""
         self._queue, self._worker = queue, worker
         self._next: bytes | None = None
         self._since = 0.0
         self._terminated_at = 0.0
 
     def check(self) -> None:
-        """End the worker if the same message has been next for too long: SIGTERM, then SIGKILL."""
+        """Ends the worker if the next message has not changed for too long: first by SIGTERM, then by SIGKILL."""
         next_message = None if waiting.is_waiting() else doorbell.peek(self._queue)
         now = time.monotonic()
         if next_message is None or next_message != self._next:

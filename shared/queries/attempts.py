@@ -1,4 +1,4 @@
-"""Statements on attempts: which deliveries are due, claim one, record how it went."""
+"""Statements on delivery attempts: find due ones, claim one, record its result."""
 
 from typing import Any, Final
 
@@ -11,19 +11,19 @@ from shared.telling import Retry
 from shared.webhook_model import Delivery, Due
 
 FAILING_AFTER_SECONDS: Final = 5
-DUE_PER_SLOT: Final = 4  # a message costs more than a delivery; a receiver that is slow is given more at each look
+DUE_PER_SLOT: Final = 4  # a message costs more than a delivery; slow receivers get more slots at the next look
 
 
 _FAILS: Final = f"""
     coalesce(failing_since <= statement_timestamp() - interval '{FAILING_AFTER_SECONDS} seconds', false)
 """
-# A receiver that fails gets one attempt at a time, a second apart: it must not take the others' slots.
+# A failing receiver gets one attempt at a time, one second apart, so that it does not take the slots of others.
 _ALLOWED: Final = f"""
     CASE WHEN NOT {_FAILS} THEN :most WHEN rests_until > statement_timestamp() THEN 0 ELSE 1 END
     - (SELECT count(*) FROM deliveries
        WHERE webhook_id = webhooks.id AND claimed_until > statement_timestamp())
 """
-# Those that fail come last, in turn: first the one whose last failure is the oldest.
+# Failing webhooks come last, ordered by their last failure, the oldest first.
 _FIND_DUE = text(f"""
     SELECT id, least(ceil(due.count / {DUE_PER_SLOT}.0), allowed) AS slots, due.overdue, fails FROM (
         SELECT id, {_ALLOWED} AS allowed, {_FAILS} AS fails, rests_until FROM webhooks WHERE {WEBHOOK_IS_ON}
@@ -38,9 +38,9 @@ _FIND_DUE = text(f"""
     WHERE due.count > 0 AND allowed > 0
     ORDER BY fails, rests_until NULLS FIRST, due.overdue DESC
 """)
-# The webhook's row is the lock under which its claims are counted; held for a moment, never while something is sent.
+# The row of the webhook is the lock for counting its claims. It is held briefly, never while a message is sent.
 _LOCK_WEBHOOK = text(f"SELECT {_FAILS} FROM webhooks WHERE id = :webhook_id AND {WEBHOOK_IS_ON} FOR NO KEY UPDATE")
-# MATERIALIZED: a sub-select that locks may be run again by a join, and then it finds the next row, and claims that one, too.
+# MATERIALIZED, because a join can run a locking sub-select twice, and the second run would also claim the next row.
 _CLAIM = text(f"""
     WITH due AS MATERIALIZED (
         SELECT webhook_id, event_id, position FROM deliveries
@@ -60,18 +60,18 @@ _CLAIM = text(f"""
 
 
 def find_due(connection: Connection, max_at_once: int) -> list[Due]:
-    """The healthy webhooks first."""
+    """Returns the webhooks with due deliveries, healthy ones first. `max_at_once` limits the claims of a healthy one."""
     rows = connection.execute(_FIND_DUE, {"most": max_at_once})
     return [Due(row.id, int(row.slots), float(row.overdue), row.fails) for row in rows]
 
 
 def lock_webhook(connection: Connection, webhook_id: int) -> bool | None:
-    """Lock a webhook for a claim. Whether its receiver fails; None where there is no webhook, or it is off."""
+    """Locks a webhook for a claim. Returns whether its receiver fails, or None if it is deleted or disabled."""
     return connection.execute(_LOCK_WEBHOOK, {"webhook_id": webhook_id}).scalar_one_or_none()
 
 
 def claim(connection: Connection, webhook_id: int, max_at_once: int, seconds: float) -> Delivery | None:
-    """The delivery that has been due for longest, for this long ours alone; None where there is none to make now.
+    """Claims the delivery that has been due longest, for `seconds`, and returns it. Returns None if none may be made now.
 
     The caller has locked the webhook.
     """
@@ -113,7 +113,10 @@ _NOTE_FAILURE = text("""
 
 
 def finish(connection: Connection, delivery: Delivery, error: str | None) -> bool:
-    """Delivered, or given up for an error; the user's next one has its turn. False where the claim was lost."""
+    """Marks a delivery as delivered, or as dead if there is an `error`, and gives the turn to the next one.
+
+    Returns False if the claim no longer holds.
+    """
     values = {**_name(delivery), "error": error, "delivered": error is None}
     connection.execute(_LOCK_CURSOR, {"webhook_id": delivery.webhook_id, "lane": delivery.user_id % LANES})
     if connection.execute(_END, values).rowcount == 0:
@@ -123,18 +126,22 @@ def finish(connection: Connection, delivery: Delivery, error: str | None) -> boo
 
 
 def retry(connection: Connection, delivery: Delivery, error: str, following: Retry, lease: float) -> bool:
-    """To be tried again so long after the claim began. False where the claim was lost."""
+    """Plans the next attempt, counted from the start of the claim, which lasted `lease` seconds.
+
+    Returns False if the claim no longer holds.
+    """
     values = {**_name(delivery), "error": error, "lease": lease}
     values |= {"delay": following.delay_seconds, "remaining": following.remaining_seconds}
     return connection.execute(_RETRY, values).rowcount == 1
 
 
 def note_success(connection: Connection, webhook_id: int) -> None:
+    """Marks the receiver of a webhook as healthy."""
     connection.execute(_NOTE_SUCCESS, {"webhook_id": webhook_id})
 
 
 def note_failure(connection: Connection, webhook_id: int, seconds: float) -> float:
-    """Note an attempt that took so long and failed. For how many seconds the webhook has failed without a success."""
+    """Marks the receiver as failing after an attempt of `seconds`. Returns the seconds that it has failed."""
     return float(connection.execute(_NOTE_FAILURE, {"webhook_id": webhook_id, "seconds": seconds}).scalar_one())
 
 

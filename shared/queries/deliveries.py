@@ -1,8 +1,8 @@
-"""Statements that make deliveries of events, and give turns. What each reads is bounded by what it is given.
+"""Statements that expand events into deliveries and give turns. The rows that each one reads are bounded by its input.
 
-Per webhook and user the first one that is not over has a `next_attempt_at`: it alone has its turn. Turns are given
-(`_GIVE_TURNS`) under the lock of the webhook's cursor of that lane, never for what lies beyond that cursor, so that
-making deliveries, ending them and rewinding never miss each other.
+The deliveries of one user to one webhook are made in order. Only the first unfinished one has a `next_attempt_at`: its
+turn. `_GIVE_TURNS` runs under the lock of the webhook's cursor of that lane, and never for a delivery beyond the cursor.
+So expanding, finishing and rewinding cannot miss each other's changes.
 """
 
 from collections.abc import Collection
@@ -17,7 +17,7 @@ WEBHOOK_IS_ON: Final = "disabled_at IS NULL AND deleted_at IS NULL"
 
 
 class OutboxEvent(NamedTuple):
-    """What a webhook is told of, as far as it matters to whether it is told. Balances in minor units."""
+    """The fields of an event that decide which webhooks get it. Balances in minor units."""
 
     id: int
     lane: int
@@ -28,7 +28,7 @@ class OutboxEvent(NamedTuple):
 
 
 class NewDelivery(NamedTuple):
-    """Something to tell a webhook; `position` orders what one event means."""
+    """A delivery to insert. `position` orders the deliveries of one event to one webhook."""
 
     webhook_id: int
     event_id: int
@@ -37,7 +37,7 @@ class NewDelivery(NamedTuple):
 
 
 class LaggingCursor(NamedTuple):
-    """A webhook's cursor of a lane in which there are later events; the types asked for, the threshold."""
+    """A cursor behind the newest event of its lane, with the webhook's event types and threshold (minor units)."""
 
     webhook_id: int
     lane: int
@@ -46,15 +46,15 @@ class LaggingCursor(NamedTuple):
 
 
 class WebhookCursor(NamedTuple):
-    """How far events of a lane have become deliveries of a webhook: `through` is the id of the last one."""
+    """The position of a webhook in a lane: `through` is the id of the last expanded event."""
 
     webhook_id: int
     lane: int
     through: int
 
 
-# Wherever an index is to give the order, its first columns are compared as a row and stand in the ORDER BY: with an equality
-# alone the planner may walk an index that begins with another column, through all lanes or all users.
+# To get the order from an index, compare its first columns as a row and repeat them in the ORDER BY. With an equality alone
+# the planner may use an index that begins with another column, and read all lanes or all users.
 NEWEST_OF_LANE: Final = """
     SELECT id FROM events WHERE (events.lane, events.id) <= ({lane}, 9223372036854775807) AND events.lane >= {lane}
     ORDER BY events.lane DESC, events.id DESC LIMIT 1
@@ -63,7 +63,7 @@ NEXT_OF_LANE: Final = """
     SELECT * FROM events WHERE (events.lane, events.id) > ({cursor}.lane, {cursor}.through) AND events.lane <= {cursor}.lane
     ORDER BY events.lane, events.id LIMIT {limit}
 """
-# In any order, so that no webhook and no lane always comes first where there are too many.
+# In random order, so that no webhook and no lane always comes first if there are more cursors than the limit.
 _FIND_LAGGING_CURSORS = text(f"""
     WITH newest AS MATERIALIZED (
         SELECT lane.lane, ({NEWEST_OF_LANE.format(lane="CAST(lane.lane AS smallint)")}) AS id
@@ -86,7 +86,7 @@ _READ_EVENTS = text(f"""
     CROSS JOIN LATERAL ({NEXT_OF_LANE.format(cursor="cursor", limit=":limit")}) AS event
     ORDER BY event.id, cursor.webhook_id
 """)
-# What was told before (the webhook was rewound) is to be told again. OFFSET 0: each event is looked up by its id.
+# A conflict is a delivery from before a rewind: it starts again. OFFSET 0 makes the planner look each event up by its id.
 _INSERT = text("""
     INSERT INTO deliveries (webhook_id, event_id, position, type, user_id, user_seq, uid, balance, occurred_at)
     SELECT new.webhook_id, event.id, new.position, new.type, event.user_id, event.user_seq, event.uid,
@@ -125,26 +125,27 @@ _GIVE_TURNS = text(f"""
 
 
 def find_lagging_cursors(connection: Connection, without: Collection[int], limit: int) -> list[LaggingCursor]:
-    """The cursors beyond which there are events that are no deliveries yet, but for those of some webhooks."""
+    """Returns up to `limit` cursors behind the newest event of their lane, except those of the webhooks `without`."""
     values = {"without": array(without), "limit": limit}
     return [LaggingCursor(*row) for row in connection.execute(_FIND_LAGGING_CURSORS, values)]
 
 
-def lock_cursors(connection: Connection, behind: Collection[LaggingCursor]) -> list[WebhookCursor]:
-    """Those of the cursors that nobody else has just now."""
-    values = {"webhook_ids": array(b.webhook_id for b in behind), "lanes": array(b.lane for b in behind)}
+def lock_cursors(connection: Connection, lagging: Collection[LaggingCursor]) -> list[WebhookCursor]:
+    """Locks the cursors that no other transaction has locked, and returns them."""
+    values = {"webhook_ids": array(c.webhook_id for c in lagging), "lanes": array(c.lane for c in lagging)}
     return [WebhookCursor(*row) for row in connection.execute(_LOCK_CURSORS, values)]
 
 
 def read_events(
     connection: Connection, cursors: Collection[WebhookCursor], limit: int
 ) -> list[tuple[int, OutboxEvent]]:
-    """Pairs of a webhook's id and an event: of each cursor the next ones, at most `limit`, in the order of ids."""
+    """Returns pairs of a webhook id and an event: the next `limit` events of each cursor, in the order of event ids."""
     rows = connection.execute(_READ_EVENTS, {**_arrays(cursors), "limit": limit})
     return [(webhook_id, OutboxEvent(*event)) for webhook_id, *event in rows]
 
 
 def insert_deliveries(connection: Connection, new: Collection[NewDelivery]) -> None:
+    """Inserts deliveries without a turn. A delivery that exists (after a rewind) starts again."""
     values = {
         "webhook_ids": array(n.webhook_id for n in new),
         "event_ids": array(n.event_id for n in new),
@@ -155,13 +156,14 @@ def insert_deliveries(connection: Connection, new: Collection[NewDelivery]) -> N
 
 
 def advance(connection: Connection, reached: Collection[WebhookCursor]) -> None:
-    """Move the cursors there. The caller has their locks."""
+    """Moves cursors forward. The caller has locked them."""
     connection.execute(_ADVANCE, _arrays(reached))
 
 
 def give_turns(connection: Connection, users: Collection[tuple[int, int]]) -> None:
-    """To the first in each line, where none has it. A line is a webhook's and a user's; the caller has the locks of
-    their cursors.
+    """Gives the turn to the first unfinished delivery of each pair of webhook id and user id, unless one has it.
+
+    The caller has locked the cursors of these webhooks and lanes.
     """
     values = {"webhook_ids": array(webhook for webhook, _ in users), "user_ids": array(user for _, user in users)}
     connection.execute(_GIVE_TURNS, values)

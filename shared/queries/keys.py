@@ -15,20 +15,22 @@ _READ_VALID = text("SELECT id, name, scope, secret_hash FROM api_keys WHERE revo
 
 
 def insert_key(connection: Connection, name: str, scope: Scope, secret_hash: bytes) -> int:
-    """The new key's id."""
+    """Adds a key and returns its id."""
     values = {"name": name, "scope": scope, "secret_hash": secret_hash}
     key_id: int = connection.execute(_INSERT, values).scalar_one()
     return key_id
 
 
 def list_keys(connection: Connection) -> list[ApiKey]:
+    """Returns all keys, revoked ones too, in the order of their ids."""
     return [ApiKey(r.id, r.name, Scope(r.scope), r.created_at, r.revoked_at) for r in connection.execute(_LIST)]
 
 
 def revoke_key(connection: Connection, key_id: int) -> bool:
-    """Whether there is such a key. One that was revoked before stays as it is."""
+    """Revokes a key; an earlier revocation keeps its instant. Returns whether there is such a key."""
     return connection.execute(_REVOKE, {"key_id": key_id}).rowcount == 1
 
 
 def read_valid(connection: Connection) -> list[ValidKey]:
+    """Returns the keys that are not revoked."""
     return [ValidKey(r.id, r.name, Scope(r.scope), bytes(r.secret_hash)) for r in connection.execute(_READ_VALID)]

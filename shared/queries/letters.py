@@ -1,4 +1,4 @@
-"""Statements that tell how webhooks stand: what was given up, what waits."""
+"""Statements that read the state of webhooks: dead letters and backlog."""
 
 from typing import Final
 
@@ -14,9 +14,9 @@ _READ_DEAD = text("""
       AND dead_at IS NOT NULL
     ORDER BY webhook_id, event_id, position LIMIT :limit
 """)
-MAX_COUNTED_DELIVERIES: Final = 1_000  # of each webhook; an index look-up each
-# Late are deliveries that are due, and events that are no deliveries yet: of each lane the first one beyond the cursor that
-# is furthest behind.
+MAX_COUNTED_DELIVERIES: Final = 1_000  # per webhook; each one costs an index look-up
+# Late are due deliveries, and events that are not expanded yet. Of each lane only the first event beyond the slowest cursor
+# is read.
 _WEBHOOK_BACKLOG = text(f"""
     WITH switched_on AS MATERIALIZED (SELECT id FROM webhooks WHERE {WEBHOOK_IS_ON}),
     behind AS MATERIALIZED (
@@ -50,12 +50,13 @@ _WEBHOOK_BACKLOG = text(f"""
 def read_dead_letters(
     connection: Connection, webhook_id: int, after: DeadLetterKey | None, limit: int
 ) -> list[DeadLetter]:
-    """In the order of the events."""
+    """Returns up to `limit` dead letters of a webhook after a position, in the order of the events."""
     place = after or DeadLetterKey(0, 0)
     values = {"webhook_id": webhook_id, "event_id": place.event_id, "position": place.position, "limit": limit}
     return [DeadLetter(*row) for row in connection.execute(_READ_DEAD, values)]
 
 
 def read_webhook_backlog(connection: Connection) -> WebhookBacklog:
+    """Returns the delay of deliveries in seconds and the counts of a WebhookBacklog."""
     row = connection.execute(_WEBHOOK_BACKLOG).one()
     return WebhookBacklog(max(0.0, float(row.overdue)), int(row.dead), row.off, int(row.pending))

@@ -1,7 +1,7 @@
-"""Statements that take away what is old: deliveries that were made, events that nobody is still to be told of.
+"""Statements that delete old rows: successful deliveries, and events that no webhook still needs.
 
-Never an undelivered one: neither a delivery that waits or was given up, nor its event, nor an event that a webhook
-which is on has not come to yet. Some rows at a time, so that no lock is held for long.
+They never delete a pending delivery or its event, a dead letter, or an event that an enabled webhook has not expanded yet.
+Each one deletes a limited number of rows, so that no lock is held for long.
 """
 
 from sqlalchemy import Connection, text
@@ -9,16 +9,16 @@ from sqlalchemy import Connection, text
 from shared.model import LANES
 from shared.queries.deliveries import WEBHOOK_IS_ON
 
-# Rows are named by their place (ctid), which no plan but a look-up finds; FOR UPDATE keeps a delivery there.
+# Selecting rows by ctid forces a look-up instead of a join. FOR UPDATE keeps the ctid of a delivery valid.
 _DELETE_DELIVERED = text("""
     DELETE FROM deliveries WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM deliveries
         WHERE delivered_at < statement_timestamp() - make_interval(secs => :seconds)
         ORDER BY delivered_at LIMIT :limit FOR UPDATE SKIP LOCKED))
 """)
-# Ids of a lane grow with time, so its old ones are the first: those are read, however many rows are young. Of the first ones
-# of a lane those go that are old and that nobody is still to be told of: they are not beyond the cursor of a webhook that
-# is on, and come before each delivery whose turn it is (the lowest id of its line).
+# Ids of a lane grow with time, so only its first events are read, however many young ones follow. An event is deleted if it
+# is old and no enabled webhook needs it: no cursor is before it, and no delivery that has its turn is for it or an earlier
+# event (the turn is the lowest id of its line).
 _DELETE_EVENTS = text(f"""
     WITH cursor AS MATERIALIZED (
         SELECT lane, min(through) AS through FROM webhook_cursors JOIN webhooks ON webhooks.id = webhook_id WHERE {WEBHOOK_IS_ON}
@@ -63,17 +63,17 @@ _DELETE_DELETED = text("""
 
 
 def delete_delivered(connection: Connection, seconds: float, limit: int) -> int:
-    """Deliveries that were made longer ago than that; how many."""
+    """Deletes up to `limit` deliveries that succeeded more than `seconds` ago. Returns their number."""
     return connection.execute(_DELETE_DELIVERED, {"seconds": seconds, "limit": limit}).rowcount
 
 
 def delete_events(connection: Connection, seconds: float, limit: int) -> int:
-    """Events older than that, of each lane at most `limit`; how many."""
+    """Deletes events older than `seconds`, up to `limit` per lane. Returns their number."""
     return connection.execute(_DELETE_EVENTS, {"seconds": seconds, "limit": limit}).rowcount
 
 
 def delete_deleted(connection: Connection, limit: int) -> int:
-    """What belongs to deleted webhooks; how many deliveries."""
+    """Deletes up to `limit` deliveries of deleted webhooks, and deleted webhooks without any. Returns the deliveries deleted."""
     count = connection.execute(_DELETE_OF_DELETED, {"limit": limit}).rowcount
     connection.execute(_DELETE_DELETED)
     return count

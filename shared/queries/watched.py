@@ -1,4 +1,4 @@
-"""Statements on what an operator watches besides the backlog: the last proof of the books, what holds back vacuum."""
+"""Statements for monitoring: the last verification, and the oldest transaction that holds vacuum back."""
 
 from sqlalchemy import Connection, text
 
@@ -11,8 +11,8 @@ _FIND_VERIFICATION = text("""
     SELECT extract(epoch FROM clock_timestamp() - finished_at) AS age_seconds, differences
     FROM verifications ORDER BY id DESC LIMIT 1
 """)
-# Vacuum itself holds nothing back; nor do other databases. Of other roles' sessions the instant is seen only by who is a
-# member of pg_read_all_stats.
+# Vacuum workers and other databases do not hold vacuum back. The start of other roles' transactions is visible only to
+# members of pg_read_all_stats.
 _OLDEST_SNAPSHOT = text("""
     SELECT coalesce(extract(epoch FROM clock_timestamp() - min(since)), 0) FROM (
         SELECT xact_start AS since FROM pg_stat_activity
@@ -25,16 +25,17 @@ _OLDEST_SNAPSHOT = text("""
 
 
 def insert_verification(connection: Connection, counts: RowCounts, differences: int, whole: bool) -> None:
-    """Store a result; `whole`: everything was checked, not only what was new."""
+    """Stores the result of a verification. `whole`: it checked all rows, not only new ones."""
     values = {"users": counts.users, "entries": counts.entries, "differences": differences, "whole": whole}
     connection.execute(_INSERT_VERIFICATION, values)
 
 
 def find_verification(connection: Connection) -> Verification | None:
+    """Returns the last verification, with its age in seconds, or None if there is none."""
     row = connection.execute(_FIND_VERIFICATION).one_or_none()
     return Verification(max(0.0, float(row.age_seconds)), row.differences) if row else None
 
 
 def read_oldest_snapshot(connection: Connection) -> float:
-    """For how many seconds the oldest transaction has kept rows that nobody else can see any more."""
+    """Returns the age, in seconds, of the oldest transaction that keeps vacuum from removing dead rows."""
     return max(0.0, float(connection.scalar(_OLDEST_SNAPSHOT) or 0))

@@ -1,4 +1,4 @@
-"""Statements on webhooks and their cursors: add, find, change, switch off, rewind."""
+"""Statements on webhooks, their secrets and their cursors: add, find, change, disable, rewind."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -19,7 +19,7 @@ _INSERT = text(f"""
 _FIND_BY_KEY = text(f"""
     SELECT {_COLUMNS}, secret FROM webhooks WHERE idempotency_key = :key AND {_HAS_KEY}
 """)
-# A batch that is being committed comes after: its ids are higher than any of its lane that can be seen.
+# A batch that is not committed yet comes later: its ids are higher than all visible ids of its lane.
 _BEGIN = text(f"""
     INSERT INTO webhook_cursors (webhook_id, lane, through)
     SELECT :webhook_id, lane, coalesce(({NEWEST_OF_LANE.format(lane="CAST(lane.lane AS smallint)")}), 0)
@@ -27,8 +27,8 @@ _BEGIN = text(f"""
 """)
 _FIND = text(f"SELECT {_COLUMNS} FROM webhooks WHERE id = :webhook_id AND deleted_at IS NULL")
 _LIST = text(f"SELECT {_COLUMNS} FROM webhooks WHERE deleted_at IS NULL ORDER BY id")
-# The secrets of a row of `webhooks` that are valid now, the newest first. `previous_secret` may have been written by the
-# release before this one, which knows no webhook_secrets.
+# The valid secrets of a row of `webhooks`, the newest first. `previous_secret` is read too, because the previous release
+# writes it and does not know webhook_secrets.
 VALID_SECRETS: Final = """
     ARRAY(
         SELECT valid.secret FROM (
@@ -84,7 +84,7 @@ _REWIND = text("""
     FROM unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS back (through, position)
     WHERE webhook_id = :webhook_id AND lane = back.position - 1
 """)
-# Whose turn it was waits for what is now to be told before it.
+# A delivery beyond the rewound cursor loses its turn, because earlier events now come before it.
 _TAKE_TURNS_BACK = text("""
     UPDATE deliveries SET next_attempt_at = NULL, claimed_until = NULL
     FROM webhook_cursors AS cursor
@@ -95,7 +95,7 @@ _TAKE_TURNS_BACK = text("""
 
 
 def insert_webhook(connection: Connection, new: NewWebhook, secret: str, key: str | None, lanes: int) -> Webhook | None:
-    """Add a webhook that begins with what is settled from now on. None where the key is taken."""
+    """Adds a webhook that starts at the newest events, and returns it. Returns None if the Idempotency-Key is taken."""
     values: dict[str, object] = {"url": new.url, "events": text_array(new.events), "threshold": new.threshold}
     values |= {"secret": secret, "key": key}
     row = connection.execute(_INSERT, values).one_or_none()
@@ -107,39 +107,44 @@ def insert_webhook(connection: Connection, new: NewWebhook, secret: str, key: st
 
 
 def find_by_key(connection: Connection, key: str) -> tuple[Webhook, str] | None:
-    """The webhook that was added with this key and is not deleted, and its present secret."""
+    """Returns the webhook that was added with this Idempotency-Key and its current secret, or None."""
     row = connection.execute(_FIND_BY_KEY, {"key": key}).one_or_none()
     return (Webhook(*row[:-1]), row.secret) if row else None
 
 
 def find_webhook(connection: Connection, webhook_id: int) -> Webhook | None:
+    """Returns a webhook, or None if there is none or it is deleted."""
     row = connection.execute(_FIND, {"webhook_id": webhook_id}).one_or_none()
     return Webhook(*row) if row else None
 
 
 def list_webhooks(connection: Connection) -> list[Webhook]:
+    """Returns all webhooks that are not deleted, in the order of their ids."""
     return [Webhook(*row) for row in connection.execute(_LIST)]
 
 
 def get_secrets(connection: Connection, webhook_id: int) -> list[str]:
-    """The secrets that are valid now, the newest first."""
+    """Returns the valid secrets of a webhook, the newest first."""
     return list(connection.execute(_SECRETS, {"webhook_id": webhook_id}).scalar_one())
 
 
 class OlderSecrets(NamedTuple):
-    """How many secrets that were rotated out are valid, and when the first of them expires, in seconds."""
+    """The number of older secrets that are still valid, and the seconds until the first of them expires."""
 
     valid: int
     seconds: float
 
 
 def lock_webhook(connection: Connection, webhook_id: int) -> bool:
-    """Lock a webhook's row. Whether there is such a webhook."""
+    """Locks the row of a webhook. Returns whether there is such a webhook."""
     return connection.execute(_LOCK, {"webhook_id": webhook_id}).one_or_none() is not None
 
 
 def rotate_secret(connection: Connection, webhook_id: int, secret: str, older_seconds: float) -> OlderSecrets:
-    """Set a new secret; the one before it stays valid for so long. The caller has locked the webhook."""
+    """Sets a new secret; the previous one stays valid for `older_seconds`. Returns the older secrets that are valid.
+
+    The caller has locked the webhook.
+    """
     values = {"webhook_id": webhook_id, "secret": secret, "seconds": older_seconds}
     connection.execute(_KEEP_SECRETS, values)
     connection.execute(_ROTATE, values)
@@ -148,28 +153,29 @@ def rotate_secret(connection: Connection, webhook_id: int, secret: str, older_se
 
 
 def delete_expired_secrets(connection: Connection, limit: int) -> int:
-    """Delete secrets that are no longer valid; how many."""
+    """Deletes up to `limit` expired secrets. Returns their number."""
     return connection.execute(_DELETE_EXPIRED, {"limit": limit}).rowcount
 
 
 def delete_webhook(connection: Connection, webhook_id: int) -> bool:
-    """Delete a webhook and its secrets; whether there was one. Its other rows are taken away later, some at a time."""
+    """Deletes a webhook and its secrets. Returns whether there was one. Its other rows are pruned later."""
     existed = connection.execute(_DELETE, {"webhook_id": webhook_id}).rowcount == 1
     connection.execute(_DELETE_SECRETS, {"webhook_id": webhook_id})
     return existed
 
 
 def disable_webhook(connection: Connection, webhook_id: int, reason: str) -> bool:
-    """Whether it was on."""
+    """Disables a webhook. Returns whether it was enabled."""
     return connection.execute(_DISABLE, {"webhook_id": webhook_id, "reason": reason}).rowcount == 1
 
 
 def enable_webhook(connection: Connection, webhook_id: int) -> None:
+    """Enables a webhook and clears the mark of its failing receiver."""
     connection.execute(_ENABLE, {"webhook_id": webhook_id})
 
 
 def rewind_webhook(connection: Connection, webhook_id: int, through: Sequence[int]) -> None:
-    """Tell again what came after these last ids, one per lane, in order: later events wait for it."""
+    """Moves the cursors back to these event ids, one per lane. Later deliveries wait for the events in between."""
     values = {"webhook_id": webhook_id, "ids": array(through), "lanes": len(through)}
     connection.execute(_LOCK_CURSORS, values)
     connection.execute(_REWIND, values)
