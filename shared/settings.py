@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         "",
         pattern="^[a-z_][a-z0-9_]{0,62}$|^$",
         alias="PAYMENTS_APP_ROLE",
-        description="database role of web and workers, which must exist: migrations grant it what they need, no more",
+        description="existing database role of web and workers; migrations grant it only the rights that these need",
     )
 
     # `./payments up`
@@ -53,15 +53,19 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, le=16, alias="PAYMENTS_WORKERS", description="settling processes")
 
     # `./payments demo` and `./payments example`
-    url: str = Field("", alias="PAYMENTS_URL", description="address of the service, where not the one on `--data`")
-    key: str = Field("", alias="PAYMENTS_KEY", description="an API key, where the service asks for one", repr=False)
+    url: str = Field(
+        "", alias="PAYMENTS_URL", description="address of the service; if not set, the one that runs on `--data`"
+    )
+    key: str = Field("", alias="PAYMENTS_KEY", description="API key, if the service requires one", repr=False)
 
     ads_port: int = Field(
         8010, ge=0, le=65535, alias="PAYMENTS_ADS_PORT", description="port of `./payments example ads`; 0: a free one"
     )
 
     # Each process
-    process: str = Field("payments", alias="PAYMENTS_PROCESS", description="`process` in the logs")
+    process: str = Field(
+        "payments", alias="PAYMENTS_PROCESS", description="name of the process: the field `process` in the logs"
+    )
     log_level: str = Field("info", alias="PAYMENTS_LOG_LEVEL", description="debug, info, warning or error")
     metrics_dir: str = Field(
         "", alias="PROMETHEUS_MULTIPROC_DIR", description="folder where processes share their metrics"
@@ -71,7 +75,7 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         alias="PAYMENTS_METRICS_PORT",
-        description="port on which a worker serves its metrics, on all addresses; 0: it does not",
+        description="port on which a worker serves its metrics, on all addresses; 0: none",
     )
     heartbeat_file: str = Field(
         "", alias="PAYMENTS_HEARTBEAT_FILE", description="touched by the worker while it consumes"
@@ -89,10 +93,10 @@ class Settings(BaseSettings):
         ge=160,
         le=2048,
         alias="PAYMENTS_WEB_THREADS",
-        description="threads of web for what reads the database, per process",
+        description="threads of web for requests that read the database, per process",
     )
     web_connections: int = Field(
-        16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="database connections, of each process at most"
+        16, ge=2, alias="PAYMENTS_WEB_CONNECTIONS", description="maximum of database connections per process"
     )
 
     # Access to web, and rates
@@ -100,13 +104,13 @@ class Settings(BaseSettings):
         "",
         pattern="^(required|off)?$",
         alias="PAYMENTS_AUTH",
-        description="required or off: whether a key is asked for; if not set, wherever web listens beyond loopback",
+        description="required or off: whether web requires API keys; if not set, it does unless it listens on loopback",
     )
     rate_limit: float = Field(
         0,
         ge=0,
         alias="PAYMENTS_RATE_LIMIT",
-        description="requests a second per key (per address where none is asked for), per web process; 0: no limit",
+        description="requests per second per key (per address if keys are off), per web process; 0: no limit",
     )
 
     # Webhooks
@@ -120,13 +124,13 @@ class Settings(BaseSettings):
         7,
         gt=0,
         alias="PAYMENTS_WEBHOOK_OFF_DAYS",
-        description="a webhook that has failed for so long without a success is switched off",
+        description="days of failure without a success after which a webhook is disabled",
     )
     event_days: float = Field(
         90,
         gt=0,
         alias="PAYMENTS_EVENT_DAYS",
-        description="events, and deliveries that are over, are kept so long; what is still to be told, always",
+        description="days that events and successful deliveries are kept; pending deliveries and dead letters stay",
     )
 
     @cached_property  # read in each request
