@@ -1,7 +1,7 @@
 """A client of the payment service: `from client import Payments`.
 
-It sends a payment again, as it was and under the same uid, until it hears how it stands; so neither a cut line nor
-a retry moves money twice. Amounts are text or Decimal, never a float. Threads may share one.
+It repeats a payment unchanged, with the same uid, until the service answers. So neither a lost connection nor a retry
+moves money twice. Amounts are str or Decimal, never float. A client is thread-safe.
 """
 
 import itertools
@@ -41,13 +41,13 @@ __all__ = [
 ]
 
 CLIENT_CONNECT_TIMEOUT_SECONDS: Final = 3.0
-MAX_SERVER_WAIT_SECONDS: Final = 30  # that the service grants one request
-CLIENT_BACKOFF_SECONDS: Final = (0.1, 5.0)  # the first pause and the longest
+MAX_SERVER_WAIT_SECONDS: Final = 30  # the service's limit for one request
+CLIENT_BACKOFF_SECONDS: Final = (0.1, 5.0)  # the first and the longest pause
 CLIENT_POLL_INTERVAL_SECONDS: Final = (0.05, 1.0)
 
 
 class Payments:
-    """The service at `url`. A call tries again for `patience` seconds; one answer may take `timeout` seconds."""
+    """The service at `url`. A call is retried for `patience` seconds; one response may take `timeout` seconds."""
 
     def __init__(self, url: str, key: str | None = None, patience: float = 30.0, timeout: float = 10.0) -> None:
         parts = urllib3.util.parse_url(url)
@@ -60,7 +60,10 @@ class Payments:
         self._http = urllib3.PoolManager(maxsize=16)
 
     def add_user(self, name: str, idempotency_key: str | None = None) -> User:
-        """Add a user, once per key. Without a key of yours one is made, for the retries of this call."""
+        """Creates a user, once per `idempotency_key`, and returns it.
+
+        Without a key the client makes one, so that the retries of this call create one user.
+        """
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
         created = self._send("POST", "/api/user/", headers, {"name": name}).document
         return User(created["id"], created["name"], instant_of(created["created_at"]))
@@ -73,9 +76,9 @@ class Payments:
         uid: UUID | None = None,
         wait: float = 10.0,
     ) -> Transaction:
-        """Pay in: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected.
+        """Pays in and returns the transaction: COMPLETED, or PENDING after `wait` seconds.
 
-        **`timestamp` is for backdating: a live payment bears none.**
+        Raises Rejected if the service rejects it. **`timestamp` is for backdating: do not send it with a live payment.**
         """
         return self.submit(Payment("DEPOSIT", user_id, amount, timestamp, uid or make_uid()), wait)
 
@@ -87,39 +90,45 @@ class Payments:
         uid: UUID | None = None,
         wait: float = 10.0,
     ) -> Transaction:
-        """Pay out: COMPLETED, or still PENDING after `wait` seconds. Raises Rejected.
+        """Pays out and returns the transaction: COMPLETED, or PENDING after `wait` seconds.
 
-        **`timestamp` is for backdating: a live payment bears none**, or one that is repeated through an outage of over a
-        minute is rejected where the balance of then did not cover it.
+        Raises Rejected if the service rejects it. **`timestamp` is for backdating: do not send it with a live payment.**
+        A live payment that is repeated after an outage of over a minute would be checked against the past balance.
         """
         return self.submit(Payment("WITHDRAW", user_id, amount, timestamp, uid or make_uid()), wait)
 
     def submit(self, payment: Payment, wait: float = 0.0) -> Transaction:
-        """Send a payment, for the first time or again. PENDING or COMPLETED; raises Rejected."""
+        """Sends a payment, for the first time or again, and returns the transaction, PENDING or COMPLETED.
+
+        Raises Rejected if the service rejects it.
+        """
         deadline = time.monotonic() + wait
         with _naming(payment.uid):
-            answer = self._send("PUT", "/api/transaction/", body=payment.as_json(), wait=wait)
-        sent = Transaction.of(answer.document, answer.replayed)
+            response = self._send("PUT", "/api/transaction/", body=payment.as_json(), wait=wait)
+        accepted = Transaction.of(response.document, response.replayed)
         remaining = deadline - time.monotonic()
-        if sent.is_final or remaining <= 0:
-            return sent
+        if accepted.is_final or remaining <= 0:
+            return accepted
         settled = self.wait_until_final(payment.uid, remaining)
         if settled.status == "REJECTED":
-            raise Rejected(settled, answer.request_id)
+            raise Rejected(settled, response.request_id)
         return settled
 
     def submit_list(self, payments: Sequence[Payment]) -> list[Result]:
-        """Send up to 10,000 payments at once, for the first time or again: how each stands, in their order."""
-        answer = self._send("PUT", "/api/transactions/", body=[payment.as_json() for payment in payments])
-        return [Result.of(p.uid, r) for p, r in zip(payments, answer.document["results"], strict=True)]
+        """Sends up to 10,000 payments in one request, for the first time or again. Returns one result each, in order."""
+        response = self._send("PUT", "/api/transactions/", body=[payment.as_json() for payment in payments])
+        return [Result.of(p.uid, r) for p, r in zip(payments, response.document["results"], strict=True)]
 
     def get(self, uid: UUID, wait: float = 0.0) -> Transaction:
-        """The transaction, whatever its state; with `wait` (30 s at most) final, if it becomes so in time."""
+        """Returns the transaction in its current state. With `wait` (at most 30 s) the service waits until it is final.
+
+        Raises NotFound if there is no such transaction.
+        """
         with _naming(uid):
             return Transaction.of(self._send("GET", f"/api/transaction/{uid}", wait=wait).document)
 
     def wait_until_final(self, uid: UUID, seconds: float = 10.0) -> Transaction:
-        """The transaction, final or as it is after the seconds. Polls where the service does not let it wait."""
+        """Returns the transaction when it is final, or after `seconds`. Polls if the service does not wait."""
         deadline = time.monotonic() + seconds
         for attempt in itertools.count():
             transaction = self.get(uid, max(deadline - time.monotonic(), 0.0))
@@ -130,15 +139,15 @@ class Payments:
         return transaction
 
     def balance(self, user_id: int, at: datetime | None = None) -> Balance:
-        """The balance of now, or as it was at an instant."""
+        """Returns the current balance, or the balance at an instant. Raises ValueError if `at` has no time zone."""
         if at is not None and at.tzinfo is None:
-            raise ValueError("an instant needs its time zone")
+            raise ValueError("an instant needs a time zone")
         query = f"?{urlencode({'date': at.isoformat()})}" if at else ""
         document = self._send("GET", f"/api/user/{user_id}/balance/{query}").document
         return Balance(document["user_id"], Decimal(document["balance"]), instant_of(document["date"]))
 
     def statement(self, user_id: int, page_size: int = 500) -> Iterator[Transaction]:
-        """All transactions of the user, newest accepted first, fetched page by page."""
+        """Returns all transactions of the user, in descending order of acceptance. Reads page by page."""
         query: dict[str, Any] = {"limit": page_size}
         while True:
             page = self._send("GET", f"/api/user/{user_id}/transactions/?{urlencode(query)}").document
@@ -148,10 +157,10 @@ class Payments:
             query["cursor"] = page["next"]
 
     def events(self, after: str = "", user_id: int | None = None, page_size: int = 500) -> Iterator[EventPage]:
-        """What became of all transactions, page by page, to the end so far.
+        """Returns the pages of events after the cursor `after`, until you are up to date.
 
-        Keep a page's `next` once you have dealt with its events, and begin there the next time: nothing is missed. Raises
-        PaymentsApiError with the code cursor_ahead where the service was restored to an earlier point.
+        Process a page, store its `next`, and pass it as `after` the next time. Then you miss no event. Raises
+        PaymentsApiError with the code cursor_ahead if the service was restored to an earlier point.
         """
         query: dict[str, Any] = {"limit": page_size, **({} if user_id is None else {"user_id": user_id})}
         while True:
@@ -170,16 +179,19 @@ class Payments:
         body: Any = None,
         wait: float = 0.0,
     ) -> ServiceResponse:
-        """Send until an answer stands. All that comes here may be sent twice: it reads, or has a uid or a key."""
-        sent = {**self._headers, **(headers or {}), "X-Request-ID": uuid4().hex}
+        """Sends a request until there is a definite response, and returns it.
+
+        Every request here can be sent twice: it only reads, or it has a uid or an idempotency key.
+        """
+        all_headers = {**self._headers, **(headers or {}), "X-Request-ID": uuid4().hex}
         if wait > 0:
-            sent["Prefer"] = f"wait={min(max(round(wait), 1), MAX_SERVER_WAIT_SECONDS)}"
+            all_headers["Prefer"] = f"wait={min(max(round(wait), 1), MAX_SERVER_WAIT_SECONDS)}"
         deadline = time.monotonic() + self._patience + wait
         attempt = 0
         while True:
             remaining = max(deadline - time.monotonic(), 0.1)
             try:
-                return self._send_once(method, path, sent, body, min(self._timeout + wait, remaining))
+                return self._send_once(method, path, all_headers, body, min(self._timeout + wait, remaining))
             except Unavailable as unavailable:
                 pause = unavailable.retry_after + _pause(attempt, *CLIENT_BACKOFF_SECONDS)
                 if time.monotonic() + pause >= deadline:
@@ -193,7 +205,7 @@ class Payments:
         request_id = headers["X-Request-ID"]
         timeout = urllib3.Timeout(connect=min(CLIENT_CONNECT_TIMEOUT_SECONDS, seconds), read=seconds)
         try:
-            # its own retries are bounded by number; ours by time
+            # urllib3 limits its retries by number; ours are limited by time.
             response = self._http.request(
                 method, self._url + path, json=body, headers=headers, timeout=timeout, retries=False
             )
@@ -203,7 +215,7 @@ class Payments:
 
 
 def _pause(attempt: int, first: float, longest: float) -> float:
-    """Doubling, and drawn at random: those who were cut off together do not come back together."""
+    """Returns the seconds before the next attempt: exponential back-off, at random so that clients do not return at once."""
     return random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(attempt, 16))
 
 

@@ -1,4 +1,4 @@
-"""What an answer of the service means: a document, or the error to raise."""
+"""Interprets a response of the service: returns its document, or raises the error that it means."""
 
 import json
 from decimal import Decimal
@@ -12,7 +12,7 @@ from client.values import Transaction
 
 
 class ServiceResponse(NamedTuple):
-    """A good answer: its JSON object, and what its headers say."""
+    """A successful response: its JSON object and the values of its headers."""
 
     document: dict[str, Any]
     request_id: str
@@ -20,10 +20,10 @@ class ServiceResponse(NamedTuple):
 
 
 def read_answer(response: urllib3.BaseHTTPResponse, request_id: str) -> ServiceResponse:
-    """The answer if it is a good one. Raises what it is otherwise."""
+    """Returns a successful response. Raises the PaymentsApiError that any other response means."""
     status, document = response.status, _document(response.data)
     code = document.get("code", f"http_{status}")
-    detail = document.get("detail", f"The answer was {status} {response.reason or ''}".strip())
+    detail = document.get("detail", f"The response was {status} {response.reason or ''}".strip())
     if status == 429 or status >= 500:
         error = Unavailable(code, detail, status, request_id)
         error.retry_after = _retry_after(response.headers.get("Retry-After"))
@@ -31,7 +31,7 @@ def read_answer(response: urllib3.BaseHTTPResponse, request_id: str) -> ServiceR
     if status < 300 and document:
         return ServiceResponse(document, request_id, _replayed(response))
     if status < 300:
-        raise Unavailable("not_understood", "The answer is no JSON object.", status, request_id)
+        raise Unavailable("not_understood", "The response is not a JSON object.", status, request_id)
     if status == 409 and "transaction" in document:
         raise Rejected(Transaction.of(document["transaction"], _replayed(response)), request_id, detail)
     raise _kind_of(status, code)(code, detail, status, request_id)
@@ -50,7 +50,7 @@ def _replayed(response: urllib3.BaseHTTPResponse) -> bool:
 
 
 def _document(data: bytes) -> dict[str, Any]:
-    """The JSON object, or nothing where it is none: a proxy's page."""
+    """Returns the JSON object; an empty one if the body is something else, such as a proxy's error page."""
     try:
         document = json.loads(data, parse_float=Decimal)
     except ValueError:

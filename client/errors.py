@@ -1,4 +1,4 @@
-"""What a call can raise, by what the caller can do about it."""
+"""The errors of a call, one class for each way in which the caller can react."""
 
 from uuid import UUID
 
@@ -6,7 +6,7 @@ from client.values import Transaction
 
 
 class PaymentsApiError(Exception):
-    """Base of them all. `code` is stable and published; `status` is HTTP's, None where no answer came."""
+    """The base of all errors here. `code` is stable and published. `status` is the HTTP status; None without a response."""
 
     def __init__(self, code: str, detail: str, status: int | None, request_id: str) -> None:
         super().__init__(f"{detail} ({code}, request {request_id})")
@@ -17,7 +17,7 @@ class PaymentsApiError(Exception):
 
 
 class InvalidRequest(PaymentsApiError):
-    """The request breaks a rule. Nothing has happened; sending it again changes nothing."""
+    """The request is invalid. Nothing was accepted, and a retry gives the same error."""
 
 
 class NotFound(PaymentsApiError):
@@ -25,14 +25,14 @@ class NotFound(PaymentsApiError):
 
 
 class UidReused(PaymentsApiError):
-    """The uid is taken by a transaction with other content. Nothing has happened."""
+    """A transaction with other content has the same uid. Nothing was accepted."""
 
 
 class Rejected(PaymentsApiError):
-    """The payment was rejected, for good. `code` is the reason, `transaction` how it stands.
+    """The payment is rejected, and this is final. `code` is the reason, `transaction` the rejected transaction.
 
-    `detail` is the service's, where it answered the payment itself: it says how to pay now what was rejected only because
-    its `timestamp` dates it back.
+    `detail` is the text of the service if the rejection was the response to the payment. If the payment was rejected
+    only because of its `timestamp`, the text says how to pay now.
     """
 
     def __init__(self, transaction: Transaction, request_id: str, detail: str = "") -> None:
@@ -43,7 +43,7 @@ class Rejected(PaymentsApiError):
 
 
 class Unavailable(PaymentsApiError):
-    """We tried for as long as we were allowed to. The outcome of a payment is unknown: repeat it with `uid`."""
+    """There was no definite response in time. The outcome of a payment is unknown: repeat it with the same `uid`."""
 
     uid: UUID | None = None
-    retry_after: float = 0.0  # seconds, as the service asked
+    retry_after: float = 0.0  # seconds, from the header Retry-After

@@ -1,4 +1,4 @@
-"""What goes to the service and what comes back, as frozen values; and the uid that makes a payment one payment."""
+"""The values of requests and responses, as frozen dataclasses, and the uid that identifies a payment."""
 
 import secrets
 import time
@@ -11,10 +11,10 @@ from uuid import UUID
 
 
 def make_uid() -> UUID:
-    """A UUIDv7 (RFC 9562): milliseconds first, then 74 random bits.
+    """Returns a UUIDv7 (RFC 9562): 48 bits of milliseconds, then 74 random bits.
 
-    Uids made one after the other lie side by side in the service's indexes. A random one (v4) touches another page
-    of each index at every payment: pages to read, and to write whole into the log. (Python has uuid7 from 3.14 on.)
+    Consecutive uids are neighbours in the service's indexes. A random uid (v4) touches another page of each index, which
+    the database must read and write in full to its log. (Python has uuid7 since 3.14.)
     """
     value = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
     value = value & ~(0xF << 76) | 7 << 76  # version
@@ -23,21 +23,22 @@ def make_uid() -> UUID:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """A payment to ask for: DEPOSIT or WITHDRAW. Keep its uid before you send: whoever repeats it needs it."""
+    """A payment to send: DEPOSIT or WITHDRAW. Store its uid before you send it, because a repeat needs the same uid."""
 
     type: str
     user_id: int
     amount: str | Decimal
-    timestamp: datetime | None = None  # for backdating: when the money moved; a live payment bears none
+    timestamp: datetime | None = None  # only for backdating: the instant at which the money moved
     uid: UUID = field(default_factory=make_uid)
 
     def __post_init__(self) -> None:
         if not isinstance(self.amount, str | Decimal):
             raise TypeError(f"an amount is a str or a Decimal, not a {type(self.amount).__name__}")
         if self.timestamp is not None and self.timestamp.tzinfo is None:
-            raise ValueError("a timestamp needs its time zone")
+            raise ValueError("a timestamp needs a time zone")
 
     def as_json(self) -> dict[str, Any]:
+        """Returns the payment as the JSON object that the service accepts."""
         amount = self.amount if isinstance(self.amount, str) else format(self.amount, "f")
         at = {"timestamp": self.timestamp.isoformat()} if self.timestamp else {}
         return {"uid": str(self.uid), "user_id": self.user_id, "type": self.type, "amount": amount, **at}
@@ -45,7 +46,7 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A transaction as it stands. `settled_at` and `balance_after` are None until it is final."""
+    """A transaction in its current state. `settled_at` and `balance_after` are None until it is final."""
 
     uid: UUID
     user_id: int
@@ -57,10 +58,11 @@ class Transaction:
     accepted_at: datetime
     settled_at: datetime | None
     balance_after: Decimal | None
-    replayed: bool = field(default=False, compare=False)  # an earlier request had brought it
+    replayed: bool = field(default=False, compare=False)  # an earlier request had created it
 
     @classmethod
     def of(cls, document: Mapping[str, Any], replayed: bool = False) -> "Transaction":
+        """Returns the transaction of a JSON object."""
         after = document["balance_after"]
         return cls(
             UUID(document["uid"]),
@@ -78,26 +80,28 @@ class Transaction:
 
     @property
     def is_final(self) -> bool:
+        """Returns whether the transaction is COMPLETED or REJECTED."""
         return self.status != "PENDING"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one payment of a list stands; where REJECTED or INVALID, `code` and `detail` say why."""
+    """The state of one payment of a list. If REJECTED or INVALID, `code` and `detail` have the reason."""
 
     uid: UUID
-    status: str  # PENDING, COMPLETED, REJECTED or INVALID: nothing is stored of the last
+    status: str  # PENDING, COMPLETED, REJECTED or INVALID (not stored)
     code: str | None = None
     detail: str | None = None
 
     @classmethod
     def of(cls, uid: UUID, document: Mapping[str, Any]) -> "Result":
+        """Returns the result of a JSON object, with the uid of the payment."""
         return cls(uid, document["status"], document.get("code"), document.get("detail"))
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What became of a transaction. `balance` is the user's after it; `user_seq` counts the user's outcomes from 1."""
+    """The outcome of a transaction. `balance` is the user's balance after it; `user_seq` numbers the user's events from 1."""
 
     id: int
     type: str  # transaction.completed or transaction.rejected
@@ -109,6 +113,7 @@ class Event:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Event":
+        """Returns the event of a JSON object."""
         return cls(
             document["id"],
             document["type"],
@@ -122,13 +127,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Some events in their order, and where the next ones begin."""
+    """A page of events in order. `next` is the cursor of the next page."""
 
     items: list[Event]
     next: str
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "EventPage":
+        """Returns the page of a JSON object."""
         return cls([Event.of(item) for item in document["items"]], document["next"])
 
 
@@ -143,7 +149,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """The balance of a user at an instant, `date`."""
+    """The balance of a user at the instant `date`."""
 
     user_id: int
     balance: Decimal
@@ -151,6 +157,7 @@ class Balance:
 
 
 def instant_of(text: str) -> datetime:
+    """Returns the instant of an ISO 8601 text, in UTC."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 

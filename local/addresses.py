@@ -1,4 +1,4 @@
-"""Addresses and ports: which are allowed, free, and answering."""
+"""Addresses and ports: checks that they are valid and free, and that a server answers."""
 
 import http.client
 import ipaddress
@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 
 from local.command import CommandError
 
-# Below the ports that kernels give to outgoing connections. There, while a server is being restarted, a client that
-# tries its port again and again can be given that same port and connect to itself, and the server cannot come back.
+# Below the ports that kernels use for outgoing connections. In that range a client that retries while its server
+# restarts can get the server's port as its own, connect to itself, and block the server.
 FREE_PORTS = range(20_000, 30_000)
 PROBE_TIMEOUT_SECONDS = 1.0
 
 
 def check_host(host: str) -> None:
+    """Raises CommandError if the host is neither localhost nor an IP address."""
     try:
         if host != "localhost":
             ipaddress.ip_address(host)
@@ -23,7 +24,7 @@ def check_host(host: str) -> None:
 
 
 def claim_port(host: str, port: int, option: str) -> int:
-    """The port if it is free, or a free one for 0."""
+    """Returns the port if it is free, or a free port for 0. Raises CommandError, which names the option."""
     if port == 0:
         return free_port(host)
     if (reason := _reason_taken(host, port)) is not None:
@@ -32,6 +33,7 @@ def claim_port(host: str, port: int, option: str) -> int:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
+    """Returns a free port of the host. Raises CommandError if there is none."""
     for port in random.sample(FREE_PORTS, 100):
         if _reason_taken(host, port) is None:
             return port
@@ -39,11 +41,12 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def url_of(host: str, port: int) -> str:
+    """Returns the http url of a host and port."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def responds(host: str, port: int, path: str) -> bool:
-    """Whether GET gives 200. Not urllib: a proxy variable must not send it elsewhere."""
+    """Returns whether GET responds with 200. Does not use urllib, which follows the variables of proxies."""
     connection = http.client.HTTPConnection(host, port, timeout=PROBE_TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)
@@ -55,6 +58,7 @@ def responds(host: str, port: int, path: str) -> bool:
 
 
 def without_password(url: str) -> str:
+    """Returns the url without its password."""
     parts = urlsplit(url)
     user, _, address = parts.netloc.rpartition("@")
     name = user.partition(":")[0]
@@ -64,7 +68,7 @@ def without_password(url: str) -> str:
 def _reason_taken(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as server:
-        # as the servers do: connections of an earlier run that are still closing do not take a port
+        # As the servers do: then closing connections of an earlier run do not block the port.
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server.bind((host, port))

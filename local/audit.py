@@ -1,7 +1,7 @@
-"""`audit`: what the service is made of (licences, a bill of materials, known vulnerabilities), and what operators did.
+"""`audit`: licences, bill of materials and known vulnerabilities of the packages, and the log of operator actions.
 
-The first three go by requirements/runtime.txt, which is what the image holds. A question that was not answered is never
-a yes. The last reads the table of operator actions.
+The first three use requirements/runtime.txt, the packages of the image. A result that is not known never counts as good.
+The log is a table in the database.
 """
 
 import json
@@ -26,33 +26,33 @@ DEFAULT_LOG_LINES: Final = 100
 MAX_LOG_LINES: Final = 100_000
 EXIT_UNKNOWN: Final = 2  # exit code, where 0 is clean and 1 is not
 
-# What asks no more of us than to be named. Any other spelling has to be looked at once.
+# Licences that require only attribution. Any other spelling needs a review.
 PERMISSIVE_LICENCES: Final = {
     *("Apache Software License", "Apache-2.0"),
     *("BSD", "BSD License", "BSD-2-Clause", "BSD-3-Clause"),
     *("MIT", "MIT License"),
     "PSF-2.0",
 }
-# LGPL: used as it comes and through its interface, so it asks nothing of our code.
+# LGPL: we use it unchanged and through its interface, so it does not affect our code.
 ACCEPTED_LICENCES: Final = {"psycopg2-binary": "GNU Library or Lesser General Public License (LGPL)"}
-# Installed on Pythons before 3.11.3 alone, so not seen here: read in its wheel.
+# Installed only on Pythons before 3.11.3, so the licence is not found here. It comes from the wheel.
 LICENCES_OF_OTHER_PLATFORMS: Final = {"async-timeout": "Apache-2.0"}
 
 DESCRIPTION = """\
-Of the packages that the service runs with (requirements/runtime.txt), each with its hashes:
+For the packages that the service runs with (requirements/runtime.txt):
 
-  ./payments audit licences            a line each; exit code 1 if one is unknown or asks for more than to be named
-  ./payments audit sbom --output FILE  a bill of materials, CycloneDX as JSON (without --output: printed)
-  ./payments audit vulnerabilities     exit code 0: none is known of any; 1: some are; 2: that could not be asked
+  ./payments audit licences            lists them; exit code 1 if one is unknown or requires more than attribution
+  ./payments audit sbom --output FILE  writes a bill of materials, CycloneDX as JSON (without --output: prints it)
+  ./payments audit vulnerabilities     exit code 0: no known ones; 1: some; 2: the database could not be reached
 
-Of the database, newest first:
+For the log in the database, newest first:
 
-  ./payments audit log [--limit N] [--json]   who created or revoked a key, changed a webhook, released what was parked
-                                              or applied a migration, and when"""
+  ./payments audit log [--limit N] [--json]   lists who created or revoked a key, changed a webhook, released parked
+                                              transactions or applied a migration, and when"""
 
 group = command_group(
     "audit",
-    "licences, bill of materials and known vulnerabilities of what the service runs with; the log of operator actions",
+    "show licences, bill of materials and known vulnerabilities of the packages, or the log of operator actions",
     DESCRIPTION,
 )
 
@@ -60,7 +60,7 @@ group = command_group(
 @group.command(
     "licences",
     short_help="Prints each package's licence.",
-    help="Prints each package's licence; exit code 1 if one has to be looked at.",
+    help="Prints each package's licence; exit code 1 if one needs a review.",
 )
 @setting_options()
 def licences(_options: Settings) -> int:
@@ -85,20 +85,20 @@ def sbom(_options: Settings, output: IO[str]) -> int:
 
 @group.command(
     "vulnerabilities",
-    short_help="Asks for known vulnerabilities.",
-    help="Asks for known ones. Exit code 0: none; 1: some; 2: that could not be asked.",
+    short_help="Looks up known vulnerabilities.",
+    help="Looks up known vulnerabilities. Exit code 0: none; 1: some; 2: the database could not be reached.",
 )
 @setting_options()
 def vulnerabilities(_options: Settings) -> int:
     requirements = read_list()
     options = ["--require-hashes", "--disable-pip", "--format=json", "--progress-spinner=off"]
-    asked = _run_tool("pip_audit", "--requirement", str(RUNTIME_REQUIREMENTS), *options)
-    code, lines = judge(asked.stdout, requirements, _last_line(asked.stderr))
+    process = _run_tool("pip_audit", "--requirement", str(RUNTIME_REQUIREMENTS), *options)
+    code, lines = judge(process.stdout, requirements, _last_line(process.stderr))
     print("\n".join(lines), file=sys.stderr if code == EXIT_UNKNOWN else sys.stdout)
     return code
 
 
-@group.command("log", help="Shows what operators did, newest first.")
+@group.command("log", help="Lists the actions of operators, newest first.")
 @click.option("--limit", type=click.IntRange(1, MAX_LOG_LINES), default=DEFAULT_LOG_LINES, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="a JSON list")
 @setting_options()
@@ -120,31 +120,32 @@ def log(options: Settings, limit: int, as_json: bool) -> int:
 
 
 def read_list() -> list[Requirement]:
+    """Returns the packages of requirements/runtime.txt. Raises CommandError if that file is missing."""
     try:
         lines = RUNTIME_REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise CommandError(
-            f"audit: {RUNTIME_REQUIREMENTS} is not here: it is of the repository, not of the image"
+            f"audit: {RUNTIME_REQUIREMENTS} is missing: it is in the repository, not in the image"
         ) from None
     return [Requirement(line.removesuffix(" \\")) for line in lines if line[:1].isalnum()]
 
 
 def read_licences() -> dict[str, str]:
     """Returns the licence of each installed package by its normalized name; a package without one is left out."""
-    found = json.loads(_output_of("piplicenses", "--with-system", "--format=json"))
-    own = {
-        canonicalize_name(p["Name"]): p["License"].replace("; ", " AND ") for p in found if p["License"] != "UNKNOWN"
+    packages = json.loads(_output_of("piplicenses", "--with-system", "--format=json"))
+    installed = {
+        canonicalize_name(p["Name"]): p["License"].replace("; ", " AND ") for p in packages if p["License"] != "UNKNOWN"
     }
-    return LICENCES_OF_OTHER_PLATFORMS | own
+    return LICENCES_OF_OTHER_PLATFORMS | installed
 
 
 def is_accepted(name: str, licence: str) -> bool:
-    """Stricter than pip-licenses, whose --allow-only is content with one of several licences that all hold."""
+    """Returns whether we accept all licences of a package. pip-licenses' --allow-only accepts a package for one of them."""
     return ACCEPTED_LICENCES.get(name) == licence or PERMISSIVE_LICENCES.issuperset(re.split(" AND | OR ", licence))
 
 
 def bill_of_materials() -> Any:
-    """Returns what cyclonedx-bom makes of the list, and what it does not know: licences, and what is not for every machine."""
+    """Returns cyclonedx-bom's bill for the list, with licences, and packages for some platforms marked as optional."""
     requirements, known = {requirement.name: requirement for requirement in read_list()}, read_licences()
     options = ["--pyproject", str(ROOT / "pyproject.toml"), "--spec-version=1.6"]
     bill = json.loads(_output_of("cyclonedx_py", "requirements", str(RUNTIME_REQUIREMENTS), *options))
@@ -156,7 +157,10 @@ def bill_of_materials() -> Any:
 
 
 def judge(report: str, requirements: Sequence[Requirement], complaint: str = "") -> tuple[int, list[str]]:
-    """The exit code and the lines to print, from pip-audit's report. It calls clean what it could not look up; we do not."""
+    """Returns the exit code and the lines to print, from pip-audit's report.
+
+    Unlike pip-audit, it does not call a package clean that could not be looked up.
+    """
     try:
         answers = json.loads(report)["dependencies"]
     except (ValueError, KeyError, TypeError):
@@ -180,10 +184,10 @@ def judge(report: str, requirements: Sequence[Requirement], complaint: str = "")
 
 
 def _output_of(module: str, *arguments: str) -> str:
-    done = _run_tool(module, *arguments)
-    if done.returncode:
-        raise CommandError(f"audit: {module} failed: {_last_line(done.stderr)}")
-    return done.stdout
+    process = _run_tool(module, *arguments)
+    if process.returncode:
+        raise CommandError(f"audit: {module} failed: {_last_line(process.stderr)}")
+    return process.stdout
 
 
 def _run_tool(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""`bench`: the service measured beside its floors, by a program of its own in the environment of `./payments`."""
+"""`bench`: runs the benchmark, a separate program, in the environment of `./payments`."""
 
 import os
 import sys
@@ -9,7 +9,9 @@ from local.command import PASSES_ON, ROOT, setting_options
 from shared.settings import Settings
 
 
-@click.command("bench", short_help="measure the service beside floors of the same run (`bench --help`)", **PASSES_ON)
+@click.command(
+    "bench", short_help="measure the service and a baseline in the same run (see `bench --help`)", **PASSES_ON
+)
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
 @setting_options()
 def command(_options: Settings, rest: tuple[str, ...]) -> int:

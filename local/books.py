@@ -1,6 +1,6 @@
-"""The one way from a command to the books: the database of the running service, and its failures as one line.
+"""A command's access to the service's database. All commands use it, so that a failure is one line.
 
-Whoever goes this way imports SQLAlchemy, Celery and Flask only when it runs: `up` and `ps` need not wait for them.
+A command imports SQLAlchemy, Celery and Flask only when it runs, so that `up` and `ps` start fast.
 """
 
 import os
@@ -16,7 +16,10 @@ from shared.settings import settings
 
 @contextmanager
 def database_session(data: Path) -> Iterator[None]:
-    """Within it, shared's use cases work on the service that runs on this data, or on DATABASE_URL."""
+    """Makes the use cases of `shared` work on the service that runs on this data, or else on DATABASE_URL.
+
+    Raises CommandError if a use case or the database fails.
+    """
     import psycopg2  # type: ignore[import-untyped]
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,14 +28,14 @@ def database_session(data: Path) -> Iterator[None]:
 
     os.environ["DATABASE_URL"] = connect_to(data).database_url
     os.environ["PAYMENTS_PROCESS"] = "command"
-    os.environ["PAYMENTS_LOG_LEVEL"] = "error"  # standard output is the command's
+    os.environ["PAYMENTS_LOG_LEVEL"] = "error"  # standard output belongs to the command
     settings.cache_clear()
     logs.configure()
     try:
         yield
     except PaymentsError as error:
         raise CommandError(error.detail) from None
-    except (SQLAlchemyError, psycopg2.Error) as error:  # psycopg2's own: a connection lost while it is prepared
+    except (SQLAlchemyError, psycopg2.Error) as error:  # psycopg2.Error: a connection lost while it is prepared
         raise CommandError(f"the database does not serve: {first_line(getattr(error, 'orig', error))}") from None
     finally:
         engine().dispose()

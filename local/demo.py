@@ -1,6 +1,6 @@
-"""`demo`: the first payments against a running service, told step by step, ending in a statement.
+"""`demo`: makes a few payments on a running service, prints each step, and ends with a statement.
 
-It uses nothing but `client`, as any other program would.
+It uses only `client`, as any other program would.
 """
 
 import time
@@ -22,8 +22,8 @@ DEMO_WAIT_SECONDS: Final = 15.0
 TITLE_WIDTH: Final = 58
 
 DESCRIPTION = """\
-Makes the first payments against the service that runs on --data, or at --url: adds a user, pays in and out, sends a
-payment twice, asks for too much, asks for balances now and then, and prints the statement. Each run adds a new user.
+Makes a few payments on the service that runs on --data, or at --url. It creates a user, pays in and out, repeats a
+payment, pays out too much, reads balances now and in the past, and prints the statement. Each run creates a new user.
 
   ./payments demo
   PAYMENTS_KEY=... ./payments demo --url https://payments.example.com"""
@@ -45,24 +45,26 @@ def command(options: Settings) -> int:
 
 
 def _run_steps(payments: Payments, url: str) -> None:
-    ada = payments.add_user("Ada")  # first of all, so that nothing is said where there is no service
+    ada = payments.add_user("Ada")  # first, so that nothing is printed if the service does not answer
     print(f"The first payments at {url}\n\n  {_dotted('add a user, Ada')} user {ada.id}")
     last_week, uid = datetime.now(UTC) - timedelta(days=7), make_uid()
     pay_in = partial(payments.deposit, ada.id, "100.00", last_week, wait=DEMO_WAIT_SECONDS)
     pay_out = partial(payments.withdraw, ada.id, "30.00", uid=uid, wait=DEMO_WAIT_SECONDS)
     _step(f"pay in 100.00, dated {last_week:%Y-%m-%d}", pay_in)
     _step("pay out 30.00, now", pay_out)
-    _step("send that again, with the same uid, as after a cut line", pay_out)
-    _step("pay out 1000.00, more than there is", partial(payments.withdraw, ada.id, "1000.00", wait=DEMO_WAIT_SECONDS))
-    _step("ask for the balance now", partial(payments.balance, ada.id))
+    _step("repeat it with the same uid, as after a lost answer", pay_out)
+    _step(
+        "pay out 1000.00, more than the balance", partial(payments.withdraw, ada.id, "1000.00", wait=DEMO_WAIT_SECONDS)
+    )
+    _step("read the balance", partial(payments.balance, ada.id))
     for days in (8, 2):
         at = datetime.now(UTC) - timedelta(days=days)
-        _step(f"ask for the balance at {at:%Y-%m-%d %H:%M}, {days} days ago", partial(payments.balance, ada.id, at))
+        _step(f"read the balance at {at:%Y-%m-%d %H:%M}, {days} days ago", partial(payments.balance, ada.id, at))
     print(f"\nThe statement of user {ada.id}, newest first\n\n{_statement(payments.statement(ada.id))}")
 
 
 def _step(title: str, act: Callable[[], Transaction | Balance]) -> None:
-    """Say what is being done, do it, say what came of it and how long it took."""
+    """Prints the title, runs the step, and prints its result and duration."""
     print(f"  {_dotted(title)} ", end="", flush=True)
     started = time.monotonic()
     try:
@@ -75,15 +77,15 @@ def _step(title: str, act: Callable[[], Transaction | Balance]) -> None:
     print(f"{outcome} ({(time.monotonic() - started) * 1000:.0f} ms)", flush=True)
 
 
-def _describe(answer: Transaction | Balance) -> str:
-    if isinstance(answer, Balance):
-        return str(answer.balance)
-    if not answer.is_final:
-        raise CommandError(f"{answer.uid} is still PENDING after {DEMO_WAIT_SECONDS:.0f} s: does a worker run?")
-    repeat_note = ", recognised: the same answer" if answer.replayed else ""
-    if answer.reason:
-        return f"{answer.status}: {answer.reason}{repeat_note}"
-    return f"{answer.status}, balance {answer.balance_after}{repeat_note}"
+def _describe(result: Transaction | Balance) -> str:
+    if isinstance(result, Balance):
+        return str(result.balance)
+    if not result.is_final:
+        raise CommandError(f"{result.uid} is still PENDING after {DEMO_WAIT_SECONDS:.0f} s: does a worker run?")
+    repeat_note = ", recognised: the same answer" if result.replayed else ""
+    if result.reason:
+        return f"{result.status}: {result.reason}{repeat_note}"
+    return f"{result.status}, balance {result.balance_after}{repeat_note}"
 
 
 def _statement(transactions: Iterable[Transaction]) -> str:

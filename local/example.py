@@ -1,4 +1,4 @@
-"""`example`: a program of others' making beside the running service, as a process of its own."""
+"""`example`: starts an example of a program that uses the running service, as a separate process."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ from shared.settings import Settings
 EXAMPLE_MODULES: Final = {"ads": "examples.ad_engine"}
 
 DESCRIPTION = """\
-Starts an example of a service that listens to this one. `ads` is an advertising engine that runs a user's campaign
-only while there is money; it shows its campaigns on a page of its own. Ctrl-C stops it.
+Starts an example of a service that follows the events of this one. `ads` is an advertising engine: it runs a user's
+campaign while the user's balance is positive, and shows all campaigns on a web page. Ctrl-C stops it.
 
   ./payments example ads"""
 
 
 @click.command(
-    "example", short_help="start an example of a service that listens to this one", help=verbatim(DESCRIPTION)
+    "example", short_help="start an example of a service that follows the events", help=verbatim(DESCRIPTION)
 )
 @click.argument("name", type=click.Choice([*EXAMPLE_MODULES]))
 @setting_options("url", "ads_port")

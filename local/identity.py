@@ -1,8 +1,8 @@
-"""Postgres refuses to run as root; here it is told another name.
+"""The user that Postgres runs as. Postgres refuses to run as root, so root needs another identity for it.
 
-In a user namespace of its own, where our uid is called nobody, files stay ours and nothing in a 0700 tree has to be
-opened. Where namespaces are blocked, it runs as the real nobody, with the one capability (CAP_DAC_OVERRIDE, passed
-on as "ambient") that lets it reach its data and its binaries below folders that only root may enter.
+In a user namespace our uid is mapped to nobody. Then the files stay ours, and no folder needs wider permissions. If
+namespaces are blocked, Postgres runs as the real user nobody, with one capability (CAP_DAC_OVERRIDE, "ambient"). With
+it Postgres reaches its data and binaries in folders that only root may enter.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Identity:
-    """Who Postgres runs as: what its process does before exec, and whose its files must be."""
+    """The identity of Postgres: a function to call in its process before exec, and the owner of its files."""
 
     assume: Callable[[], None]
     uid: int
@@ -33,6 +33,7 @@ class Identity:
 
 
 def identity() -> Identity:
+    """Returns the identity for Postgres on this machine. Raises CommandError if there is none."""
     uid, gid = os.geteuid(), os.getegid()
     if sys.platform != "linux" or (uid != 0 and _has_name(uid)):
         return Identity(lambda: None, uid, gid)
@@ -47,7 +48,7 @@ def identity() -> Identity:
 
 
 def take_ownership(folder: Path, owner: Identity) -> None:
-    """Give a cluster to the one who runs Postgres now; it may have been made in the other way."""
+    """Changes the owner of a cluster to the current identity, if another identity created it."""
     if folder.stat().st_uid == owner.uid:
         return
     for parent, _, files in os.walk(folder):
@@ -74,7 +75,7 @@ def _become(name: pwd.struct_passwd) -> None:
 
 
 def _works(assume: Callable[[], None]) -> bool:
-    """Try it in a child, which it changes for good."""
+    """Returns whether the identity works. Tries it in a child process, because the change cannot be undone."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -99,7 +100,7 @@ def _has_name(uid: int) -> bool:
 
 
 def _other_user() -> pwd.struct_passwd:
-    """A user that exists (initdb asks for the name), best the one who owns nothing."""
+    """Returns an existing user other than root and ours, nobody if possible. initdb needs the name of the user."""
     others = [entry for entry in pwd.getpwall() if entry.pw_uid not in (0, os.geteuid())]
     named = [entry for entry in others if entry.pw_name == "nobody"]
     if not others:

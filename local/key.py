@@ -1,4 +1,4 @@
-"""`key`: make, list and revoke API keys. Works on the running service, or on its data while none runs."""
+"""`key`: creates, lists and revokes API keys, in the running service or in the data folder of a stopped one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from shared.scopes import ApiKey
 
 DESCRIPTION = """\
-Callers show a key: `Authorization: Bearer KEY`. Its scope says what it allows: read (every GET but webhooks, and the
-look-up by POST), write (users and transactions, too), admin (webhooks, too).
+A caller sends its key in the header `Authorization: Bearer KEY`. The scope of a key limits its use: read (every GET
+except webhooks, and the look-up by POST), write (also users and transactions), admin (also webhooks).
 
-  ./payments key create --name shop --scope write   the last word printed is the key; it is shown this once
-  ./payments key list                               id, name, scope, since when, and whether it is valid
-  ./payments key revoke 3                           nobody gets in by it ten seconds from now
+  ./payments key create --name shop --scope write   the last word printed is the key; it is shown only once
+  ./payments key list                               id, name, scope, time of creation, and whether it is valid
+  ./payments key revoke 3                           takes effect within 10 seconds
 
-To exchange a key: create another, give it to the caller, revoke the old one. Needs the data folder or DATABASE_URL."""
+To replace a key, create a new one, give it to the caller, and revoke the old one. Needs --data or DATABASE_URL."""
 
 MAX_KEY_ID = 10**18 - 1
 
@@ -35,8 +35,10 @@ group = command_group("key", "create, list and revoke API keys", DESCRIPTION)
 
 
 @group.command("create", help="Creates a key and prints it.")
-@click.option("--name", required=True, help="whose key it is: letters, digits, . _ -")
-@click.option("--scope", required=True, type=click.Choice([scope.value for scope in Scope]), help="what it allows")
+@click.option("--name", required=True, help="name of the owner: letters, digits, . _ -")
+@click.option(
+    "--scope", required=True, type=click.Choice([scope.value for scope in Scope]), help="the scope of the key"
+)
 @setting_options()
 def create(options: Settings, name: str, scope: str) -> int:
     from shared import keys
@@ -51,7 +53,7 @@ def create(options: Settings, name: str, scope: str) -> int:
 
 
 @group.command(
-    "list", short_help="Lists the keys.", help="Lists the keys: id, name, scope, since when, and whether each is valid."
+    "list", short_help="Lists the keys.", help="Lists the keys: id, name, scope, time of creation, whether it is valid."
 )
 @setting_options()
 def list_all(options: Settings) -> int:
@@ -72,13 +74,13 @@ def revoke(options: Settings, key_id: int) -> int:
     with _existing_database(options.data):
         if not keys.revoke(key_id, operator_name()):
             raise CommandError(f"there is no key {key_id} (key list shows them)")
-    print(f"key {key_id} is revoked: nobody gets in by it ten seconds from now")
+    print(f"key {key_id} is revoked; this takes effect within 10 seconds")
     return 0
 
 
 @contextmanager
 def _existing_database(data: Path) -> Iterator[None]:
-    """Unlike for `create`, none is made."""
+    """Opens the database. Unlike `create`, it does not create one: raises CommandError if there is none."""
     if not settings().database_url and not postgres.exists(data):
         raise CommandError(f"there is no database in {data}")
     with running_database(data), database_session(data):

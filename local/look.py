@@ -1,4 +1,4 @@
-"""A look into a database before the service, with its engine and its settings, is there."""
+"""Reads a database before the service's engine and settings are available."""
 
 import os
 from contextlib import closing
@@ -9,18 +9,21 @@ from local.command import CommandError
 
 
 def clear_libpq_environment() -> None:
-    """The embedded server has no TLS and no services file: what a shell says in PG* is not meant for it."""
+    """Removes the shell's PG* variables. They are meant for other servers: the embedded one has no TLS, for example."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
 
 
 def check_answers(url: str) -> None:
-    """Raises CommandError unless the database can be reached."""
+    """Raises CommandError if the database cannot be reached."""
     has_rows(url, "SELECT 1")
 
 
 def has_rows(url: str, statement: str) -> bool:
-    """False also where a table of the statement is not there yet. Raises CommandError."""
+    """Returns whether the statement has a row; False if one of its tables does not exist yet.
+
+    Raises CommandError if the database cannot be read.
+    """
     try:
         with closing(psycopg2.connect(url, connect_timeout=5)) as connection, connection.cursor() as cursor:
             cursor.execute(statement)

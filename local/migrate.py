@@ -1,4 +1,4 @@
-"""`migrate`: bring the database to the newest migration; `up` does the same at each start."""
+"""`migrate`: applies all missing migrations to the database. `up` does the same at each start."""
 
 import os
 import sys
@@ -11,11 +11,11 @@ from local.state import connect_to
 from shared.settings import Settings
 
 DESCRIPTION = """\
-Migrates the database of the running `up`, or else the one that DATABASE_URL names.
-`up` does this by itself at each start."""
+Applies all missing migrations to the database of the running `up`, or else to DATABASE_URL.
+`up` does the same at each start."""
 
 
-@click.command("migrate", short_help="bring the database to the newest migration", help=verbatim(DESCRIPTION))
+@click.command("migrate", short_help="apply all missing migrations to the database", help=verbatim(DESCRIPTION))
 @setting_options()
 def command(options: Settings) -> int:
     url = connect_to(options.data).database_url

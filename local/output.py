@@ -1,6 +1,6 @@
-"""Standard output, shared by all processes' log lines, that may be slow or gone.
+"""Standard output, which the log lines of all processes share. Its reader may be slow or gone.
 
-Payments go before their logs: a reader that stops reading costs lines (counted), never a child that waits for it.
+Payments are more important than logs: if the reader stops, lines are dropped and counted, and no process waits.
 """
 
 import json
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 Splitter = Callable[[str], tuple[str, str]]  # a line -> (level, event)
 
 MAX_QUEUED_BYTES = 8 << 20
-OUTPUT_CHUNK_BYTES = 4096  # what a pipe that select() calls writable takes without blocking
+OUTPUT_CHUNK_BYTES = 4096  # a pipe that select() reports as writable takes this much without blocking
 
 _TORNADO = re.compile(r"\[([DIWEC]) \d+ [\d:]+ [\w:]+\] (.*)")
 _TORNADO_LEVELS = {"D": "debug", "I": "info", "W": "warning", "E": "error", "C": "critical"}
@@ -22,7 +22,7 @@ _LEVEL = re.compile(r"(?:^|[\[\s])(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?:$|[\]:/\
 
 
 class Output:
-    """A queue of lines before a descriptor. It is written only when the loop finds it writable."""
+    """A queue of lines for a descriptor. The loop writes them only when the descriptor is writable."""
 
     def __init__(self, selector: selectors.BaseSelector, descriptor: int) -> None:
         self._selector = selector
@@ -32,6 +32,7 @@ class Output:
         self._is_closed = False
 
     def write(self, line: str) -> None:
+        """Queues a line, or drops and counts it if the queue is full."""
         if self._is_closed:
             return
         if len(self._queue) > MAX_QUEUED_BYTES:
@@ -45,7 +46,7 @@ class Output:
         self._queue += line.encode("utf-8", "replace") + b"\n"
 
     def drain(self, seconds: float) -> None:
-        """Send what is left, for a reader that still reads."""
+        """Writes the queued lines, for at most `seconds`."""
         deadline = time.monotonic() + seconds
         while self._queue and (remaining := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(remaining):
@@ -56,7 +57,7 @@ class Output:
             sent = os.write(self._descriptor, memoryview(self._queue)[:OUTPUT_CHUNK_BYTES].tobytes())
         except BlockingIOError:
             return
-        except OSError:  # the reader is gone; the service is not
+        except OSError:  # the reader has gone, and the service must go on
             self._is_closed = True
             self._queue.clear()
         else:
@@ -66,13 +67,13 @@ class Output:
 
 
 def event(process: str, level: str, text: str, **fields: object) -> str:
-    """A log line in the shape of shared.logs."""
+    """Returns a log line in the format of shared.logs."""
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return json.dumps({"timestamp": now, "level": level, "event": text, "process": process, **fields})
 
 
 def as_json(line: str, role: str, split: Splitter) -> str:
-    """A child's line as it goes out: a JSON object passes, anything else is wrapped."""
+    """Returns a process's line as JSON. A JSON object gets its `process`; any other text becomes an event."""
     if line.startswith("{"):
         try:
             fields = json.loads(line)
@@ -85,7 +86,7 @@ def as_json(line: str, role: str, split: Splitter) -> str:
 
 
 def split_python(line: str) -> tuple[str, str]:
-    """Lines that libraries print past the logs. A traceback's first line is enough to be seen as an error."""
+    """Returns the level and the text of a line that a library prints. The first line of a traceback is an error."""
     if line.startswith("Traceback "):
         return "error", line
     if match := _TORNADO.match(line):  # Flower's
@@ -95,7 +96,7 @@ def split_python(line: str) -> tuple[str, str]:
 
 
 def text_of(line: str, split: Splitter) -> str:
-    """What a log line says, for a person: of an exception only the last one's type and message."""
+    """Returns the text of a log line for a person. For an exception, returns only the type and message of the last."""
     try:
         fields = json.loads(line)
         exceptions = fields.get("exception")

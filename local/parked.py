@@ -1,4 +1,4 @@
-"""`parked`: what our own code could not settle: list it, release it."""
+"""`parked`: lists and releases transactions that our own code could not settle."""
 
 import json
 import sys
@@ -23,22 +23,22 @@ MAX_LISTED_ERRORS: Final = 20
 MAX_ERROR_CHARACTERS: Final = 80
 
 DESCRIPTION = """\
-A transaction is parked when our own code fails on it while others settle. Its user's later ones wait behind it,
-everybody else goes on, and it is tried again by itself, after a minute and then ever more rarely, up to an hour.
+A transaction is parked if our own code fails on it while others settle. Later transactions of the same user wait
+behind it. Other users are not affected. It is retried after a minute, then at growing intervals, up to an hour.
 
-  ./payments parked list            what is parked, since when and why (attempts 0: it waits behind another)
-  ./payments parked list --json     the same for a program
-  ./payments parked release UID     try it now, and all of its user's that are parked with it, in their order
+  ./payments parked list            list parked transactions with time and error (attempts 0: it waits behind another)
+  ./payments parked list --json     the same as JSON
+  ./payments parked release UID     retry it now, with all parked transactions of its user, in their order
   ./payments parked release --all   the same for all users
-  ./payments parked release --error TEXT   for the users whose first parked transaction has TEXT in its error
+  ./payments parked release --error TEXT   for all users whose first parked transaction has TEXT in its error
 
-A release of many commits lane by lane and shows its progress. It asks nothing."""
-
-
-group = command_group("parked", "list what could not be settled, or release it", DESCRIPTION)
+A release of many users commits lane by lane and shows its progress. It does not ask for confirmation."""
 
 
-@group.command("list", help="Lists what is parked, since when and why.")
+group = command_group("parked", "list or release transactions that could not be settled", DESCRIPTION)
+
+
+@group.command("list", help="Lists parked transactions with their time and error.")
 @click.option("--json", "as_json", is_flag=True, help="a JSON list")
 @setting_options()
 def list_rows(options: Settings, as_json: bool) -> int:
@@ -49,16 +49,16 @@ def list_rows(options: Settings, as_json: bool) -> int:
 
 @group.command(
     "release",
-    short_help="Tries again at once.",
-    help="Tries again at once: one user's, by UID of a parked transaction, or many users'.",
+    short_help="Retries parked transactions now.",
+    help="Retries parked transactions now: of one user, by the UID of one of them, or of many users.",
 )
 @click.argument("uid", type=click.UUID, required=False)
-@click.option("--all", "everything", is_flag=True, help="release what is parked of all users")
-@click.option("--error", metavar="TEXT", help="release users by their error: TEXT is part of it, in any case")
+@click.option("--all", "everything", is_flag=True, help="release the parked transactions of all users")
+@click.option("--error", metavar="TEXT", help="release users by error: it contains TEXT, in upper or lower case")
 @setting_options()
 def release(options: Settings, uid: UUID | None, everything: bool, error: str | None) -> int:
     if sum((uid is not None, everything, error is not None)) != 1:
-        raise click.UsageError("`release` needs one of UID, --all and --error TEXT")
+        raise click.UsageError("`release` needs exactly one of UID, --all and --error TEXT")
     if error == "":
         raise click.UsageError("--error needs a TEXT; --all releases everything")
     with database_session(options.data):
@@ -117,7 +117,7 @@ def _as_json(row: "ParkedRow") -> dict[str, object]:
 
 
 def _release(uid: UUID) -> str:
-    """Release waits for a busy lane, as long as a lock may be waited for."""
+    """Releases one user's transactions and returns the line to print. Waits for a busy lane up to the lock time-out."""
     from sqlalchemy.exc import DBAPIError
 
     from shared import database, parked
@@ -128,20 +128,21 @@ def _release(uid: UUID) -> str:
         if database.is_lock_timeout(error):
             raise CommandError(f"the lane of {uid} is busy; nothing was released, try again") from None
         raise
-    return f"released {rows} of the user's transactions; the worker settles them in a second or two, in their order"
+    return f"released {rows} of the user's transactions; a worker settles them in order, within a second or two"
 
 
 def _release_matching(error: str) -> int:
     from shared.parked import Released, release_matching
 
-    done = Released()
-    for done in release_matching(error, operator_name()):
+    progress = Released()
+    for progress in release_matching(error, operator_name()):
         if sys.stderr.isatty():
-            print(f"\r\x1b[K{done.rows:,} released ...", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{progress.rows:,} released ...", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    if done.busy_users:
-        print(f"released {done.rows} transactions; {done.busy_users} users are left, their lane was busy: run it again")
+    released = f"released {progress.rows} transactions"
+    if progress.busy_users:
+        print(f"{released}; {progress.busy_users} users are not released, because their lane was busy: run it again")
         return 1
-    print(f"released {done.rows} transactions; the workers settle them, each user's in their order")
+    print(f"{released}; the workers settle them, each user's in order")
     return 0

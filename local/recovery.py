@@ -1,6 +1,6 @@
-"""A restored base backup recovers before it takes writes: `up` waits for that, however long, and says how it goes.
+"""The recovery of a restored base backup. `up` waits for its end without a time-out, and reports its progress.
 
-During recovery the server may answer reads already (hot standby), so that it answers does not mean that it is ready.
+During recovery the server may already answer reads (hot standby), so an answer does not mean that it is ready.
 """
 
 import time
@@ -25,7 +25,10 @@ _STATE: Final = """
 
 
 class State(NamedTuple):
-    """Of a server in recovery: `pause` is "not paused", "pause requested" or "paused"; how far the replay is."""
+    """The state of a server. In recovery, `pause` is "not paused", "pause requested" or "paused".
+
+    `replayed` is the last replayed position in the log, `replayed_until` the time of the last replayed commit.
+    """
 
     in_recovery: bool
     pause: str | None
@@ -34,7 +37,7 @@ class State(NamedTuple):
 
 
 def refuse_standby(cluster: Cluster) -> None:
-    """Raises CommandError for a folder whose server would follow another one for ever."""
+    """Raises CommandError if the cluster is a standby, because its recovery would never end."""
     if (cluster.folder / "standby.signal").exists():
         raise CommandError(
             f"{cluster.folder} is a standby (it has standby.signal) and takes no payments. To serve it, rename "
@@ -43,10 +46,10 @@ def refuse_standby(cluster: Cluster) -> None:
 
 
 class Recovery:
-    """Looks whether the recovery has ended, and tells of its progress now and then."""
+    """Checks whether the recovery has ended, and reports its progress at intervals."""
 
     def __init__(self, cluster: Cluster, is_up: Callable[[], bool], write: Callable[[str], None]) -> None:
-        """`is_up`: whether the server answers, though perhaps only reads."""
+        """`is_up` returns whether the server answers, perhaps only reads. `write` prints a line."""
         self._cluster = cluster
         self._is_up = is_up
         self._write = write
@@ -55,7 +58,7 @@ class Recovery:
         self._phase = ""
 
     def has_ended(self) -> bool:
-        """Raises CommandError where the server refuses us for a reason that will not pass."""
+        """Returns whether the recovery has ended. Raises CommandError if the server refuses the password."""
         if time.monotonic() < self._next_look:
             return False
         state = self._read() if self._is_up() else None
@@ -67,7 +70,7 @@ class Recovery:
         return False
 
     def _read(self) -> State | None:
-        """None where the server does not answer after all."""
+        """Returns the server's state; None if it does not answer. Raises CommandError if it refuses the password."""
         try:
             with closing(self._cluster.connect()) as connection, connection.cursor() as cursor:
                 cursor.execute(_STATE)
@@ -81,13 +84,13 @@ class Recovery:
             return None
 
     def _report(self, state: State | None) -> None:
-        """A line where the phase changes, and then every ten seconds; of a server that is just starting, none."""
+        """Prints a line when the phase changes, and every ten seconds. A server that just starts causes no line."""
         phase = self._phase if state is None else state.pause or ""
         if phase == self._phase and time.monotonic() < self._next_line:
             return
         self._phase, self._next_line = phase, time.monotonic() + RECOVERY_REPORT_INTERVAL_SECONDS
         if state is None:
-            self._write("waiting for the database: it does not answer yet (its own log lines say why)")
+            self._write("waiting for the database: it does not answer yet (see its log lines)")
             return
         progress = f"replayed up to {state.replayed}, last commit {state.replayed_until or 'none yet'}"
         if phase != "paused":
@@ -97,4 +100,4 @@ class Recovery:
             f"PGPASSWORD=$(cat '{self._cluster.folder.parent}/postgres.password') '{binary('psql')}' -h 127.0.0.1 "
             f"-p {self._cluster.port} -U postgres -d postgres -c 'SELECT pg_wal_replay_resume()'"
         )
-        self._write(f"the database has paused its recovery, {progress}. Look at it, then end the recovery: {resume}")
+        self._write(f"the database has paused its recovery, {progress}. Check it, then end the recovery: {resume}")

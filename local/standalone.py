@@ -1,4 +1,4 @@
-"""The data's own Postgres for one command, while no `up` runs on it: what must be done before the first start."""
+"""Runs the embedded Postgres for one command while no `up` runs. So an API key can be created before the first start."""
 
 import os
 import subprocess
@@ -20,28 +20,34 @@ KEYS_TABLE_EXISTS = "SELECT WHERE to_regclass('api_keys') IS NOT NULL"
 
 
 def _migrate_if_new() -> None:
-    """A database that was given may never have been migrated; one that was is left as it is."""
+    """Migrates an external database that was never migrated. Raises CommandError if the migration fails."""
     if not has_rows(plain_url(settings().database_url), KEYS_TABLE_EXISTS):
         migration = subprocess.run([sys.executable, "-m", "migrations"], cwd=ROOT, capture_output=True, check=False)
         if migration.returncode:
-            raise CommandError("the database is not migrated, and cannot be: ./payments migrate says why")
+            raise CommandError("the database is not migrated, and the migration fails: ./payments migrate shows why")
 
 
 def _await_tables(data: Path) -> None:
-    """Another `up`, or a command like this one, may just have begun."""
+    """Waits for the tables while another `up`, or another command like this one, starts.
+
+    Raises CommandError if they are missing after START_TIMEOUT_SECONDS.
+    """
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while pid_of_up(data) is not None:
         urls = [process.url for process in running_processes(data) if process.role == "postgres" and process.url]
         if urls and has_rows(urls[0], KEYS_TABLE_EXISTS):
             return
         if time.monotonic() > deadline:
-            raise CommandError(f"what runs on {data} has no database yet; try again")
+            raise CommandError(f"the service on {data} has no database yet; try again")
         time.sleep(0.2)
 
 
 @contextmanager
 def running_database(data: Path) -> Iterator[None]:
-    """Within it the database can be found as that of a running `up`. Another `up` is refused meanwhile."""
+    """Makes the database available as that of a running `up`. Meanwhile no `up` can start on this data.
+
+    Raises CommandError if the database cannot be started.
+    """
     if settings().database_url:
         _migrate_if_new()
         yield

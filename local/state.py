@@ -1,7 +1,7 @@
-"""What other commands know of a running `up`: two locks and a list of processes in the data folder.
+"""The state of a running `up` for other commands: two locks and a list of processes in the data folder.
 
-`up` alone holds up.lock: whoever finds it free knows that no `up` runs, whatever files say. The children hold
-children.lock, which they inherit: while it is taken, something of an earlier run still lives.
+Only `up` holds up.lock. If it is free, no `up` runs, whatever the files contain. The child processes inherit and hold
+children.lock. While it is held, a process of an earlier run is still alive.
 """
 
 import fcntl
@@ -16,24 +16,25 @@ from pathlib import Path
 from local.command import CommandError
 from shared.settings import settings
 
-CHILDREN_EXIT_TIMEOUT_SECONDS = 25.0  # an orphaned Postgres needs its shutdown checkpoint
+CHILDREN_EXIT_TIMEOUT_SECONDS = 25.0  # an orphaned Postgres needs time for its shutdown checkpoint
 
 
 @dataclass(frozen=True)
 class Process:
-    """A line of `ps`. A server that `up` was given has no pid."""
+    """A line of `ps`. An external server has no pid."""
 
     role: str
     pid: int | None
     url: str | None
 
     def as_json(self) -> dict[str, object]:
+        """Returns the process as a JSON object, without `url` if it has none."""
         return {"role": self.role, "pid": self.pid, **({"url": self.url} if self.url else {})}
 
 
 @dataclass(frozen=True)
 class Running:
-    """Where a running service is. Asking for what is not there is the caller's one clear error line."""
+    """The addresses of a running service. Each raises CommandError if its server does not run."""
 
     data: Path
     urls: dict[str, str]
@@ -50,19 +51,22 @@ class Running:
 
     @property
     def web_url(self) -> str:
+        """Returns the url of web."""
         return self._url("web")
 
     @property
     def database_url(self) -> str:
+        """Returns the url of Postgres, with its password."""
         return self._url("postgres")
 
     @property
     def broker_url(self) -> str:
+        """Returns the url of the broker, with its password."""
         return self._url("broker")
 
 
 def connect_to(data: Path) -> Running:
-    """Find the `up` that runs on this data; without one, the servers that the environment names are used."""
+    """Returns the addresses of the `up` that runs on this data; without one, the servers of the environment."""
     if (up := pid_of_up(data)) is not None:
         return Running(data, {p.role: p.url for p in running_processes(data) if p.url}, up)
     external_urls = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
@@ -70,6 +74,7 @@ def connect_to(data: Path) -> Running:
 
 
 def running_processes(data: Path) -> list[Process]:
+    """Returns the processes of the running `up`. Raises CommandError if none runs."""
     if pid_of_up(data) is None:
         raise CommandError(f"no service runs on {data}; start it: ./payments up --data {data}")
     try:
@@ -78,11 +83,11 @@ def running_processes(data: Path) -> list[Process]:
             for p in json.loads((_folder(data) / "state.json").read_text(encoding="utf-8"))
         ]
     except FileNotFoundError:
-        return []  # it has just started
+        return []  # `up` has just started
 
 
 def write_processes(data: Path, processes: Sequence[Process]) -> None:
-    """Replace the list at once: a reader sees the old or the new. It holds passwords, so it is ours alone."""
+    """Replaces the list atomically. The file has passwords, so only its owner can read it."""
     new = _folder(data) / "state.json.new"
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump([process.as_json() for process in processes], file)
@@ -90,7 +95,10 @@ def write_processes(data: Path, processes: Sequence[Process]) -> None:
 
 
 def pid_of_up(data: Path) -> int | None:
-    """Pid of the `up` on this data, None if there is none. A shared lock is refused only while one runs."""
+    """Returns the pid of the `up` on this data, None if none runs. A shared lock fails only while one runs.
+
+    Raises CommandError if the folder cannot be read.
+    """
     try:
         with open(_folder(data) / "up.lock", encoding="ascii") as file:
             try:
@@ -105,12 +113,16 @@ def pid_of_up(data: Path) -> int | None:
 
 
 def refuse_second_up(data: Path) -> None:
+    """Raises CommandError if an `up` runs on this data."""
     if (pid := pid_of_up(data)) is not None:
         raise CommandError(f"already running on {data}, as process {pid}")
 
 
 def wait_for_orphans(data: Path) -> None:
-    """Wait until the last process of a killed `up` has ended. Touches nothing: the folder need not exist."""
+    """Waits until all processes of a killed `up` have ended. Changes nothing, and the folder need not exist.
+
+    Raises CommandError if they do not end in time.
+    """
     try:
         with open(_folder(data) / "children.lock", encoding="ascii") as file:
             _lock(file.fileno(), fcntl.LOCK_SH, CHILDREN_EXIT_TIMEOUT_SECONDS)
@@ -124,7 +136,10 @@ def wait_for_orphans(data: Path) -> None:
 
 @contextmanager
 def lock_folder(data: Path) -> Iterator[int]:
-    """Make the folder and take both locks. Yields the descriptor that every child must inherit."""
+    """Creates the folder and takes both locks. Yields the descriptor that every child must inherit.
+
+    Raises CommandError if another `up` runs or the folder cannot be used.
+    """
     run = _folder(data)
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,7 +148,7 @@ def lock_folder(data: Path) -> Iterator[int]:
         up = os.open(run / "up.lock", os.O_RDWR | os.O_CREAT, 0o600)
         children = os.open(run / "children.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            # not at the first try: a `ps` may be looking just now
+            # with a short wait, because another command may check the lock at this moment
             _lock(up, fcntl.LOCK_EX, seconds=1)
             _lock(children, fcntl.LOCK_EX, seconds=1)
         except BlockingIOError:
@@ -151,7 +166,7 @@ def lock_folder(data: Path) -> Iterator[int]:
 
 
 def plain_url(url: str) -> str:
-    """The url without SQLAlchemy's driver, as psql and psycopg2 read it."""
+    """Returns the url without SQLAlchemy's driver name, for psql and psycopg2."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme.partition('+')[0]}{separator}{rest}"
 

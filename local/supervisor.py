@@ -1,7 +1,7 @@
-"""The loop that keeps the processes alive: one thread, one select().
+"""The loop that keeps the processes alive, in one thread with one select().
 
-One thread, because the kernel's death signal is tied to the thread that forked, and because it makes forking safe.
-Signals come as bytes on a socket, so nothing happens in a handler.
+It has one thread, because the kernel ties its death signal to the thread that forked, and because forking is safe then.
+Signals arrive as bytes on a socket, so that no code runs in a signal handler.
 """
 
 import selectors
@@ -19,23 +19,23 @@ from local.output import Output, as_json, event, text_of
 from shared.processes import describe_exit
 
 RESTART_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0, 5.0)
-HEALTHY_PROCESS_SECONDS = 60.0  # a process that lived this long has earned the short delay again
-MAX_START_ATTEMPTS = 4  # before `ready`; after it there is no end to them
+HEALTHY_PROCESS_SECONDS = 60.0  # after this lifetime a process restarts with the shortest delay again
+MAX_START_ATTEMPTS = 4  # before `ready`; unlimited after it
 SUPERVISOR_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 READY_PROBE_INTERVAL_SECONDS = 0.1
 LOOP_INTERVAL_SECONDS = 1.0
-KILL_TIMEOUT_SECONDS = 2.0  # a killed process that takes longer hangs in the kernel: it is not waited for
+KILL_TIMEOUT_SECONDS = 2.0  # a killed process that takes longer hangs in the kernel, so `up` does not wait for it
 
 
 class StopRequested(Exception):
-    """SIGINT, SIGTERM or SIGHUP came."""
+    """The process has received SIGINT, SIGTERM or SIGHUP."""
 
 
 class Supervisor:
-    """The processes of one `up`. Everything happens in `_turn`."""
+    """Starts, restarts and stops the processes of one `up`. `_turn` does all the work."""
 
     def __init__(self, output: int, lock: int, on_change: Callable[[Sequence[Child]], None]) -> None:
-        """`lock` is inherited by every process; `on_change` is told after each start and end."""
+        """Every process inherits `lock`. `on_change` is called after each start and end of a process."""
         self.children: list[Child] = []
         self._selector = selectors.SelectSelector()  # not epoll: standard output may be a file
         self._output = Output(self._selector, output)
@@ -47,16 +47,18 @@ class Supervisor:
         self._listen_to_signals()
 
     def write(self, line: str) -> None:
+        """Writes a line to standard output."""
         self._output.write(line)
 
     def start(self, program: Program) -> Child:
+        """Starts a process, keeps it alive from now on, and returns it."""
         child = Child(program, self._lock)
         self.children.append(child)
         self._launch(child)
         return child
 
     def run_to_end(self, program: Program) -> None:
-        """Run a program that ends by itself; its failure is the failure of the start."""
+        """Runs a program until it ends by itself. Raises CommandError if it fails."""
         child = self.start(program)
         while child.process:
             self._turn()
@@ -65,12 +67,12 @@ class Supervisor:
             raise CommandError(f"{program.role} failed: {_last_lines(child)}")
 
     def await_true(self, condition: Callable[[], bool]) -> None:
-        """Keep the processes alive until the condition holds; it must not block for long."""
+        """Keeps the processes alive until the condition is true. The condition must not block for long."""
         while not condition():
             self._turn(READY_PROBE_INTERVAL_SECONDS)
 
     def await_ready(self, children: Sequence[Child], on_ready: Callable[[Child], None]) -> None:
-        """Wait for all of them, and tell of each as soon as it is ready."""
+        """Waits until all are ready, and calls `on_ready` for each. Raises CommandError if one is not ready in time."""
         waiting, started = list(children), time.monotonic()
         while waiting:
             self._turn(READY_PROBE_INTERVAL_SECONDS)
@@ -83,13 +85,13 @@ class Supervisor:
                     raise CommandError(f"{child.program.role} is not ready after {limit:.0f} s: {_last_lines(child)}")
 
     def watch(self) -> NoReturn:
-        """Start again whatever dies, until StopRequested."""
+        """Restarts every process that ends, until StopRequested is raised."""
         self._starting = False
         while True:
             self._turn()
 
     def stop(self) -> None:
-        """End all, the last started first, each in its time; a second signal kills the rest."""
+        """Stops all processes, the last started first, each within its time-out. A second signal kills the rest."""
         self._stopping = True
         for child in reversed(self.children):
             child.send(child.program.stop_signal)
@@ -99,9 +101,8 @@ class Supervisor:
                 if time.monotonic() > deadline or self._signals > 1:
                     child.kill()
         self._output.drain(seconds=1)
-        for (
-            number
-        ) in SUPERVISOR_STOP_SIGNALS:  # Python resets handlers as it ends; a late signal must not spoil the exit code
+        # Python resets its handlers at its end, and then a late signal would change the exit code.
+        for number in SUPERVISOR_STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def _turn(self, seconds: float = LOOP_INTERVAL_SECONDS) -> None:
@@ -119,7 +120,7 @@ class Supervisor:
     def _launch(self, child: Child) -> None:
         try:
             child.start()
-        except (OSError, subprocess.SubprocessError) as error:  # no memory, no descriptors: it passes
+        except (OSError, subprocess.SubprocessError) as error:  # no memory or no descriptors, which is temporary
             child.tail.append(str(error))
             self._plan_restart(child, "cannot be started")
         else:
@@ -134,11 +135,11 @@ class Supervisor:
             self.write(as_json(line, child.program.role, child.program.split))
 
     def _reap(self, child: Child, code: int) -> None:
-        """A process has ended: pass on its last lines, end what it left, and plan the next."""
+        """Handles the end of a process: passes on its last lines, kills its group, and plans its restart."""
         child.kill()
         while child.output in self._selector.get_map() and child.has_output():
             self._read(child)
-        if child.output in self._selector.get_map():  # a grandchild in a session of its own still has it
+        if child.output in self._selector.get_map():  # a grandchild in another session still has it open
             self._selector.unregister(child.output)
         child.reap()
         self._on_change(self.children)
@@ -161,7 +162,7 @@ class Supervisor:
         receiver, sender = socket.socketpair()
         receiver.setblocking(False)
         sender.setblocking(False)
-        self._sockets = (receiver, sender)  # kept: the signal machinery knows only the descriptor
+        self._sockets = (receiver, sender)  # kept alive here, because the signal module has only the descriptor
         self._selector.register(receiver, selectors.EVENT_READ, self._count_signals)
         for number in (*SUPERVISOR_STOP_SIGNALS, signal.SIGCHLD):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
@@ -174,4 +175,4 @@ class Supervisor:
 
 def _last_lines(child: Child) -> str:
     texts = [text_of(line, child.program.split) for line in list(child.tail)[-3:]]
-    return " ".join(" ".join(texts).split())[-500:] or "it wrote nothing"
+    return " ".join(" ".join(texts).split())[-500:] or "it wrote no output"

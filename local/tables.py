@@ -1,10 +1,10 @@
-"""Text tables: columns as wide as they must be, numbers to the right."""
+"""Text tables with columns as wide as their longest cell."""
 
 from collections.abc import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
-    """The lines of a table. `right` names the columns that are aligned to the right."""
+    """Returns a table as text. `right` has the names of the columns that are aligned to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(

@@ -1,7 +1,7 @@
-"""`test` and `check`: pytest in the environment of `./payments`, so that tests see the very packages that run.
+"""`test` and `check`: run pytest in the environment of `./payments`, so that tests use the packages of the service.
 
-Without arguments, all of it, on three processes: most tests wait for processes of their own. `test faults` is no
-pytest: it breaks a service of its own on purpose, for as long as it is told.
+Without arguments `test` runs all tests in three processes, because most tests wait for other processes. `test faults`
+does not use pytest: it starts a service and injects faults, for a given time.
 """
 
 import os
@@ -13,7 +13,7 @@ import click
 from local.command import PASSES_ON, ROOT, setting_options
 from shared.settings import Settings
 
-SUMMARY = "run the tests; all arguments go to pytest (`test faults --help`: break things on purpose)"
+SUMMARY = "run all tests; all arguments go to pytest (`test faults --help`: inject faults)"
 
 ALL_TESTS = ("--numprocesses=3", "--dist=loadfile")
 
@@ -27,7 +27,9 @@ def command(_options: Settings, rest: tuple[str, ...]) -> int:
     os.execve(sys.executable, program, _environment())  # noqa: S606 - no shell is wanted
 
 
-@click.command("check", short_help="what CI runs, the house rules first, up to the first failure", **PASSES_ON)
+@click.command(
+    "check", short_help="run what CI runs, the house rules first, and stop at the first failure", **PASSES_ON
+)
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
 @setting_options()
 def check(_options: Settings, rest: tuple[str, ...]) -> int:

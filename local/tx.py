@@ -1,4 +1,4 @@
-"""`tx`: a transaction's whole story, in lines for a person or as JSON."""
+"""`tx`: prints the complete history of a transaction, as text or as JSON."""
 
 import json
 from datetime import timedelta
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from shared.model import Story, Transaction
 
 DESCRIPTION = """\
-Tells all that the books hold about one transaction: when it was accepted and by which request (grep the logs for its
-id), what it waits for or why it is parked, when it was settled, its entry, its event, and what a client is answered.
+Prints all that the database has about a transaction: when it was accepted and by which request (search the logs for its
+id), what it waits for or why it is parked, when it was settled, its entry, its event, and the response to a client.
 
   ./payments tx 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10
   ./payments tx 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10 --json"""
@@ -28,7 +28,7 @@ id), what it waits for or why it is parked, when it was settled, its entry, its 
 STATUS_CODES = {Status.PENDING: "202", Status.COMPLETED: "200", Status.REJECTED: "409"}
 
 
-@click.command("tx", short_help="tell a transaction's whole story", help=verbatim(DESCRIPTION))
+@click.command("tx", short_help="print the history of a transaction", help=verbatim(DESCRIPTION))
 @click.argument("uid", type=click.UUID)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object")
 @setting_options()
@@ -74,8 +74,8 @@ def _accepted(story: "Story") -> list[str]:
 
 def _describe_timestamp(t: "Transaction") -> str:
     if t.requested_at is None:
-        return "no timestamp asked for: it counts when it is settled"
-    requested = f"timestamp asked for: {format_instant(t.requested_at)}"
+        return "no timestamp requested: it is effective when it is settled"
+    requested = f"timestamp requested: {format_instant(t.requested_at)}"
     if t.requested_at < t.accepted_at - CLOCK_TOLERANCE:
         return f"{requested}, {_duration(t.accepted_at - t.requested_at)} before: kept"
     return f"{requested}, within {CLOCK_TOLERANCE.seconds} s of acceptance: it means now"
@@ -91,7 +91,7 @@ def _waits(story: "Story") -> list[str]:
         since = f"parked since {format_instant(story.parked_at)} behind {story.parked_before}"
         return [since, *failed, f"./payments parked release {story.parked_before}"]
     if story.parked_at:
-        release = f"it is tried again by itself; at once: ./payments parked release {story.transaction.uid}"
+        release = f"it is retried automatically; to retry now: ./payments parked release {story.transaction.uid}"
         return [f"parked since {format_instant(story.parked_at)}", *failed, release]
     return [f"for a worker; {story.pending_before} before it in its lane", *failed]
 
@@ -126,20 +126,20 @@ def _event(story: "Story") -> list[str]:
 
 
 def _duration(time: timedelta) -> str:
-    """0.006 s where it is short, 3 days, 0:00:01 where it is long."""
+    """Returns a duration: "0.006 s" under two minutes, otherwise such as "3 days, 0:00:01"."""
     seconds = time.total_seconds()
     return f"{seconds:.3f} s" if abs(seconds) < 120 else str(timedelta(seconds=round(seconds)))
 
 
 def _public_json(t: "Transaction") -> dict[str, object]:
-    """As the service shows it to clients."""
+    """Returns the transaction as the JSON object of the API."""
     from shared.showing import transaction_to_json
 
     return transaction_to_json(t)
 
 
 def _as_json(story: "Story") -> dict[str, object]:
-    """What a client sees, and the rest beside it."""
+    """Returns the transaction as in the API, with the internal fields added."""
     t, rest = story.transaction, story._asdict()
     del rest["transaction"]
     rest |= {"lane": t.lane, "accept_order": t.accept_order, "requested_at": t.requested_at}

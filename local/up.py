@@ -1,6 +1,6 @@
-"""`up`: the whole service in the foreground. This module is the order of things; local.supervisor keeps them alive.
+"""`up`: runs the whole service in the foreground. This module starts it in order; local.supervisor keeps it alive.
 
-Everything that can be refused is refused before anything is touched.
+All checks come first, so that a refused start changes nothing.
 """
 
 import os
@@ -28,11 +28,11 @@ STANDARD_OUTPUT = 1
 VALID_KEYS = "SELECT FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
 
 DESCRIPTION = """\
-Starts Postgres, the broker, the migrations, the worker, web and Flower, and prints a line for each as it is ready,
-then `ready URL`. From then on standard output is JSON lines, each with its `process`. A process that dies is
-started again. Ctrl-C or SIGTERM stops all in order, within 30 s; a second one at once. The data stays.
+Starts Postgres, the broker, the migrations, the worker, web and Flower. Prints a line when each is ready, and then
+`ready URL`. After that, standard output has JSON lines, each with the field `process`. A process that ends is restarted.
+Ctrl-C or SIGTERM stops all in order, within 30 s; a second one stops all at once. The data stays.
 
-With DATABASE_URL or BROKER_URL set, those servers are used and none of its own."""
+If DATABASE_URL or BROKER_URL is set, `up` uses that server and does not start its own."""
 
 
 @click.command("up", short_help="start the whole service, in the foreground", help=verbatim(DESCRIPTION))
@@ -70,32 +70,32 @@ def _start(options: Settings, supervisor: Supervisor) -> None:
     _report_access(options.host)
     environment["BROKER_URL"] = _start_broker(options.data, environment, supervisor)
     _progress("starting the workers, web and Flower")
-    # stopped the other way round
+    # They are stopped in reverse order.
     programs = (_worker(environment), _notify(environment), _web(options, environment), _flower(options, environment))
     supervisor.await_ready([supervisor.start(program) for program in programs], partial(_announce, supervisor))
 
 
 def _needs_keys(host: str) -> bool:
-    """Beyond loopback nobody could get in without one, or everybody, if the operator says so."""
+    """Returns whether web needs an API key to be usable: it listens beyond loopback, and keys are not off."""
     return not is_loopback(host) and settings().auth != "off"
 
 
 def _no_key(host: str) -> CommandError:
     return CommandError(
-        f"--host {host} is open to others, and no key has been created yet: "
+        f"--host {host} is reachable from other machines, and there is no API key yet: "
         "./payments key create --name NAME --scope write (or use 127.0.0.1)"
     )
 
 
 def _report_access(host: str) -> None:
     if settings().auth != "required" and is_loopback(host):
-        _progress("no key is asked for on loopback (PAYMENTS_AUTH=required asks for one)")
+        _progress("no API key is needed on loopback (PAYMENTS_AUTH=required changes this)")
     elif settings().auth == "off":
-        _progress(f"PAYMENTS_AUTH=off: WHOEVER REACHES {host} MOVES MONEY")
+        _progress(f"PAYMENTS_AUTH=off: EVERYBODY WHO REACHES {host} CAN MOVE MONEY")
 
 
 def start_database(data: Path, environment: Mapping[str, str], supervisor: Supervisor) -> str:
-    """Postgres, or the one that was given, brought to the newest migration; its url, the owner's."""
+    """Starts Postgres, or uses DATABASE_URL, and applies the migrations. Returns the url of the owner role."""
     url = _start_postgres(data, environment, supervisor)
     _progress("migrating the database")
     role = settings().app_role if settings().database_url else postgres.APP_ROLE
@@ -111,7 +111,7 @@ def _start_postgres(data: Path, environment: Mapping[str, str], supervisor: Supe
     cluster = postgres.prepare(data, free_port())
     refuse_standby(cluster)
     if not cluster.folder.exists():
-        _progress(f"making the database in {cluster.folder} (the first start only)")
+        _progress(f"creating the database in {cluster.folder} (only at the first start)")
         supervisor.run_to_end(postgres.initdb(cluster, environment))
         postgres.adopt(cluster)
     child = supervisor.start(postgres.server(cluster, environment))
@@ -140,7 +140,7 @@ def _worker(environment: Mapping[str, str]) -> Program:
         *("-m", "worker"),
         is_ready=heartbeat.exists,
         clear=lambda: heartbeat.unlink(missing_ok=True),
-        stop_seconds=8,  # a slice of 2 s, and what it waits for
+        stop_seconds=8,  # a settle slice takes 2 s, plus the locks that it waits for
     )
 
 
@@ -152,7 +152,7 @@ def _notify(environment: Mapping[str, str]) -> Program:
         *("-m", "worker", "notify"),
         is_ready=heartbeat.exists,
         clear=lambda: heartbeat.unlink(missing_ok=True),
-        stop_seconds=3,  # a receiver may take longer to answer: that delivery is made again
+        stop_seconds=3,  # if a receiver takes longer to answer, the delivery is repeated
     )
 
 
@@ -169,7 +169,7 @@ def _web(options: Settings, environment: Mapping[str, str]) -> Program:
 
 def _flower(options: Settings, environment: Mapping[str, str]) -> Program:
     port = options.flower_port
-    # its metrics are its own: in the shared folder web would tell them a second time
+    # Flower serves its own metrics. In the shared folder, web would report them a second time.
     own = {name: value for name, value in environment.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
     return _python(
         "flower",
@@ -187,7 +187,7 @@ def _python(role: str, environment: Mapping[str, str], *arguments: str, **option
 
 
 def _environment(options: Settings) -> dict[str, str]:
-    """What every process gets."""
+    """Returns the environment variables for every process, and creates an empty folder for metrics."""
     run = options.data / "run"
     shutil.rmtree(run / "metrics", ignore_errors=True)
     (run / "metrics").mkdir()
@@ -203,7 +203,7 @@ def _environment(options: Settings) -> dict[str, str]:
 
 
 def _record(data: Path, children: Sequence[Child]) -> None:
-    """Keep the list that `ps` reads. A full disk spoils that list, not the service."""
+    """Writes the list for `ps`. An error, such as a full disk, does not stop the service."""
     external_urls = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
     processes = [Process("up", os.getpid(), None)]
     processes += [Process(role, None, url) for role, url in external_urls.items() if url]
@@ -225,7 +225,7 @@ def _progress(line: str) -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """A closed one would become the number of the next file we open, and logs would be written there."""
+    """Opens closed standard descriptors. Otherwise the next file that we open gets their number, and logs go there."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STANDARD_OUTPUT + 1:
         pass
     os.close(descriptor)

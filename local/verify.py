@@ -1,4 +1,4 @@
-"""`verify`: prove from the rows alone that the books balance and that no balance ever was negative."""
+"""`verify`: proves from the rows alone that the books balance and that no balance was ever negative."""
 
 import json
 import sys
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from shared.verifying import Findings
 
 DESCRIPTION = """\
-Proves the books from the rows alone, while the service works: every balance is the sum of its ledger and its last
-entry, entries are numbered without a gap, no balance was negative at any instant, exactly the COMPLETED transactions
-have an entry, and the guards of the database are in force. It only reads, a range of users at a time; with --record
-it writes one row at the end.
+Proves from the rows alone, while the service runs: every balance equals the sum of its entries and its last entry,
+entries are numbered without a gap, no balance was negative at any instant, exactly the COMPLETED transactions have an
+entry, and the database's guards (triggers and constraints) are on. It only reads, one range of users at a time. With
+--record it writes one row at the end.
 
-  ./payments verify            counts and `the books balance`, or the first differences; exit code 0 or 1
-  ./payments verify --json     the same for a program
-  ./payments verify --record   and keep the result: payments_verify_differences, payments_verify_age_seconds
-  ./payments verify --record --since   only what is new since the last proof, for every day; everything where the last
-                               recorded proof of everything is older than a week or found differences
+  ./payments verify            prints counts and `the books balance`, or the first differences; exit code 0 or 1
+  ./payments verify --json     the same as JSON
+  ./payments verify --record   also stores the result: payments_verify_differences, payments_verify_age_seconds
+  ./payments verify --record --since   checks only rows that are new since the last proof; run it daily. It checks all
+                               rows if the last full proof is older than a week or had differences
 
-A difference names the user, the row, what was expected and what was found; amounts are in minor units."""
+A difference names the user, the row, the expected and the actual value. Amounts are in minor units."""
 
 
 @click.command("verify", short_help="prove from the rows alone that the books balance", help=verbatim(DESCRIPTION))
 @click.option("--json", "as_json", is_flag=True, help="one JSON object")
-@click.option("--record", "keep", is_flag=True, help="keep the result for the metrics and their alerts")
-@click.option("--since", is_flag=True, help="check what is new since the last proof")
+@click.option("--record", "keep", is_flag=True, help="store the result for the metrics and alerts")
+@click.option("--since", is_flag=True, help="check only rows that are new since the last proof")
 @setting_options()
 def command(options: Settings, as_json: bool, keep: bool, since: bool) -> int:
     from shared.verifying import Findings, record, verify
@@ -62,7 +62,7 @@ def command(options: Settings, as_json: bool, keep: bool, since: bool) -> int:
 
 
 def _show_progress(counts: "RowCounts | None") -> None:
-    """One line that is written over, for a person; None clears it."""
+    """Shows the progress on a terminal, in one line that is overwritten. None clears it."""
     if sys.stderr.isatty():
         line = f"{counts.users:,} users, {counts.entries:,} entries ..." if counts else ""
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

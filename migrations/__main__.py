@@ -1,9 +1,9 @@
-"""`python -m migrations`: bring the database to the newest migration. Prints what it did; exit code 0 or 1.
+"""`python -m migrations`: applies all missing migrations and logs them. Exit code 0 or 1.
 
-A database that a newer release has migrated stays as it is (exit code 0): the code runs on a newer schema.
+A database that a newer release has migrated stays unchanged (exit code 0): this code runs on a newer schema.
 
-`python -m migrations --wait` applies none: it ends when the database has those that this code needs, which is what a
-process waits for that is started beside them.
+`python -m migrations --wait` applies nothing. It ends when the database has all migrations that this code needs. Web
+and workers use it if they start at the same time as the migrations.
 """
 
 import sys
@@ -26,7 +26,7 @@ log = logs.get_logger("migrations")
 
 
 def configuration() -> Config:
-    """alembic's configuration, without a file of its own."""
+    """Returns alembic's configuration, which needs no configuration file."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     return config
@@ -53,18 +53,18 @@ def _upgrade() -> int:
 
 
 def _wait() -> int:
-    """For ever, if need be: how long is too long is for whoever started us to say."""
-    told = ""
+    """Waits without a time-out until the database is ready, and returns 0. The caller sets a limit if it needs one."""
+    last_reason = ""
     while reason := _reason_to_wait():
-        if reason != told:
+        if reason != last_reason:
             log.info("waiting for the database", reason=reason)
-        told = reason
+        last_reason = reason
         time.sleep(LOOK_EVERY_SECONDS)
     return 0
 
 
 def _reason_to_wait() -> str:
-    """Empty where there is none."""
+    """Returns the reason why the database is not ready; "" if it is ready."""
     try:
         health.check_server()
     except Exception as error:
@@ -75,7 +75,7 @@ def _reason_to_wait() -> str:
 
 
 def _is_not_granted(error: Exception) -> bool:
-    """What migrates also grants, so a role that is new to an older database has to wait for that, too."""
+    """Returns whether the role lacks a privilege. The migrations also grant privileges, so the process waits for that."""
     return getattr(getattr(error, "orig", None), "pgcode", None) == "42501"
 
 

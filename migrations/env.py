@@ -1,8 +1,8 @@
-"""How alembic reaches the database: by the options, under an advisory lock, with short time-outs.
+"""Alembic's environment: runs the migrations under an advisory lock, with short time-outs.
 
-Each migration is a transaction of its own. One that cannot get its table lock at once gives way rather than queue every
-payment behind it; a later run goes on from there. The lock is held by a second connection, because an index that is built
-beside running payments (migrations/online.py) needs the end of the migration's transaction.
+Each migration is one transaction. A migration that does not get its table lock at once fails, because every payment
+would queue behind it. A later run continues there. A second connection holds the advisory lock, because the migration's
+transaction must end before an index is built online (migrations/online.py).
 """
 
 import time
@@ -19,7 +19,7 @@ from shared.processes import operator_name
 from shared.queries import actions
 from shared.settings import settings
 
-LOCK = 0x7061796D656E7473  # "payments": two runs at once come one after the other
+LOCK = 0x7061796D656E7473  # "payments" in ASCII
 LOCK_INTERVAL_SECONDS = 0.2
 TIME_OUTS = "-c lock_timeout=2s -c statement_timeout=60s"
 
@@ -27,8 +27,10 @@ log = get_logger("migrations")
 
 
 def _await_lock(holder: Connection) -> None:
-    """Waits for another run to end. Never within a statement: its snapshot would be waited for, without end, by an index that
-    the other run builds beside running payments.
+    """Waits until no other run holds the lock.
+
+    It polls. A statement that waits would keep its snapshot, and an index that the other run builds online would wait
+    for that snapshot without end.
     """
     while not holder.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
         holder.rollback()
@@ -43,7 +45,7 @@ def run() -> None:
             newer = _newer_revision(holder)
             applied = [] if newer else _migrate(connection)
             if role := settings().app_role:
-                # the newer release may have granted more, and may still be running
+                # A newer release may have granted more privileges, and may still be running.
                 grant(connection, role, keep_others=newer is not None)
             connection.commit()
     finally:
@@ -55,16 +57,16 @@ def run() -> None:
 
 
 def _newer_revision(connection: Connection) -> str | None:
-    """Returns the database's revision if it is beyond this release's newest; None for any other, known or not."""
+    """Returns the database's revision if it is newer than this release; None for any other revision."""
     heads = MigrationContext.configure(connection).get_current_heads()
     newer = [head for head in heads if head.isascii() and head.isdigit() and head > MIGRATION]
     return newer[0] if len(heads) == len(newer) == 1 else None
 
 
 def _migrate(connection: Connection) -> list[str]:
-    """Apply what is missing; returns the revisions. Each is recorded in its own transaction.
+    """Applies the missing migrations and returns their revisions. Each is recorded in its own transaction.
 
-    Those before the migration that makes the table of operator actions are recorded with that one.
+    The migrations before the one that creates the table of operator actions are recorded together with that one.
     """
     applied: list[str] = []
     unrecorded: list[str] = []
@@ -81,7 +83,7 @@ def _migrate(connection: Connection) -> list[str]:
     context.configure(
         connection=connection,
         transaction_per_migration=True,
-        on_version_apply=note,  # type: ignore[arg-type] # it is called with keywords alone
+        on_version_apply=note,  # type: ignore[arg-type] # alembic passes only keyword arguments
     )
     context.run_migrations()
     return applied

@@ -1,6 +1,6 @@
-"""What web and workers may do, where they have a database role of their own: nothing that could change the past.
+"""The privileges of the database role of web and workers. They do not allow a change of past transactions.
 
-The triggers refuse it, too; but an owner can drop a trigger, and this role can drop nothing.
+Triggers refuse such a change, too. But an owner can drop a trigger, and this role cannot.
 """
 
 from typing import Final
@@ -26,9 +26,9 @@ GRANTS: Final = {
 
 
 def grant(connection: Connection, role: str, *, keep_others: bool = False) -> None:
-    """Give the role this, and take all else on these tables from it, unless `keep_others`.
+    """Grants the role these privileges. Revokes its other privileges on these tables, unless `keep_others`.
 
-    Raises ProgrammingError where there is no such role.
+    Raises ProgrammingError if there is no such role.
     """
     for table, privileges in GRANTS.items():
         if not keep_others:

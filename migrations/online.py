@@ -1,15 +1,15 @@
 """Steps of a migration that never block payments: indexes are built and dropped while rows are written.
 
-Each is a statement of its own, outside the migration's transaction, without time-outs: it may wait long for old
-snapshots, and nobody waits for it. A migration that was interrupted is run again from its beginning, so each step,
-and whatever a migration does before it, must do no harm the second time.
+Each step is a separate statement outside the migration's transaction, without time-outs. It may wait long for old
+snapshots, but no payment waits for it. An interrupted migration runs again from its beginning, so each step, and
+everything that the migration does before it, must be repeatable.
 """
 
 from alembic import op
 
 
 def build_index(name: str, definition: str) -> None:
-    """Builds an index; one that an interrupted build left behind (it would be INVALID) is built anew."""
+    """Builds an index. An INVALID index, left by an interrupted build, is dropped first."""
     _run(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", f"CREATE INDEX CONCURRENTLY {name} ON {definition}")
 
 

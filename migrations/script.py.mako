@@ -1,6 +1,6 @@
 """${message}
 
-Compatible with the release that is running while it is applied: add first, use later, remove last.
+It must be compatible with the release that runs during the migration: add first, use later, remove last.
 """
 
 from alembic import op

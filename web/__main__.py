@@ -1,6 +1,6 @@
-"""`python -m web`: the HTTP front, one process that serves. granian reads and writes HTTP, Flask answers on its event loop.
+"""`python -m web`: runs the HTTP service. granian reads and writes HTTP; Flask runs on its event loop in one process.
 
-The process that starts it and looks after it imports nothing of the service: it would keep 40 MB for nothing.
+A parent process starts and supervises the serving process. It imports nothing of the service, which saves 40 MB.
 """
 
 import argparse
@@ -23,7 +23,7 @@ LOGGING: dict[str, Any] = {
 
 
 def application() -> Any:
-    """Returns the service's own application."""
+    """Returns the service's Flask application."""
     from web.app import create_app
 
     die_with_parent()
@@ -32,7 +32,7 @@ def application() -> Any:
 
 
 def load(factory: str) -> Any:
-    """Returns the factory's application for granian's loop. granian calls this in the process that serves."""
+    """Returns the factory's application, adapted to granian's loop. granian calls this in the serving process."""
     from web.adapter import Adapter
 
     module, _, name = factory.partition(":")
@@ -40,7 +40,7 @@ def load(factory: str) -> Any:
 
 
 def serve(factory: str, host: str, port: int) -> None:
-    """Serves a WSGI application until a signal stops it. `factory` is module:function, called in the process that serves."""
+    """Serves a WSGI application until a signal stops it. The serving process calls `factory`, a module:function."""
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.server.mp import MPServer
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--host", default=settings().host, help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=settings().port, help="port (default: %(default)s)")
     options = parser.parse_args()
-    # for the process that serves: whether a key is asked for goes by where it really listens
+    # The serving process reads PAYMENTS_HOST to decide whether it needs API keys: it must be the real address.
     os.environ["PAYMENTS_HOST"] = options.host
     settings.cache_clear()
     serve("web.__main__:application", options.host, options.port)

@@ -1,7 +1,6 @@
-"""Who may do what: the scope that each address needs, the key that a caller shows, and how often it may ask.
+"""Authentication and authorisation: checks the caller's API key, its scope for the address, and its rate limit.
 
-What is not listed as open or as a reader's or writer's needs the widest scope: a new address is closed until somebody
-opens it.
+An address that is in no list here needs the widest scope, so a new address stays closed until it is listed.
 """
 
 from typing import Final
@@ -19,9 +18,8 @@ OPEN_ROUTES: Final = ("/livez", "/readyz", "/metrics", "/docs", "/docs/<name>", 
 WRITE_ROUTES: Final = ("/api/user/", "/api/transaction/", "/api/transactions/")
 LOOK_UP_ROUTE: Final = "/api/transaction/<uid>"  # a POST that only reads
 KEYS_MAX_AGE_SECONDS: Final = 3.0
-STALE_KEYS_MAX_AGE_SECONDS: Final = (
-    8.0  # what was revoked longer ago than that and the patience of a reading lets nobody in
-)
+# Plus READ_TIMEOUT_SECONDS, this is the longest time for which a revoked key still works.
+STALE_KEYS_MAX_AGE_SECONDS: Final = 8.0
 MAX_API_KEY_CHARACTERS: Final = 100
 
 _keys: Final = CachedRead("the keys", keys.read_valid, KEYS_MAX_AGE_SECONDS, "read_keys")
@@ -29,9 +27,9 @@ _limiter: Final = RateLimiter()
 
 
 def scope_needed(method: str, route: str) -> Scope | None:
-    """Returns the scope that a request needs; None if everybody may send it.
+    """Returns the scope that a request needs; None if it needs no key.
 
-    `route` is the rule as it was declared; "" for an address that does not exist.
+    `route` is the rule as declared, or "" for an address that does not exist.
     """
     if route in OPEN_ROUTES or method == "OPTIONS":
         return None
@@ -45,7 +43,8 @@ def scope_needed(method: str, route: str) -> Scope | None:
 def admit(http: Request) -> ValidKey | None:
     """Returns the caller's key; None if no key is needed.
 
-    Raises Refused if the key is missing, invalid or too weak, or comes too often; Unavailable if keys cannot be read.
+    Raises Refused if the key is missing or invalid, its scope is too small, or the caller is over its rate limit.
+    Raises Unavailable if the keys cannot be read.
     """
     needed = scope_needed(http.method, http.url_rule.rule if http.url_rule else "")
     if needed is None:
@@ -58,7 +57,7 @@ def admit(http: Request) -> ValidKey | None:
 
 
 def read_actor(http: Request, key: ValidKey | None) -> str:
-    """Returns the caller as operator actions name it: the key, or the address where no key is needed."""
+    """Returns the caller's name for the log of operator actions: its key, or its IP address if no key is needed."""
     return f"key {key.id} {key.name}" if key else f"no key, {http.remote_addr}"
 
 
@@ -67,10 +66,10 @@ def _find_key(http: Request, needed: Scope) -> ValidKey:
     if scheme.lower() != "bearer":
         raise Refused("unauthorized", "A key is needed: Authorization: Bearer KEY.")
     parsed = keys.parse_key(token.strip()) if len(token) <= MAX_API_KEY_CHARACTERS else None
-    # One that is not known may have been made just now.
+    # An unknown key may have been created just now, so the keys are read again.
     key = parsed and (_keys.get(STALE_KEYS_MAX_AGE_SECONDS).get(parsed.id) or _keys.get(0).get(parsed.id))
     if not parsed or not key or not keys.matches_secret(parsed, key):
-        raise Refused("unauthorized", "The key is none that is valid.")
+        raise Refused("unauthorized", "The key is not valid.")
     if not key.scope.allows(needed):
-        raise Refused("insufficient_scope", f"This needs a key of scope {needed}, and yours is of {key.scope}.")
+        raise Refused("insufficient_scope", f"This needs a key of scope {needed}; the scope of yours is {key.scope}.")
     return key

@@ -1,6 +1,6 @@
-"""Runs a WSGI application (Flask) on granian's event loop, by its interface RSGI: the request in, the answer out.
+"""Runs a WSGI application (Flask) on granian's event loop, through granian's interface RSGI.
 
-The environment is what granian's own WSGI makes, except that it does not hold the process's environment variables.
+The WSGI environment is the one of granian's own WSGI server, but without the process's environment variables.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _SAME_FOR_ALL: Final[dict[str, Any]] = {
 
 
 class Body:
-    """The request's body, `wsgi.input`: its pieces as they come. Read on the loop, or in a thread."""
+    """The request's body, `wsgi.input`. It can be read on the loop or in a thread."""
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
@@ -42,9 +42,9 @@ class Body:
         self._has_started = self._has_ended = False
 
     def read(self, size: int = -1) -> bytes:
-        """Returns so many bytes at most, as soon as there are any; none at the end, also where the client has gone.
+        """Returns at most `size` bytes, as soon as some have arrived; none at the end or if the client has gone.
 
-        Without a size it returns all that is left: a framework's own reading asks so.
+        Without a size it returns the rest of the body: frameworks call it in that way.
         """
         if size < 0:
             return b"".join(iter(lambda: self.read(MAX_CHUNK_BYTES), b""))
@@ -87,15 +87,18 @@ def make_environ(scope: Any, body: Body) -> dict[str, Any]:
 
 
 def _add_headers(environ: dict[str, Any], headers: Any) -> None:
-    """A header of several lines is joined by commas, cookies by semicolons; the first Content-Type counts."""
+    """Adds the headers. Several lines of a header are joined with commas, cookies with semicolons.
+
+    Of several Content-Type lines the first counts.
+    """
     values: dict[str, str] = {}
     for name, value in headers.items():
         if name not in values:
             values[name] = value
         elif name != "content-type":
             values[name] += f"{';' if name == 'cookie' else ','}{value}"
-    for name in headers.keys():  # noqa: SIM118 - it is no mapping
-        environ[_variable(name)] = values.get(name, "")  # what is not ASCII is not among the items
+    for name in headers.keys():  # noqa: SIM118 - it is not a mapping
+        environ[_variable(name)] = values.get(name, "")  # `items` leaves out a value that is not ASCII
 
 
 @lru_cache(1024)
@@ -105,7 +108,7 @@ def _variable(name: str) -> str:
 
 
 class Adapter:
-    """What granian calls: once for its loop, and for each request."""
+    """The RSGI application: granian calls `__rsgi_init__` once and `__rsgi__` for each request."""
 
     def __init__(self, application: WsgiApplication) -> None:
         self._application = application

@@ -1,4 +1,4 @@
-"""The answers whose body is JSON."""
+"""The response class for JSON bodies."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from werkzeug.datastructures import Headers
 
 
 class JsonResponse(Response):
-    """A JSON document. Its headers go out as they are: werkzeug would copy them all, and quote a Location of ASCII."""
+    """A response with a JSON document. Its headers are sent as they are: werkzeug would copy all and quote Location."""
 
     def __init__(self, value: Any, status: int = 200, mimetype: str = "application/json") -> None:
         super().__init__(json.dumps(value), status, mimetype=mimetype)

@@ -1,4 +1,4 @@
-"""The Flask application: its routes, and what every request gets whatever it asks: an id, a log line, a metric."""
+"""The Flask application: its routes, and the request id, log line and metric that every request gets."""
 
 import random
 import re
@@ -35,7 +35,7 @@ from web import (
 from web.loop import place_view
 from web.query_models import query_model, read_query, with_query
 
-# What may stand in a log line and a header without harm.
+# The characters that are safe in a log line and a header.
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 HTTP_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
@@ -43,7 +43,7 @@ log = get_logger("web")
 
 
 class _NoSessions(SessionInterface):
-    """No view of ours has a session; the default one costs as much as an empty view."""
+    """Replaces Flask's sessions: no view uses one, and the default costs as much as an empty view."""
 
     _session = NullSession()
 
@@ -55,16 +55,16 @@ class _NoSessions(SessionInterface):
 
 
 class _App(Flask):
-    """Flask, without the generality that each request would pay for: one handler before a request, one after it."""
+    """Flask with one handler before and one after a request, because its general hooks cost time at each request."""
 
     session_interface = _NoSessions()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns the view itself: no view is async, and to check at each call costs more than routing does."""
+        """Returns the view itself: no view is async, and the check at each call costs more than routing."""
         return func
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Returns Flask's adapter. What depends on the host alone is computed once for each host."""
+        """Returns the URL adapter of a request. The parts that depend on the host are computed once per host."""
         host = request.environ.get("HTTP_HOST") if request else None
         if not request or not host or "HTTP_UPGRADE" in request.environ:
             return super().create_url_adapter(request)
@@ -86,11 +86,11 @@ class _App(Flask):
 
 
 def create_app() -> Flask:
-    """Returns the application. It touches neither database nor broker until the first request."""
+    """Returns the application. It connects to neither database nor broker before the first request."""
     app = _App("web", static_folder=None)
     app.config.update(PROPAGATE_EXCEPTIONS=False)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.url_map.strict_slashes = False  # each path is answered with and without the trailing slash
+    app.url_map.strict_slashes = False  # each path works with and without its trailing slash
     app.url_map.merge_slashes = False
     for module in (users, transactions, bulk, events, webhooks, health, openapi, docs):
         app.register_blueprint(module.blueprint)
@@ -101,10 +101,11 @@ def create_app() -> Flask:
 
 
 def _begin() -> None:
-    http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
+    http: Request = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs time
     state: Any = g._get_current_object()
     sent_id = http.environ.get("HTTP_X_REQUEST_ID", "")
-    request_id = sent_id if REQUEST_ID_PATTERN.fullmatch(sent_id) else f"{random.getrandbits(128):032x}"  # no secret
+    # An id is not a secret, so `random` is good enough.
+    request_id = sent_id if REQUEST_ID_PATTERN.fullmatch(sent_id) else f"{random.getrandbits(128):032x}"
     state.arrived, state.request_id = time.monotonic(), request_id
     clear_contextvars()
     bind_contextvars(request_id=request_id)
@@ -123,15 +124,15 @@ def _finish(response: Response) -> Response:
     seconds = time.monotonic() - state.arrived
     route = http.url_rule.rule if http.url_rule else "unknown"
     status, over_capacity = response.status_code, gate.is_over_capacity(state)
-    response.headers.add("X-Request-ID", state.request_id)  # nobody has set it: adding costs less
+    response.headers.add("X-Request-ID", state.request_id)  # it is not set yet, and `add` is cheaper than `set`
     response.headers.add("X-Content-Type-Options", "nosniff")
     if route.startswith("/api/"):
-        response.headers.setdefault("Cache-Control", "private, no-cache")  # balances move
+        response.headers.setdefault("Cache-Control", "private, no-cache")  # balances change
     if stopping.is_stopping() or over_capacity:
         response.headers["Connection"] = "close"
     if http.method in ("POST", "PUT") and not over_capacity:
         bodies.discard_body(http)
-    # A method of the client's own invention must not become a series of its own.
+    # A method that a client invents must not create a new series of the metric.
     _duration(http.method if http.method in HTTP_METHODS else "other", route, status).observe(seconds)
     log.info(
         "answered",
@@ -143,6 +144,6 @@ def _finish(response: Response) -> Response:
     return response
 
 
-@cache  # as many as the metric has series
+@cache  # one entry per series of the metric
 def _duration(method: str, route: str, status: int) -> Histogram:
     return metrics.HTTP_DURATION.labels(method, route, status)

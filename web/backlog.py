@@ -1,4 +1,4 @@
-"""How much waits to be settled, whether that is too much to take in more, and when there may be room again."""
+"""The backlog: how many transactions wait to be settled, whether the limit is reached, and when to try again."""
 
 import math
 import time
@@ -13,19 +13,19 @@ from shared.settings import settings
 from web.readings import CachedRead
 
 BACKLOG_MAX_AGE_SECONDS: Final = 0.5
-COUNTING_SHARE: Final = 10  # a tenth of the time goes into counting, where nothing asks for more
-MAX_ACCEPTED_PER_SECOND: Final = 100_000  # by all web processes together: more than one Postgres takes
+COUNTING_SHARE: Final = 10  # counting takes at most a tenth of the time, unless the limit is near
+MAX_ACCEPTED_PER_SECOND: Final = 100_000  # by all web processes together: more than one Postgres can accept
 BACKLOG_RETRY_AFTER_SECONDS: Final = (1, 60)
-REMEMBERED_READINGS: Final = 20  # readings: ten seconds at the most
-MIN_TREND_SECONDS: Final = 1.0  # of shrinking, to tell how fast it is
-STUCK_AFTER_SECONDS: Final = 5.0  # of being full without shrinking
+REMEMBERED_READINGS: Final = 20  # the readings of about ten seconds
+MIN_TREND_SECONDS: Final = 1.0  # the shortest time from which a speed is computed
+STUCK_AFTER_SECONDS: Final = 5.0  # a full backlog that does not shrink for this long counts as stuck
 
 
 class BacklogReader(CachedRead[Backlog]):
-    """One reading for all: the limit is asked for at each commit, the metrics now and then.
+    """The cached count of the backlog. Every commit checks it, and the metrics read it.
 
-    Counting a million rows takes a good part of a second. So a long count is repeated the more rarely the further the
-    limit is away: never so rarely that the limit could be reached half a second before it is seen.
+    Counting a million rows takes a large part of a second. So the further the limit is away, the longer a slow count
+    is used. The interval never allows the backlog to be over its limit, unseen, for more than half a second.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,16 @@ class BacklogReader(CachedRead[Backlog]):
         self._pending: deque[tuple[float, int]] = deque(maxlen=REMEMBERED_READINGS)
 
     def read(self) -> Backlog:
-        """Returns the backlog, at most half a second old, or as old as `max_age_seconds` allows. Raises Unavailable."""
+        """Returns the backlog, at most half a second old, or older after a slow count (`backlog_max_age_seconds`).
+
+        Raises Unavailable if it cannot be read.
+        """
         return self.get(self._max_age_seconds)
 
     def is_full(self) -> bool:
-        """Returns whether the backlog is at its limit, by the last value.
+        """Returns whether the last known backlog is at its limit.
 
-        Waits for a new value only if an old one is at the limit, because that may be over.
+        Waits for a new value only if the last one is old and at the limit.
         """
         backlog, age = self.latest()
         full = backlog is not None and backlog.pending >= settings().backlog_limit
@@ -51,10 +54,10 @@ class BacklogReader(CachedRead[Backlog]):
             return True
 
     def retry_seconds(self) -> int:
-        """Returns the seconds until there may be room again.
+        """Returns the estimated seconds until there is room again, within BACKLOG_RETRY_AFTER_SECONDS.
 
-        A full backlog takes in nothing, so it shrinks by what is settled. The speed comes from the values since it last became
-        full, from the highest on: transactions whose commit was under way are counted late.
+        A full backlog accepts nothing, so it shrinks at the speed of settling. The speed is computed from the highest
+        value since the backlog became full, because transactions whose commit was running are counted late.
         """
         limit, (shortest, longest) = settings().backlog_limit, BACKLOG_RETRY_AFTER_SECONDS
         full = list(takewhile(lambda reading: reading[1] >= limit, reversed([*self._pending])))
@@ -73,13 +76,13 @@ class BacklogReader(CachedRead[Backlog]):
         now = time.monotonic()
         self._max_age_seconds = backlog_max_age_seconds(backlog.pending, now - began)
         if self._pending and now - self._pending[-1][0] > REMEMBERED_READINGS * BACKLOG_MAX_AGE_SECONDS:
-            self._pending.clear()  # of another hour
+            self._pending.clear()  # too old to show a trend
         self._pending.append((now, backlog.pending))
         return backlog
 
 
 def backlog_max_age_seconds(pending: int, counted_seconds: float) -> float:
-    """Returns for how many seconds a count is used that took `counted_seconds`."""
+    """Returns for how many seconds a count is used, from its result and the seconds that it took."""
     room_seconds = (settings().backlog_limit - pending) / MAX_ACCEPTED_PER_SECOND
     return max(BACKLOG_MAX_AGE_SECONDS, min(COUNTING_SHARE * counted_seconds, room_seconds))
 

@@ -1,6 +1,6 @@
-"""Bodies: read up to a limit, as JSON with exact numbers, as a model; what nobody read is read away.
+"""Reads request bodies: up to a limit, as JSON with exact numbers, as a pydantic model. Discards unread bodies.
 
-The framework's own limit does not hold for chunked bodies behind granian (it cuts them), hence this one.
+Flask's own limit does not work for chunked bodies behind granian (it cuts them), hence this module.
 """
 
 import threading
@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from shared.errors import FieldError, Invalid, Unavailable
 
 MAX_BODY_BYTES: Final = 64 * 1024
-MAX_ARRIVING_BYTES: Final = 1024 * MAX_BODY_BYTES  # of all bodies that are being read, a list counted as one of these
-# A body that is refused unread is read away up to this much: who is still sending when the connection is closed
-# gets a reset instead of the answer.
+MAX_ARRIVING_BYTES: Final = 1024 * MAX_BODY_BYTES  # of all arriving bodies; a list counts as MAX_BODY_BYTES
+# A refused body is read and dropped up to this size. If the server closed the connection while the client still sends,
+# the client would get a reset instead of the response.
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-MAX_REPORTED_ERRORS: Final = 100  # are told of one request
+MAX_REPORTED_ERRORS: Final = 100  # per request
 _CHUNK_BYTES: Final = 64 * 1024
 _READ_WHOLE: Final = "payments.body_read"  # in the request's environ
 
@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _MemoryBudget:
-    """So much memory the bodies may take that are on their way. Clients that send slowly take what they will send."""
+    """The memory for all arriving bodies. A body takes its full size at its start, even if its client sends slowly."""
 
     def __init__(self, size: int) -> None:
         self._free = size
@@ -49,28 +49,29 @@ class _MemoryBudget:
 
 
 _memory_budget: Final = _MemoryBudget(MAX_ARRIVING_BYTES)
-# Whoever was refused, without a key perhaps, must not take the places of those whose bodies are wanted.
+# A limit of its own: refused clients, some of them without a key, must not use the budget of accepted bodies.
 _discards: Final = threading.BoundedSemaphore(128)
 
 
 def read_body(http: HttpRequest, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """Returns the whole body. Raises as `stream_body` does."""
+    """Returns the whole body. Raises the errors of `stream_body`."""
     with stream_body(http, max_bytes) as pieces:
         return b"".join(pieces)
 
 
 @contextmanager
 def stream_body(http: HttpRequest, max_bytes: int) -> Iterator[Iterator[bytes]]:
-    """Returns a context with the body's pieces as they come.
+    """Returns a context manager that yields the body's pieces as they arrive.
 
-    Raises Invalid if the body is too long or ends before its Content-Length; Unavailable if too many bodies are coming.
+    Raises Invalid if the body is too long or ends before its Content-Length. Raises Unavailable if too many bodies are
+    arriving.
     """
     length = http.content_length
     if (length or 0) > max_bytes:
         raise _too_large(max_bytes)
     size = min(MAX_BODY_BYTES if length is None else length, MAX_BODY_BYTES)
     if not _memory_budget.take(size):
-        raise Unavailable("overloaded", "Too many requests whose body has not come. Nothing was accepted.")
+        raise Unavailable("overloaded", "Too many request bodies are arriving. Nothing was accepted.")
     try:
         yield _pieces(http, max_bytes)
     finally:
@@ -95,7 +96,7 @@ def _too_large(max_bytes: int) -> Invalid:
 
 
 def discard_body(http: HttpRequest) -> None:
-    """Reads and drops what is left of the body, up to MAX_DISCARDED_BYTES, unless the client waits for 100 Continue."""
+    """Reads and drops the rest of the body, up to MAX_DISCARDED_BYTES, unless the client waits for 100 Continue."""
     if _READ_WHOLE in http.environ:
         return
     length, headers = http.content_length or 0, http.environ
@@ -112,16 +113,16 @@ def discard_body(http: HttpRequest) -> None:
 
 
 def check_encoding(http: HttpRequest) -> None:
-    """Checks that the body is not compressed. Raises Invalid if it is: its content would have no limit."""
+    """Checks that the body has no Content-Encoding. Raises Invalid if it has one: its content would have no size limit."""
     codings = http.environ.get("HTTP_CONTENT_ENCODING", "").split(",")
     if any(coding.strip().lower() not in ("", "identity") for coding in codings):
-        raise Invalid("unsupported_media_type", "The body must be sent as it is, without a Content-Encoding.")
+        raise Invalid("unsupported_media_type", "The body must be sent without a Content-Encoding.")
 
 
 def read_json(http: HttpRequest, model: type[Model]) -> Model:
-    """Returns the request's body as the model.
+    """Returns the request's body as an instance of the model.
 
-    Raises Invalid if the content type is another, the body is not JSON, or a field is bad.
+    Raises Invalid if the content type is wrong, the body is not JSON, or a field is invalid.
     """
     check_encoding(http)
     if http.mimetype != "application/json":
@@ -129,13 +130,13 @@ def read_json(http: HttpRequest, model: type[Model]) -> Model:
     return validate(parse_json(read_body(http)), model)
 
 
-def not_json(why: object) -> Invalid:
+def not_json(reason: object) -> Invalid:
     """Returns the error for a body that is not JSON."""
-    return Invalid("not_json", f"The body is not JSON: {str(why)[:200]}")
+    return Invalid("not_json", f"The body is not JSON: {str(reason)[:200]}")
 
 
 def parse_json(body: bytes) -> Any:
-    """Returns JSON with exact numbers. Raises Invalid (not_json), also if an object holds a name twice."""
+    """Returns the parsed JSON, with exact numbers. Raises Invalid if it is not JSON or an object has a name twice."""
     try:
         return _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -143,7 +144,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def _parse_decimal(digits: str) -> Decimal:
-    """No field takes an exponent; one beyond all bounds would be an error of decimal's own."""
+    """Returns the exact number, or Infinity if it has an exponent: no field allows one, and a huge one is an error."""
     return Decimal("Infinity") if "e" in digits.lower() else Decimal(digits)
 
 
@@ -154,12 +155,12 @@ def _parse_int(digits: str) -> int | Decimal:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     parsed = dict(pairs)
     if len(parsed) != len(pairs):
-        raise ValueError("an object holds the same name twice")
+        raise ValueError("an object has the same name twice")
     return parsed
 
 
 def exact_decoder(make_object: Callable[[list[tuple[str, Any]]], Any]) -> JSONDecoder:
-    """Returns a decoder of JSON that reads numbers exactly and makes each object by `make_object`."""
+    """Returns a JSON decoder that reads numbers exactly and builds each object with `make_object`."""
     return JSONDecoder(parse_float=_parse_decimal, parse_int=_parse_int, object_pairs_hook=make_object)
 
 
@@ -167,9 +168,9 @@ _DECODER: Final = exact_decoder(_object)
 
 
 def validate(value: Any, model: type[Model], unknown: str = "Extra inputs are not permitted") -> Model:
-    """Returns the value as the model. `unknown` is the message about a field that the model does not have.
+    """Returns the value as an instance of the model. `unknown` is the message for an unknown field.
 
-    Raises Invalid (invalid_request) with every bad field by name.
+    Raises Invalid (invalid_request) with each invalid field and its message, up to MAX_REPORTED_ERRORS.
     """
     try:
         return model.model_validate(_limit_unknown_fields(value, model))
@@ -186,7 +187,7 @@ def validate(value: Any, model: type[Model], unknown: str = "Extra inputs are no
 
 
 def _limit_unknown_fields(value: Any, model: type[BaseModel]) -> Any:
-    """No more names that mean nothing than are told: each of half a million would become an error, told or not."""
+    """Returns the value with at most MAX_REPORTED_ERRORS unknown fields, because pydantic builds an error for each."""
     if not isinstance(value, dict) or len(value) <= MAX_REPORTED_ERRORS:
         return value
     unknown_fields = islice((name for name in value if name not in model.model_fields), MAX_REPORTED_ERRORS)
@@ -194,5 +195,5 @@ def _limit_unknown_fields(value: Any, model: type[BaseModel]) -> Any:
 
 
 def _printable(name: str) -> str:
-    """A field's name is the client's own: cut, and without what cannot be sent as UTF-8."""
+    """Returns a field's name, which the client chose: cut, and without characters that UTF-8 cannot encode."""
     return name[:200].encode("utf-8", "replace").decode()

@@ -1,7 +1,7 @@
-"""PUT of a list of transactions: each item is judged alone, as a single PUT would; all that is good is one commit.
+"""The view for a list of transactions. It validates each item alone, as a single PUT does, and commits them together.
 
-Lists do not go through the intake: a single PUT would wait for each of them. A few threads of their own commit them,
-and a bounded number of lists is in memory; whoever comes beyond that waits a moment, and is then told to come back.
+Lists do not go through group commit, because single PUTs would wait for them. A few threads commit only lists, and the
+number of lists in memory is limited. A list beyond the limit waits for two seconds and then gets a 503.
 """
 
 import threading
@@ -28,14 +28,14 @@ from web.lists import MAX_LIST_ITEMS, NDJSON, read_list
 from web.operation import JSON, TEXT, ApiResponse, Schema, documented
 from web.schemas import NewTransaction, ResultsOut, parse_uid
 
-MAX_LISTS: Final = 16  # in memory, read or about to be committed
-MAX_LIST_COMMITS: Final = 2  # at once: each takes a processor of Postgres for a while
-MAX_FAILING_ROWS: Final = 16  # rows that fail alone; more are no fault of the rows
+MAX_LISTS: Final = 16  # in memory, being read or committed
+MAX_LIST_COMMITS: Final = 2  # at once: each uses a core of Postgres for a while
+MAX_FAILING_ROWS: Final = 16  # if more rows fail one by one, the cause is not the rows
 LIST_ADMISSION_TIMEOUT_SECONDS: Final = 2.0
-MAX_UID_CHARACTERS: Final = 200  # of what was sent in place of a uid
+MAX_UID_CHARACTERS: Final = 200  # of an invalid uid that a result repeats
 
-# An invalid item does not make the list invalid. The maximum is given in words, because more items are refused with 413,
-# and a schema that is broken means 422 to every reader of the document.
+# An invalid item does not make the list invalid. The maximum is not in the schema: more items get a 413, and readers of
+# the document expect a 422 for a body that does not match the schema.
 _ARRAY: Final[Schema] = {
     "type": "array",
     "items": {"anyOf": [{"$ref": f"#/components/schemas/{NewTransaction.__name__}"}, {}]},
@@ -43,7 +43,7 @@ _ARRAY: Final[Schema] = {
 }
 _LINES: Final[Schema] = {
     **TEXT,
-    "description": f"NDJSON: up to {MAX_LIST_ITEMS} lines, a transaction each. An invalid line does not affect the others.",
+    "description": f"NDJSON: up to {MAX_LIST_ITEMS} transactions, one per line. An invalid line affects no other line.",
 }
 
 Result = dict[str, Any]
@@ -72,14 +72,14 @@ def put_transactions() -> Response:
 
 @cache
 def _admission_slots() -> threading.BoundedSemaphore:
-    """So that lists cannot use up the threads that answer."""
+    """Returns the limit of lists that are read or wait. It leaves most threads to other requests."""
     return threading.BoundedSemaphore(settings().web_threads // 8)
 
 
 @contextmanager
 def _admission() -> Iterator[None]:
-    """Raises Unavailable."""
-    busy = Unavailable("overloaded", "More lists come than this process takes. Nothing was accepted.")
+    """Holds a place among the lists in memory. Raises Unavailable if none becomes free in time."""
+    busy = Unavailable("overloaded", "The server handles too many lists. Nothing was accepted.")
     if not _admission_slots().acquire(blocking=False):
         raise busy
     try:
@@ -94,7 +94,7 @@ def _admission() -> Iterator[None]:
 
 
 def _parse_item(item: Any) -> TransactionRequest | Result:
-    """A request to accept, or what is wrong with the item."""
+    """Returns the request to accept, or the result for an invalid item."""
     try:
         if isinstance(item, Invalid):
             raise item
@@ -107,7 +107,7 @@ def _parse_item(item: Any) -> TransactionRequest | Result:
 
 
 def _uid_as_sent(item: Any) -> str | None:
-    """The uid if it is one; otherwise what stands in its place, if it can be shown."""
+    """Returns the item's uid. If that is not a UUID, returns the text as sent, or None if it cannot be shown."""
     uid = item.get("uid") if isinstance(item, dict) else None
     try:
         return str(parse_uid(uid))
@@ -133,8 +133,8 @@ def _result(submitted: TransactionRequest, reply: Reply) -> Result:
 def submit(requests: Sequence[TransactionRequest]) -> list[Reply]:
     """Accepts the requests in one commit and returns one reply for each, in order.
 
-    Raises Unavailable if nothing was accepted, or if the result is not known in time (its code tells which); and what
-    SQLAlchemy raises.
+    Raises Unavailable if nothing was accepted, or with the code database_unavailable if the result is not known in
+    time. Passes on the errors of SQLAlchemy.
     """
     pending_replies = _commits.submit(_accept_unless_full, requests, time.monotonic() + COMMIT_TIMEOUT_SECONDS)
     try:
@@ -144,12 +144,12 @@ def submit(requests: Sequence[TransactionRequest]) -> list[Reply]:
             raise Unavailable("overloaded", "Other lists are being committed. Nothing was accepted.") from None
         raise Unavailable(
             "database_unavailable",
-            "The database did not answer in time. Whether the list was accepted is not known: send it again.",
+            "The database did not answer in time. It is not known whether the list was accepted: send it again.",
         ) from None
 
 
 def _accept_unless_full(requests: Sequence[TransactionRequest], deadline: float) -> list[Reply]:
-    # Not `is_full`: between two lists there may be no reading for long, and a list is many.
+    # Not `is_full`: its value may be old if no request came for a while, and a list adds many transactions at once.
     if reader.read().pending >= settings().backlog_limit:
         raise Unavailable(
             "backlog_full",

@@ -1,6 +1,6 @@
-"""GET /docs: a page to read the document and try it (Swagger UI), which loads nothing from elsewhere.
+"""The page /docs: Swagger UI, to read and try the API. It loads nothing from other hosts.
 
-The files come from a package that is only found, never imported: importing it would bring its framework along.
+Its files are in a package that is located but never imported, because the import would load a whole framework.
 """
 
 from functools import cache
@@ -34,7 +34,7 @@ SWAGGER_PAGE: Final = """<!DOCTYPE html>
 </body>
 </html>
 """
-# validatorUrl: or the page would send the document's address to swagger.io.
+# Without `validatorUrl: null` the page would send the document's address to swagger.io.
 SWAGGER_SCRIPT: Final = """SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#page",
@@ -59,7 +59,7 @@ def get_index() -> Response:
 
 @blueprint.get("/docs")
 def get_page() -> Response:
-    """Returns the page on which a person reads and tries the API."""
+    """Returns the page to read and try the API."""
     response = Response(SWAGGER_PAGE, mimetype="text/html")
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -69,7 +69,7 @@ def get_page() -> Response:
 
 @blueprint.get("/docs/<name>")
 def get_file(name: str) -> Response:
-    """Returns a file of that page."""
+    """Returns a file that the page loads."""
     if name == "start.js":
         return Response(SWAGGER_SCRIPT, mimetype="text/javascript")
     if name not in SWAGGER_FILES:
@@ -84,5 +84,5 @@ def get_file(name: str) -> Response:
 def _folder() -> Path:
     package = find_spec(SWAGGER_PACKAGE)
     if not package or not package.submodule_search_locations:
-        abort(404)  # left out of this installation
+        abort(404)  # the package is not installed
     return Path(package.submodule_search_locations[0]) / "templates" / "swagger"

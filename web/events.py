@@ -1,4 +1,4 @@
-"""The feed of events: what became of every transaction, for other services to follow."""
+"""The view of the event feed: the outcome of every transaction, for other services to follow."""
 
 from flask import Blueprint, Response
 
@@ -13,11 +13,11 @@ blueprint = Blueprint("events", __name__)
 
 @blueprint.get("/api/events/")
 @documented(
-    {200: ApiResponse(EventsOut, "A page. An empty one means that the reader is up to date; `next` is still valid.")},
+    {200: ApiResponse(EventsOut, "A page. An empty page means that you are up to date. Its `next` is valid, too.")},
     problems=("user_not_found", "cursor_ahead"),
 )
 def get_events(query: EventsQuery) -> Response:
-    """Returns a page of settled transactions as events: each at least once, in order per user."""
+    """Returns a page of events, one per settled transaction: each at least once, and each user's in order."""
     after, limit, user_id = query.after, query.limit, query.user_id
     page = events.get_events(after, limit) if user_id is None else events.get_user_events(user_id, after, limit)
     return JsonResponse(

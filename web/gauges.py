@@ -1,7 +1,7 @@
-"""The gauges: how things stand now, read when /metrics is asked for.
+"""The gauges: current values that are read when /metrics is requested.
 
-What the database or the broker says is the same from every process, and missing while it does not answer. The others
-are of the process that answers.
+Values from the database or the broker are the same in every process, and absent while that server does not answer.
+The other values belong to the process that answers.
 """
 
 import time
@@ -33,7 +33,7 @@ verification: Final = CachedRead(
 
 
 class BacklogCollector(Collector):
-    """What waits in the database to be settled."""
+    """The gauges of transactions in the database that wait to be settled."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauges; none while the database does not answer."""
@@ -51,7 +51,7 @@ class BacklogCollector(Collector):
 
 
 class WatchedCollector(Collector):
-    """Webhooks, the last verification that was recorded, what holds back vacuum. One that cannot be read hides no other."""
+    """The gauges of webhooks, the last recorded verification and the oldest snapshot. One failure affects no other."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauges that can be read."""
@@ -61,7 +61,7 @@ class WatchedCollector(Collector):
             (verification, _of_verification),
         ]
         for cached_read, _ in cached_reads:
-            cached_read.latest()  # all begin now
+            cached_read.latest()  # starts all reads at once
         deadline = time.monotonic() + READ_TIMEOUT_SECONDS
         for cached_read, families in cached_reads:
             try:
@@ -103,7 +103,7 @@ def _of_verification(last: list[Verification]) -> Iterator[GaugeMetricFamily]:
 
 
 class QueuesCollector(Collector):
-    """What waits in the broker to be taken."""
+    """The gauge of messages in the broker's queues."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauge; none while the broker does not answer."""
@@ -115,7 +115,7 @@ class QueuesCollector(Collector):
 
 
 class ProcessCollector(Collector):
-    """Of the process asked."""
+    """The gauges of the process that answers."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauges."""

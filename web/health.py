@@ -1,4 +1,4 @@
-"""Is the process alive, can it serve, and what do its numbers say."""
+"""The views for probes and monitoring: liveness, readiness and metrics."""
 
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -25,7 +25,7 @@ def get_liveness() -> Response:
 @for_probes
 @documented({200: ApiResponse(State, "The service is ready.")}, problems=("not_ready",))
 def get_readiness() -> Response:
-    """Returns 200 if the service can work: the database answers and is migrated."""
+    """Returns 200 if the service is ready: the database answers and is migrated."""
     health.check_server()
     return JsonResponse({"status": "ready"})
 
@@ -37,6 +37,6 @@ def get_readiness() -> Response:
     common_problems=("invalid_request", "internal_error"),
 )
 def get_metrics() -> Response:
-    """Returns the metrics in the format of Prometheus."""
+    """Returns the metrics in the Prometheus text format."""
     registry = metrics.registry(BacklogCollector(), WatchedCollector(), QueuesCollector(), ProcessCollector())
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,7 +1,7 @@
-"""Group commit: the requests that wait while one commit is under way are accepted together by the next.
+"""Group commit: requests that arrive during one commit are accepted together by the next commit.
 
-No timer: a lone request is committed at once. The thread that commits does nothing else; another one rings,
-after the waiters are released, so that a slow broker delays nobody.
+There is no timer, so a lone request is committed at once. One thread only commits. Another thread rings the doorbell
+after the clients have their replies, so that a slow broker delays no request.
 """
 
 import threading
@@ -20,17 +20,17 @@ from shared.model import Status, TransactionRequest
 from web.backlog import reader
 from web.loop import Wakeup, wake
 
-MAX_COMMIT_ROWS: Final = 1000  # in one commit
-MAX_WAITING_REQUESTS: Final = 5000  # requests
+MAX_COMMIT_ROWS: Final = 1000
+MAX_WAITING_REQUESTS: Final = 5000
 COMMIT_TIMEOUT_SECONDS: Final = 4.5
 MAX_RING_PAUSE_SECONDS: Final = 0.02
-RING_PAUSE_FACTOR: Final = 4  # times as long as it rang the bell rests: what gathers meanwhile rides on one message
+RING_PAUSE_FACTOR: Final = 4  # the pause relative to the time of the ring; one message covers the rings of a pause
 
 log = get_logger("intake")
 
 
 class _WaitingRequest:
-    """Requests of one client that waits."""
+    """The requests that one client has submitted together. The client waits for the replies."""
 
     __slots__ = ("_error", "_replies", "answered", "is_abandoned", "requests")
 
@@ -42,16 +42,16 @@ class _WaitingRequest:
         self.answered = Wakeup()
 
     def answer(self, replies: list[Reply], error: Exception | None = None) -> None:
-        """Sets the replies or the error, once, before the client is woken."""
+        """Sets the replies or the error. Call it once, before the client is woken."""
         self._replies, self._error = replies, error
 
     def wait(self) -> list[Reply]:
-        """Returns the replies. Raises Unavailable if there are none in time, and the error that was set."""
+        """Returns the replies or raises the error that was set. Raises Unavailable if there is neither in time."""
         if not self.answered.wait(COMMIT_TIMEOUT_SECONDS):
             self.is_abandoned = True
             raise Unavailable(
                 "database_unavailable",
-                "The database did not answer in time. Whether the request was accepted is not known: send it again.",
+                "The database did not answer in time. It is not known whether the request was accepted: send it again.",
             )
         if self._error:
             raise self._error
@@ -59,7 +59,7 @@ class _WaitingRequest:
 
 
 class GroupCommit:
-    """One per process. Its threads start with the first request: after the server has forked."""
+    """The group commit of a process. Its threads start with the first request, because the server forks before it."""
 
     def __init__(self) -> None:
         self._waiting: deque[_WaitingRequest] = deque()
@@ -69,14 +69,14 @@ class GroupCommit:
         self._threads: dict[str, threading.Thread] = {}
 
     def submit(self, requests: Sequence[TransactionRequest]) -> list[Reply]:
-        """Accepts the requests and returns one reply for each, in order, once they are committed.
+        """Accepts the requests and returns one reply for each, in order, after their commit.
 
-        Raises Unavailable if that is not known in time (send the request again), and what SQLAlchemy raises.
+        Raises Unavailable if the result is not known in time (send the request again). Passes on SQLAlchemy's errors.
         """
         waiting = _WaitingRequest(requests)
         with self._arrival:
             if len(self._waiting) >= MAX_WAITING_REQUESTS:
-                raise Unavailable("overloaded", "More requests wait than this process takes. Nothing was accepted.")
+                raise Unavailable("overloaded", "Too many requests wait to be accepted. Nothing was accepted.")
             self._keep_alive("commit", self._commit_for_ever)
             self._waiting.append(waiting)
             self._arrival.notify()
@@ -97,7 +97,7 @@ class GroupCommit:
             self._commit(batch)
 
     def _take(self) -> list[_WaitingRequest]:
-        """What has gathered, whole requests in their order, about MAX_COMMIT_ROWS rows of it."""
+        """Returns the requests that wait, in order of arrival, until there are at least MAX_COMMIT_ROWS rows."""
         batch: list[_WaitingRequest] = []
         rows = 0
         while self._waiting and rows < MAX_COMMIT_ROWS:
@@ -128,7 +128,7 @@ class GroupCommit:
         self.ring(requests, replies)
 
     def ring(self, requests: Sequence[TransactionRequest], replies: Sequence[Reply]) -> None:
-        """Rings the lanes of new transactions, and of repeats that are still PENDING: the first ring may have been lost."""
+        """Rings the lanes of PENDING transactions. Repeats ring, too, because the first ring may have been lost."""
         with self._bell_arrival:
             for request, reply in zip(requests, replies, strict=True):
                 if isinstance(reply, Accepted) and reply.transaction.status == Status.PENDING:

@@ -1,6 +1,6 @@
-"""The items of a list, a JSON array or NDJSON, handed on one by one: what was read of the body is not kept.
+"""Parses a list, a JSON array or NDJSON, item by item, so that the parsed list is never in memory as a whole.
 
-Each is read exactly as the body of a single request is. One that is broken comes as the error, among the others.
+An item is parsed exactly as the body of a single request. A broken item yields an error and does not affect the others.
 """
 
 import re
@@ -18,25 +18,25 @@ NDJSON: Final = "application/x-ndjson"
 MAX_LIST_ITEMS: Final = 10_000
 MAX_LIST_BYTES: Final = 4 * 1024 * 1024
 NOT_AN_ARRAY: Final = "Input should be an array of transactions"
-MAX_LINE_BYTES: Final = 64 * 1024  # as much as a single request may have
+MAX_LINE_BYTES: Final = 64 * 1024  # the limit of a single request
 
 Item = TypeVar("Item")
 
 _blank = re.compile(r"[ \t\n\r]*")
-# Parsed, a body of nothing but brackets is thirty times as large. One at a time: the interpreter parses no faster.
+# A body of brackets alone is thirty times as large when parsed. One body is parsed at a time; two would not be faster.
 _parsing = threading.Lock()
 
 
 def read_list(http: HttpRequest, parse_item: Callable[[Any], Item]) -> list[Item]:
-    """Returns what `parse_item` makes of each item: of a parsed value, or of the Invalid of an item that is broken.
+    """Returns the result of `parse_item` for each item. It gets the parsed value, or the Invalid of a broken item.
 
-    Raises Invalid if the content type is another, the list is too long or it is no array; Unavailable if too many bodies
-    are coming.
+    Raises Invalid if the content type is wrong, the list is too long or it is not an array. Raises Unavailable if too
+    many bodies are arriving.
     """
     check_encoding(http)
     if http.mimetype == NDJSON:
-        # The server does not tell a chunked body that was cut from a whole one. Its last line is broken then, and
-        # the answer reaches nobody; the lines before it were asked for.
+        # granian does not distinguish a cut chunked body from a complete one. Then only the last line is broken. The
+        # complete lines were sent on purpose, so they are accepted, although the client does not get the response.
         with stream_body(http, MAX_LIST_BYTES) as pieces:
             return [parse_item(item) for item in _at_most(_items_of_lines(pieces))]
     if http.mimetype == "application/json":
@@ -45,7 +45,7 @@ def read_list(http: HttpRequest, parse_item: Callable[[Any], Item]) -> list[Item
             return [parse_item(item) for item in _at_most(_items_of_array(body))]
     raise Invalid(
         "unsupported_media_type",
-        f"The body must be JSON (application/json) or lines of JSON ({NDJSON}): see Content-Type.",
+        f"The body must be JSON, with Content-Type: application/json, or NDJSON, with Content-Type: {NDJSON}.",
     )
 
 
@@ -68,7 +68,7 @@ def _items_of_lines(pieces: Iterable[bytes]) -> Iterator[Any]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Those that are not blank. One that is too long is cut, just so that it can be told to be."""
+    """Returns the lines that are not blank. A too long line is cut to a length that is still recognised as too long."""
     partial = b""
     for piece in pieces:
         *whole, rest = piece.split(b"\n")
@@ -83,18 +83,18 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _is_blank(line: bytes) -> bool:
-    """Not if it is too long: of a line that was cut, only the beginning is known to be blank."""
+    """Returns whether the line is blank. A cut line is not, because its rest is unknown."""
     return len(line) <= MAX_LINE_BYTES and not line.strip()
 
 
 def _items_of_array(body: bytes) -> Iterator[Any]:
-    """Item by item, so that a name that one object holds twice spoils that item alone."""
+    """Returns the items of a JSON array one by one, so that a duplicate name in an object affects only that item."""
     duplicates: list[str] = []
 
     def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         parsed = dict(pairs)
         if len(parsed) != len(pairs):
-            duplicates.append("an object holds the same name twice")
+            duplicates.append("an object has the same name twice")
         return parsed
 
     decoder = exact_decoder(make_object)

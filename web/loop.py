@@ -1,7 +1,7 @@
-"""Waiting without keeping the event loop: the views are plain code, each request runs in a greenlet of its own on the loop.
+"""Runs each request in a greenlet on the event loop: views are plain code, and can wait without blocking the loop.
 
-A call that would wait gives the loop away until it may go on (SQLAlchemy's asyncio extension works in the same way).
-A call that blocks goes to a thread. Called from a plain thread (a test, another server), all of this just blocks.
+A call that waits switches to the loop and continues later (SQLAlchemy's asyncio extension works in the same way).
+A call that blocks runs in a thread. In a plain thread (a test, another server) the functions here simply block.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from shared.errors import Unavailable
 from shared.settings import settings
 
 MAX_QUEUED_CALLS: Final = 1024
-QUEUE_TIMEOUT_SECONDS: Final = 3.0  # as long as a call may wait for a database connection
+QUEUE_TIMEOUT_SECONDS: Final = 3.0  # equal to the time-out for a database connection
 PROBE_THREADS: Final = 32
 
 Result = TypeVar("Result")
@@ -28,16 +28,16 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class _RequestGreenlet(greenlet):  # type: ignore[misc] # it is untyped
-    """Code that runs on the loop and may give it away. Each has its own context variables."""
+    """Code that runs on the loop and can switch to it. Each greenlet has its own context variables."""
 
 
 def is_on_loop() -> bool:
-    """Returns whether the caller runs on the event loop."""
+    """Returns whether the caller runs in a greenlet on the event loop."""
     return isinstance(getcurrent(), _RequestGreenlet)
 
 
 async def run(call: Callable[[], Result]) -> Result:
-    """Calls on the loop, in a greenlet; awaits whatever `switch` is given there."""
+    """Runs a call in a greenlet and returns its result. Awaits each awaitable that the call passes to `switch`."""
     current = _RequestGreenlet(call)
     awaited = current.switch()
     while not current.dead:
@@ -51,19 +51,19 @@ async def run(call: Callable[[], Result]) -> Result:
 
 
 def switch(awaitable: Awaitable[Result]) -> Result:
-    """Gives the loop away until the awaitable is done; returns its result or raises its error."""
+    """Lets the loop run until the awaitable is done. Returns its result or raises its error."""
     parent = getcurrent().parent
-    assert parent is not None, "called on the loop only"
+    assert parent is not None, "switch must be called on the loop"
     return cast(Result, parent.switch(awaitable))
 
 
 class Wakeup:
-    """Lets one caller wait until anybody wakes it, once. On the loop it gives the loop away, in a thread it blocks."""
+    """Lets one caller wait until it is woken, once. On the loop it lets the loop run, in a thread it blocks."""
 
     __slots__ = ("_future", "_lock")
 
     def __init__(self) -> None:
-        """To be made by the caller that will wait. A bare lock: an Event costs several times as much."""
+        """Must be called by the caller that will wait. Uses a bare lock, because an Event is several times slower."""
         self._future: asyncio.Future[bool] | None = None
         if is_on_loop():
             self._future = asyncio.get_running_loop().create_future()
@@ -72,7 +72,7 @@ class Wakeup:
             self._lock.acquire()
 
     def wait(self, seconds: float) -> bool:
-        """Returns whether it was woken in time."""
+        """Waits for at most `seconds` and returns whether it was woken."""
         future = self._future
         if future is None:
             return self._lock.acquire(timeout=max(0.0, seconds))
@@ -84,7 +84,7 @@ class Wakeup:
 
 
 def wake(wakeups: Iterable[Wakeup]) -> None:
-    """Wakes all of them; from any thread. Those on the loop are one event of it, however many they are."""
+    """Wakes all callers that wait, from any thread. All callers on the loop are woken by one event of the loop."""
     futures: list[asyncio.Future[bool]] = []
     for wakeup in wakeups:
         if wakeup._future is None:
@@ -102,17 +102,17 @@ def _resolve(futures: list["asyncio.Future[bool]"], woken: bool) -> None:
 
 
 class _Call:
-    """A call on its way to a thread and back."""
+    """A call that waits for a thread, and its result for the loop."""
 
     __slots__ = ("_call", "_context", "_tickets", "done")
 
     def __init__(self, call: Callable[[], Any]) -> None:
-        self._call, self._context = call, copy_context()  # the request's log fields and Flask's context go with it
+        self._call, self._context = call, copy_context()  # with the request's log fields and Flask's context
         self._tickets = [None]
         self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def _take(self) -> bool:
-        """Whether it is still nobody's: a thread that begins it takes it, and so does the time-out."""
+        """Takes the call and returns whether it was free. Either a thread or the time-out takes it, never both."""
         try:
             self._tickets.pop()  # atomic
         except IndexError:
@@ -120,37 +120,37 @@ class _Call:
         return True
 
     def run(self) -> None:
-        """Makes the call, unless it was given up, and hands its result to the loop."""
+        """Makes the call, unless it timed out in the queue, and passes its result to the loop."""
         if not self._take():
             return
-        answer, error = None, None
+        result, error = None, None
         try:
-            answer = self._context.run(self._call)
+            result = self._context.run(self._call)
         except BaseException as raised:
             error = raised
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
-            self.done.get_loop().call_soon_threadsafe(self._finish, answer, error)
+        with suppress(RuntimeError):  # the loop has ended, so no caller waits
+            self.done.get_loop().call_soon_threadsafe(self._finish, result, error)
 
-    def _finish(self, answer: Any, error: BaseException | None) -> None:
+    def _finish(self, result: Any, error: BaseException | None) -> None:
         if self.done.done():
             return
         if error is None:
-            self.done.set_result(answer)
+            self.done.set_result(result)
         else:
             self.done.set_exception(error)
 
     def give_up(self) -> None:
-        """Ends the wait with Unavailable if no thread has begun the call."""
+        """Ends the wait with Unavailable, unless a thread has begun the call."""
         if self._take():
             self._finish(None, _overloaded())
 
 
 def _overloaded() -> Unavailable:
-    return Unavailable("overloaded", "All threads of this process are at work. Nothing was done.")
+    return Unavailable("overloaded", "All threads of this process are busy. Nothing was done.")
 
 
 class ThreadPool:
-    """Threads for calls that block. They start when they are needed, and end with the process, whatever they wait for."""
+    """Threads for calls that block. They start when needed, and are daemons, so that they do not delay the end."""
 
     def __init__(self, name: str, max_threads: int) -> None:
         self._name, self._max_threads = name, max_threads
@@ -159,16 +159,16 @@ class ThreadPool:
         self._threads = self._idle = 0
 
     def put(self, call: _Call) -> None:
-        """Queues a call. Raises Unavailable if there is no thread and none can be started."""
+        """Queues a call. Raises Unavailable if there is no thread and the system starts none."""
         with self._lock:
             if self._idle > 0:
-                self._idle -= 1  # one of them takes this call
+                self._idle -= 1  # an idle thread will take this call
             elif self._threads < self._max_threads:
                 self._start()
         self._calls.put(call)
 
     def queued(self) -> int:
-        """Returns how many calls wait for a thread."""
+        """Returns the number of calls that wait for a thread."""
         return self._calls.qsize()
 
     def _start(self) -> None:
@@ -196,7 +196,10 @@ _probe_threads: Final = ThreadPool("probe", PROBE_THREADS)
 
 
 def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:
-    """Returns what a call that may block returns, or raises what it raises. Raises Unavailable: no thread in time."""
+    """Runs a call that may block in a thread. Returns its result or raises its error.
+
+    Raises Unavailable if no thread is free in time.
+    """
     if not is_on_loop():
         return call(*arguments)
     if _view_threads().queued() >= MAX_QUEUED_CALLS:
@@ -211,13 +214,13 @@ def in_thread(call: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def on_loop(view: View) -> View:
-    """Marks a view that runs on the loop: all that blocks in it goes by `in_thread` or `Wakeup`."""
+    """Marks a view to run on the loop. Whatever blocks in it must use `in_thread` or `Wakeup`."""
     view.runs_on_loop = True  # type: ignore[attr-defined]
     return view
 
 
 def for_probes(view: View) -> View:
-    """Makes a view run in threads of its own, which whoever looks after the process finds free."""
+    """Makes a view run in the threads for probes, which are free even if all other threads are busy."""
 
     @wraps(view)
     def in_probe_thread(**arguments: Any) -> Any:
@@ -231,7 +234,7 @@ def for_probes(view: View) -> View:
 
 
 def place_view(view: View) -> View:
-    """Returns the view so that it may be called on the loop: as it is where it is marked, else it runs in a thread."""
+    """Returns a view that can be called on the loop: the view itself if it is marked, otherwise one in a thread."""
     if getattr(view, "runs_on_loop", False):
         return view
 

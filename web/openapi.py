@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, derived from routes, views' docstrings and pydantic models, and served."""
+"""The view /openapi.json. It derives the OpenAPI 3.1 document from routes, docstrings of views and pydantic models."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ blueprint = Blueprint("openapi", __name__)
 @blueprint.get("/openapi.json")
 @documented({200: ApiResponse(None, "OpenAPI 3.1", other_media={JSON: {}})}, common_problems=("invalid_request",))
 def get_document() -> Response:
-    """Returns this document."""
+    """Returns this OpenAPI document."""
     return Response(_written(current_app._get_current_object()), mimetype=JSON)  # type: ignore[attr-defined]
 
 
@@ -52,7 +52,7 @@ def _written(app: Flask) -> str:
 
 
 class _Route(NamedTuple):
-    """A method of an address, with its view. `rule` is as declared."""
+    """A method of an address, and its view. `rule` is the path as declared."""
 
     method: str
     rule: str
@@ -61,7 +61,7 @@ class _Route(NamedTuple):
 
 
 def document(app: Flask) -> Schema:
-    """Returns the OpenAPI document of the application's views that are documented."""
+    """Returns the OpenAPI document of all views that are decorated with `documented`."""
     routes = list(_routes(app))
     paths: dict[str, Schema] = {}
     parameters: dict[str, Schema] = {}
@@ -104,7 +104,7 @@ def _path_parameters(route: _Route) -> list[str]:
 
 
 def _schemas(routes: list[_Route]) -> Schema:
-    models: dict[tuple[type[BaseModel], Literal["validation", "serialization"]], None] = {}  # in order, each once
+    models: dict[tuple[type[BaseModel], Literal["validation", "serialization"]], None] = {}  # an ordered set
     for _, _, _, operation in routes:
         if isinstance(operation.body, type):
             models[operation.body, "validation"] = None
@@ -115,7 +115,7 @@ def _schemas(routes: list[_Route]) -> Schema:
 
 
 def _parameters(route: _Route) -> dict[str, Schema]:
-    """Returns the parameters of a route by their names among the components: of its path, its query and its headers."""
+    """Returns the parameters of a route's path, query and headers, by their component names."""
     return {
         **{name: _listed_parameter(name) for name in _path_parameters(route)},
         **dict(_query_parameters(route)),
@@ -140,7 +140,7 @@ def _query_parameters(route: _Route) -> Iterator[tuple[str, Schema]]:
     for attribute, field in model.model_fields.items():
         name = field.alias or attribute
         schema = {key: value for key, value in properties[name].items() if key not in ("title", "description")}
-        if schema.get("default") is None:  # a parameter that is left out means no filter
+        if schema.get("default") is None:  # without the parameter there is no filter
             schema.pop("default", None)
         component = next((mark.name for mark in field.metadata if isinstance(mark, Component)), name)
         yield (
@@ -177,7 +177,7 @@ def _operation(route: _Route) -> Schema:
 
 
 def _problems(route: _Route) -> list[str]:
-    """Returns the codes of the problems that the view itself can answer with."""
+    """Returns the codes of the problems that the view itself can return."""
     operation = route.operation
     listed = [*_path_parameters(route), *operation.headers]
     return [
@@ -189,7 +189,7 @@ def _problems(route: _Route) -> list[str]:
 
 
 def _admission_problems(route: _Route) -> list[str]:
-    """Returns the codes of the problems that a request can get before its view. Without keys there is no code for them."""
+    """Returns the codes of the problems that occur before the view. Without keys there is no code for them."""
     codes = [] if route.rule in gate.PROBE_ROUTES else ["overloaded"]
     scope = scope_needed(route.method, route.rule)
     if scope is None:
@@ -216,7 +216,7 @@ def _response(response: ApiResponse) -> Schema:
 def _add_problem(responses: Schema, code: str) -> None:
     status = STATUS_OF_CODE[code]
     new = {
-        "description": "A problem: `code` tells which.",
+        "description": "A problem. `code` tells which one.",
         "headers": _required_headers(HEADERS_OF_STATUS.get(status, ())),
         "content": {MEDIA_TYPE: {"schema": {"allOf": [_reference(Problem), {"properties": {"code": {"enum": []}}}]}}},
     }

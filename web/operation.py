@@ -1,6 +1,6 @@
-"""What /openapi.json says of a view besides its route, docstring and query model, written at the view as a decorator.
+"""The decorator `documented`: what /openapi.json needs to know of a view besides its route, docstring and query model.
 
-Path and header parameters, response headers and the problems that follow from them are described here, once.
+This module also describes path and header parameters, response headers and the problems that they cause, each once.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ class ResponseHeader(NamedTuple):
 
 
 class ApiResponse(NamedTuple):
-    """A response that is no refusal: its JSON model, if it has one, its headers and its media types other than JSON."""
+    """A response that is not a problem: its JSON model (None without one), its headers and its other media types."""
 
     model: type[BaseModel] | None
     description: str
@@ -47,7 +47,7 @@ class ApiResponse(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What an operation takes and returns. A body is a model in JSON, or one schema for each media type."""
+    """The input and output of an operation. A body is a model in JSON, or one schema for each media type."""
 
     responses: Mapping[int, ApiResponse]
     body: type[BaseModel] | Mapping[str, Schema] | None
@@ -63,10 +63,10 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     ),
     "webhook_id": Parameter("path", ID, "The webhook's id.", ("webhook_not_found",)),
     "X-Request-ID": Parameter(
-        "header", TEXT, "The request's id. The response repeats it, and logs contain it, if its characters are allowed."
+        "header", TEXT, "The request's id. If its characters are allowed, the response repeats it and logs contain it."
     ),
     "Prefer": Parameter(
-        "header", TEXT, "`wait=N`: the response comes when the state is final, or after N seconds (at most 30)."
+        "header", TEXT, "`wait=N`: the server responds when the state is final, or after N seconds (at most 30)."
     ),
     "If-None-Match": Parameter("header", TEXT, "An ETag. The response is 304 while the transaction still has it."),
     "Idempotency-Key": Parameter(
@@ -77,7 +77,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     ),
 }
 RESPONSE_HEADERS: Final[Mapping[str, ResponseHeader]] = {
-    "X-Request-ID": ResponseHeader(TEXT, "The request's id: the caller's, or a new one."),
+    "X-Request-ID": ResponseHeader(TEXT, "The request's id: the one that the caller sent, or a new one."),
     "Location": ResponseHeader(TEXT, "The address of the new resource."),
     "Retry-After": ResponseHeader({"type": "integer", "minimum": 1}, "The seconds to wait before the next request."),
     "WWW-Authenticate": ResponseHeader(TEXT, "The kind of key that is needed."),
@@ -99,7 +99,7 @@ def documented(
     problems: tuple[str, ...] = (),
     common_problems: tuple[str, ...] = COMMON_PROBLEMS,
 ) -> Callable[[View], View]:
-    """Returns a decorator that puts the view into /openapi.json. The view itself stays as it is.
+    """Returns a decorator that adds the view to /openapi.json. It does not change the view's behaviour.
 
     `problems` are the codes that follow neither from the body nor from a path or header parameter.
     """

@@ -1,7 +1,7 @@
-"""Sends an answer of unknown length as fast as its client reads it, with a bounded part of it in memory.
+"""Sends a response of unknown length as fast as its client reads it, with bounded memory.
 
-granian's own stream takes whatever it is given and keeps it. A file it reads only when the client has read what came
-before: so it is given a pipe to read, and whoever fills the pipe waits for room in it.
+granian's own stream buffers without a limit. But granian reads a file only as fast as the client reads the response.
+So it gets a pipe as that file, and the writer waits while the pipe is full.
 """
 
 import asyncio
@@ -21,13 +21,17 @@ _END: Final = object()
 
 
 def send_stream(protocol: Any, status: int, headers: Headers, pieces: Iterable[bytes]) -> None:
-    """Sends the pieces, on the loop. Each is made in a thread: that may block. Ends early where the client has gone."""
+    """Sends the pieces, on the loop. Each is computed in a thread, because that may block.
+
+    Ends early if the client closes the connection.
+    """
     remaining = iter(pieces)
     first = in_thread(next, remaining, _END)
     if sys.platform == "linux":
         _send_by_pipe(protocol, status, headers, first, remaining)
         return
-    transport = protocol.response_stream(status, headers)  # elsewhere a pipe has no such path: the memory has no bound
+    # Other systems have no path for a pipe, so there the memory has no bound.
+    transport = protocol.response_stream(status, headers)
     piece = first
     while piece is not _END:
         switch(transport.send_bytes(piece))
@@ -35,7 +39,10 @@ def send_stream(protocol: Any, status: int, headers: Headers, pieces: Iterable[b
 
 
 def _send_by_pipe(protocol: Any, status: int, headers: Headers, first: Any, remaining: Iterator[bytes]) -> None:
-    """The server opens the reading end by a path that does not hold it open. So the pipe breaks when the server closes it."""
+    """Sends the pieces through a pipe. granian opens its reading end by a path.
+
+    The path itself (O_PATH) does not keep the reading end open, so the pipe breaks when granian closes its end.
+    """
     reader, writer = os.pipe()
     path = os.open(f"/proc/self/fd/{reader}", os.O_PATH)
     os.close(reader)
@@ -48,14 +55,14 @@ def _send_by_pipe(protocol: Any, status: int, headers: Headers, first: Any, rema
             switch(_write(writer, piece))
             piece = in_thread(next, remaining, _END)
     except BrokenPipeError:
-        pass  # the client has gone
+        pass  # the client has closed the connection
     finally:
         os.close(writer)
         os.close(path)
 
 
 async def _await_reader(writer: int) -> None:
-    """Raises BrokenPipeError where the server does not open the pipe: the client went before that."""
+    """Waits until granian opens the pipe. Raises BrokenPipeError if it does not: the client has gone before."""
     deadline = asyncio.get_running_loop().time() + OPEN_TIMEOUT_SECONDS
     poller = select.poll()
     poller.register(writer, select.POLLOUT)
@@ -66,7 +73,7 @@ async def _await_reader(writer: int) -> None:
 
 
 async def _write(writer: int, piece: bytes) -> None:
-    """Raises BrokenPipeError."""
+    """Writes a piece, and waits whenever the pipe is full. Raises BrokenPipeError if the client has gone."""
     rest = memoryview(piece)
     while rest:
         try:

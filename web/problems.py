@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. The one place that knows which error has which status code."""
+"""Errors as RFC 9457 problem documents. Only this module knows the HTTP status of an error."""
 
 from http import HTTPStatus
 from typing import Any, Final
@@ -40,10 +40,10 @@ STATUS_OF_CODE: Final = {
     "not_ready": 503,
     "overloaded": 503,
 }
-# For a code that is not in the table.
+# For a code that is not in STATUS_OF_CODE.
 _STATUS_OF_KIND: Final = ((Invalid, 422), (Conflict, 422), (errors.NotFound, 404), (Refused, 403), (Unavailable, 503))
 _UNKNOWN_OUTCOME: Final = (
-    "The database did not answer. Whether the request was carried out is not known: send it again as it was."
+    "The database did not answer. It is not known whether the request was carried out: send it again unchanged."
 )
 
 
@@ -78,16 +78,16 @@ def problem_of(error: PaymentsError) -> Response:
 
 
 def register(app: Flask) -> None:
-    """Registers handlers with the app, so that each exception becomes a problem document and never a stack trace."""
+    """Registers error handlers with the app, so that every exception becomes a problem document."""
     app.register_error_handler(PaymentsError, problem_of)
     app.register_error_handler(HTTPException, _framework_problem)
     app.register_error_handler(Exception, _unexpected_problem)
 
 
 def allowed_methods() -> list[str]:
-    """Returns the methods of the request's address; none where there is no such address.
+    """Returns the methods of the request's address; an empty list if there is no such address.
 
-    The framework finds an address that is declared with a trailing slash without it, but only by a method that it allows.
+    Without its trailing slash the framework finds an address only by an allowed method, so the slash is added here.
     """
     adapter = current_app.create_url_adapter(request)
     return sorted(adapter.allowed_methods(f"{request.path.rstrip('/')}/")) if adapter else []
@@ -97,7 +97,7 @@ def _framework_problem(error: HTTPException) -> Response:
     if error is request.routing_exception and isinstance(error, NotFound) and (methods := allowed_methods()):
         error = MethodNotAllowed(methods)
     status = error.code or 500
-    code = HTTPStatus(status).name.lower()  # not_found, method_not_allowed: as ours are written
+    code = HTTPStatus(status).name.lower()  # not_found, method_not_allowed: spelt like our own codes
     response = problem(status, code, error.description or HTTPStatus(status).description)
     for name, value in error.get_headers(request.environ):
         if name.lower() == "allow":
@@ -110,4 +110,4 @@ def _unexpected_problem(error: Exception) -> Response:
         log.warning("database did not answer", error=first_line(error))
         return problem(503, "database_unavailable", _UNKNOWN_OUTCOME)
     log.error("unexpected error", exc_info=error)
-    return problem(500, "internal_error", "The service failed. The request may be sent again as it was.")
+    return problem(500, "internal_error", "The service failed. You may send the request again unchanged.")

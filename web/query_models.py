@@ -1,6 +1,6 @@
-"""Query parameters: one pydantic model per view. Requests are read by these models, and the API is described by them.
+"""The pydantic models of query parameters: they validate requests, and /openapi.json is derived from them.
 
-A view that has a parameter `query` is called with the model that annotates it. Every other view refuses all query
+A view with a parameter `query` gets an instance of the model that annotates it. Every other view refuses all query
 parameters.
 """
 
@@ -33,7 +33,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Component(NamedTuple):
-    """The name of a parameter in the OpenAPI document, where another parameter has the same name."""
+    """The component name of a parameter in /openapi.json, for a parameter whose own name is used twice."""
 
     name: str
 
@@ -103,7 +103,7 @@ DeadLetterCursor = Annotated[
 
 
 class Query(BaseModel):
-    """No query parameters: the base of all models here. An unknown parameter is refused."""
+    """The base of all models here, without parameters. An unknown parameter is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -111,11 +111,11 @@ class Query(BaseModel):
 class BalanceQuery(Query):
     """The query parameters of a balance."""
 
-    date: InstantFilter = Field(None, description="The instant of the balance, in ISO 8601. A future one means now.")
+    date: InstantFilter = Field(None, description="The instant, in ISO 8601. An instant in the future means now.")
 
 
 class StatementQuery(Query):
-    """The query parameters of a statement: a page, and filters."""
+    """The query parameters of a statement: page and filters."""
 
     limit: Limit = DEFAULT_PAGE_ITEMS
     cursor: StatementCursor = None
@@ -143,7 +143,7 @@ class DeadLettersQuery(Query):
 def read_query(http: HttpRequest, model: type[Query]) -> Query:
     """Returns the request's query parameters as the model.
 
-    Raises Invalid if a parameter is given twice, cannot be read or is unknown: a misspelt filter must not pass for none.
+    Raises Invalid if a parameter is given twice, cannot be read or is unknown. A misspelt filter must not be ignored.
     """
     known = {field.alias or name for name, field in model.model_fields.items()}
     texts = dict(http.args.lists())
@@ -157,12 +157,12 @@ def read_query(http: HttpRequest, model: type[Query]) -> Query:
 
 @cache
 def query_model(view: Callable[..., Any]) -> type[Query]:
-    """Returns the model that annotates the view's parameter `query`; for a view without one, the model without fields."""
+    """Returns the model that annotates the view's parameter `query`; Query for a view without that parameter."""
     return cast(type[Query], get_type_hints(view).get("query", Query))
 
 
 def with_query(view: View) -> View:
-    """Returns the view, called with the query parameters that the application has read if it has a parameter `query`."""
+    """Returns the view so that it gets the parameters that `read_query` has read, if it has a parameter `query`."""
     model = query_model(view)
     if model is Query:
         return view

@@ -1,6 +1,6 @@
-"""How often a caller may ask: a bucket of tokens each, in this process's memory, so that it works whatever is down.
+"""The rate limit: a token bucket per caller, in this process's memory, so that it works without database and broker.
 
-A bucket holds what a second brings, and one token at least.
+A bucket holds the tokens of one second, and at least one token.
 """
 
 import math
@@ -9,18 +9,18 @@ import time
 from collections import OrderedDict
 from typing import Final
 
-MAX_CALLERS: Final = 10_000  # who has not asked for longest is forgotten: his bucket is full again
+MAX_CALLERS: Final = 10_000  # beyond it the caller that was idle longest is dropped, which fills its bucket again
 
 
 class RateLimiter:
-    """One per process."""
+    """The token buckets of all callers of this process."""
 
     def __init__(self) -> None:
-        self._buckets: OrderedDict[object, tuple[float, float]] = OrderedDict()  # tokens, and when that was so
+        self._buckets: OrderedDict[object, tuple[float, float]] = OrderedDict()  # tokens, and the time of that count
         self._lock = threading.Lock()
 
     def take(self, caller: object, per_second: float) -> int:
-        """Takes a token and returns 0; without a token, returns the whole seconds until there is one."""
+        """Takes a token and returns 0. Without a token, returns the seconds until there is one, rounded up."""
         now = time.monotonic()
         burst = max(1.0, per_second)
         with self._lock:

@@ -1,6 +1,6 @@
-"""A reading of the database's state for all askers of a process.
+"""A cached read: a value that a process reads once for all its requests, and again when it is too old.
 
-A thread of its own reads: a database that hangs must keep neither the value nor who asks for it.
+A separate thread reads it, so that a database that hangs blocks no request for longer than its time-out.
 """
 
 import threading
@@ -15,8 +15,8 @@ from shared.logs import get_logger
 from web.loop import Wakeup, wake
 
 READ_TIMEOUT_SECONDS: Final = 2.0
-MIN_READ_INTERVAL_SECONDS: Final = 0.1  # between the beginnings of two readings, whoever asks and however often
-MAX_READ_BACKOFF_SECONDS: Final = 1.0  # after a failure: whoever asks gets a 503 meanwhile
+MIN_READ_INTERVAL_SECONDS: Final = 0.1  # between the starts of two reads, however many callers there are
+MAX_READ_BACKOFF_SECONDS: Final = 1.0  # after a failure; callers get a 503 meanwhile
 
 Value = TypeVar("Value")
 
@@ -24,10 +24,11 @@ log = get_logger("readings")
 
 
 class CachedRead(Generic[Value]):
-    """`what` is read, in the words of a log line; anew when it is older than `max_age_seconds` and somebody asks.
+    """A value that is read again when a caller needs it and it is older than `max_age_seconds`.
 
-    `duty` is the name under which failures are counted. After one nobody reads for as long as the failure took,
-    up to a second: a time-out of the database is not met again and again without a pause.
+    `what` describes the value in logs and errors. `duty` is the metric label under which failures are counted.
+    After a failure the next read waits for as long as the failure took, at most a second. So a database that runs
+    into time-outs gets a pause between two reads.
     """
 
     def __init__(self, what: str, read: Callable[[], Value], max_age_seconds: float, duty: str) -> None:
@@ -37,12 +38,12 @@ class CachedRead(Generic[Value]):
         self._lock = threading.Lock()
         self._waiters: list[Wakeup] = []
         self._value: Value | None = None
-        self._read_at = self._tried_at = float("-inf")  # when it was begun
+        self._read_at = self._tried_at = float("-inf")  # the start of the last successful read, and of the last read
         self._pause_seconds = MIN_READ_INTERVAL_SECONDS
         self._reading = False
 
     def latest(self) -> tuple[Value | None, float]:
-        """Returns the last value, None if there is none yet, and its age in seconds. Does not wait."""
+        """Returns the last value and its age in seconds, without waiting. The value is None before the first read."""
         with self._lock:
             age = time.monotonic() - self._read_at
             if age > self._max_age_seconds:
@@ -50,7 +51,10 @@ class CachedRead(Generic[Value]):
             return self._value, age
 
     def get(self, max_age_seconds: float, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> Value:
-        """Returns a value that is at most `max_age_seconds` old, and reads it first if necessary. Raises Unavailable."""
+        """Returns a value that is at most `max_age_seconds` old, after a new read if necessary.
+
+        Raises Unavailable if there is no such value within `timeout_seconds`.
+        """
         value, age = self.latest()
         if value is not None and age <= max_age_seconds:
             return value
@@ -65,7 +69,7 @@ class CachedRead(Generic[Value]):
             return self._value
 
     def _await_end(self, not_before: float, requested_at: float) -> Wakeup | None:
-        """What wakes at the end of the reading under way; None where it need not, or would not, help to wait for it."""
+        """Returns the wakeup for the end of the current read; None if the caller need not or cannot wait for it."""
         with self._lock:
             if self._read_at >= not_before:
                 return None
@@ -82,7 +86,7 @@ class CachedRead(Generic[Value]):
         try:
             threading.Thread(target=self._run, name="reading", daemon=True).start()
             self._reading = True
-        except RuntimeError:  # no thread is to be had now: whoever asks next tries again
+        except RuntimeError:  # the system has no thread now; the next caller tries again
             self._tried_at = time.monotonic()
             log.warning("cached read failed", of=self._what, error="no thread can be started")
 

@@ -1,4 +1,4 @@
-"""Reads ids in paths, request headers and the cursor of a statement. Query parameters: see query_models."""
+"""Reads ids in paths, request headers and the cursor of a statement. The module query_models reads query parameters."""
 
 import re
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from web.waiting import MAX_LONG_POLL_SECONDS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-# Instants up to the year 5138, and any acceptance number.
+# Microseconds since 1970 (up to the year 5138), and the number in the order of acceptance.
 STATEMENT_CURSOR_PATTERN: Final = "^([0-9]{1,17}-[0-9]{1,18})?$"
 MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 200
 IDEMPOTENCY_KEY_PATTERN: Final = "^[!-~]([ -~]*[!-~])?$"
-# A comma within quotes separates nothing.
+# A comma within quotes does not separate two preferences.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _WAIT = re.compile(
     r'\s*wait\s*=\s*(?:(?P<token>[0-9]+)|"(?P<quoted>[0-9]+)")\s*(?:;.*)?', re.ASCII | re.IGNORECASE | re.DOTALL
@@ -27,7 +27,10 @@ _WAIT = re.compile(
 
 
 def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
-    """Returns the Idempotency-Key with the API key that it belongs to; None where there is none. Raises Invalid."""
+    """Returns the Idempotency-Key with the id of the caller's API key; None without the header.
+
+    Raises Invalid if the header is empty, too long or not printable ASCII.
+    """
     text = http.environ.get("HTTP_IDEMPOTENCY_KEY")
     if text is None:
         return None
@@ -40,7 +43,7 @@ def read_idempotency_key(http: HttpRequest) -> OwnedKey | None:
 
 
 def _of_one_line(text: str) -> str:
-    """Returns a header's value once where the server has joined several lines that are alike by commas."""
+    """Returns a header's value once if the server has joined several equal lines with commas."""
     pieces = text.split(",")
     parts = [piece.strip() for piece in pieces]
     for length in range(1, len(parts) // 2 + 1):
@@ -51,21 +54,24 @@ def _of_one_line(text: str) -> str:
 
 
 def read_id(text: str, not_found: Callable[[object], NotFound]) -> int:
-    """Returns the id that stands in a path. Raises NotFound if the text is not an id."""
+    """Returns the id in a path as a number. Raises NotFound if the text is not an id."""
     if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
         raise not_found(text[:200])
     return int(text)
 
 
 def write_cursor(key: StatementKey | None) -> str | None:
-    """Returns the cursor of a statement's next page, of digits and one hyphen: it needs no escaping anywhere."""
+    """Returns the cursor of a statement's next page; None if there is none. Digits and one hyphen need no escaping."""
     return key and f"{(key.accepted_at - _EPOCH) // _MICROSECOND}-{key.accept_order}"
 
 
 def parse_statement_cursor(text: str) -> StatementKey | None:
-    """Returns where a statement's next page begins; None for an empty text, the beginning. Raises ValueError."""
+    """Returns the key after which a statement's page starts; None for an empty text, which is the first page.
+
+    Raises ValueError if the text is not such a cursor.
+    """
     if not re.fullmatch(STATEMENT_CURSOR_PATTERN, text, re.ASCII):
-        raise ValueError("is none that this address gave")
+        raise ValueError("is not a cursor of this address")
     if not text:
         return None
     microseconds, order = text.split("-")
@@ -73,9 +79,9 @@ def parse_statement_cursor(text: str) -> StatementKey | None:
 
 
 def preferred_wait(http: HttpRequest) -> int | None:
-    """Returns the seconds of `Prefer: wait=N` (RFC 7240), capped; None if there is no such preference.
+    """Returns N of `Prefer: wait=N` (RFC 7240), in seconds, at most MAX_LONG_POLL_SECONDS; None without it.
 
-    A preference that cannot be read is ignored, as the RFC says; the first of several counts.
+    As the RFC says, a preference that cannot be read is ignored, and the first of several counts.
     """
     for preference in _PREFERENCES.findall(http.environ.get("HTTP_PREFER", "")):
         match = _WAIT.fullmatch(preference)

@@ -1,4 +1,4 @@
-"""Finds the view of a request as werkzeug does, and keeps what is the same for many of them."""
+"""Finds the view of a request as werkzeug does, and caches the results that many requests share."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -6,18 +6,18 @@ from typing import Any, Final
 
 from werkzeug.routing import Map, MapAdapter, Rule
 
-# Of routes without a variable part: as many as there are, each with and without its trailing slash.
+# Only routes without a variable part, each with and without its trailing slash, so its size is bounded.
 _rule_cache: Final[dict[tuple[Map, str, str], Rule]] = {}
 
 
 class _Adapter(MapAdapter):
-    """Remembers the rules of paths that have no variable part."""
+    """Caches the rules of paths that have no variable part."""
 
     def match(
         self, path_info: str | None = None, method: str | None = None, *arguments: Any, **options: Any
     ) -> tuple[Any, Mapping[str, Any]]:
         """Returns the rule and the values of its variable parts, as werkzeug does."""
-        if path_info is not None or method is not None:  # another question than which view is to answer
+        if path_info is not None or method is not None:  # the caller asks about another path or method
             return super().match(path_info, method, *arguments, **options)
         route_key = (self.map, self.default_method, self.path_info)
         if rule := _rule_cache.get(route_key):
@@ -29,7 +29,7 @@ class _Adapter(MapAdapter):
 
 
 def adapt(url_map: Map, host: str, environ: Mapping[str, Any]) -> MapAdapter:
-    """Returns the adapter that a request is matched by. Raises what werkzeug raises for a bad host."""
+    """Returns the adapter that matches a request to its view. Raises werkzeug's error if the host is invalid."""
     base = _of_host(url_map, host, environ["wsgi.url_scheme"])
     path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
     method, query = environ["REQUEST_METHOD"], environ["QUERY_STRING"]

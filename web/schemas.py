@@ -1,4 +1,4 @@
-"""What comes in and goes out, as pydantic models: they validate requests and describe the API."""
+"""The pydantic models of bodies: they validate requests, and /openapi.json is derived from them."""
 
 import re
 from datetime import datetime
@@ -14,23 +14,23 @@ from shared.showing import transaction_to_json
 
 MAX_NAME_CHARACTERS: Final = 200
 UID_PATTERN: Final = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
-# The nil and the all-ones UUID are what a broken client sends for every payment.
+# A broken client sends the nil or the all-ones UUID for every payment.
 UNUSABLE_UID_PATTERN: Final = "^([0-]*|[Ff-]*)$"
-# White space as str.strip() has it, spelt out: \s means something else in every dialect.
+# The white space of str.strip(), spelt out because \s differs between regular expression dialects.
 _BLANK: Final = r"\t-\r\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-# A name has something to see, and nothing that Postgres cannot store.
+# A name has a visible character, and no character that Postgres cannot store.
 USER_NAME_PATTERN: Final = rf"^[^\u0000]*[^\u0000{_BLANK}][^\u0000]*$"
 
 
 def parse_uid(text: object) -> UUID:
-    """Returns the UUID that is written in its usual form of 36 characters, upper or lower case. Raises ValueError."""
+    """Returns the UUID. Raises ValueError if it is not written with 36 characters, in upper or lower case."""
     if not isinstance(text, str) or not re.fullmatch(UID_PATTERN, text, re.ASCII):
         raise ValueError("must be a UUID, such as 0193e7a5-5bb2-7b3c-8f0a-3f2d6f1f2a10")
     return UUID(text)
 
 
 def parse_new_uid(text: object) -> UUID:
-    """Returns the UUID of a payment to accept. Raises ValueError, also for the nil and the all-ones UUID."""
+    """Returns the UUID of a new payment. Raises ValueError if it is not a UUID, or the nil or the all-ones UUID."""
     uid = parse_uid(text)
     if re.fullmatch(UNUSABLE_UID_PATTERN, str(text)):
         raise ValueError("must be a UUID made for this payment, not the nil or the all-ones UUID")
@@ -51,7 +51,7 @@ def _parse_timestamp(text: object) -> datetime | None:
     return None if text is None else parse_instant(text)
 
 
-# In words: `multipleOf: 0.01` refuses 19.99 wherever a validator computes with binary fractions.
+# A description, because with `multipleOf: 0.01` a validator that uses binary fractions refuses 19.99.
 NUMBER_DESCRIPTION: Final = "Written with at most two digits after the point and without an exponent."
 AMOUNT_SCHEMA: dict[str, Any] = {
     "description": "A positive decimal, at most two digits after the point, at most 9999999999.99. Read exactly.",
@@ -99,7 +99,7 @@ class NewTransaction(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     uid: NewUid = Field(
-        description="Made by the client, once per payment. A repeat is recognised by it. Not the nil or the all-ones UUID."
+        description="The client makes one per payment. A repeat is recognised by it. Not the nil or the all-ones UUID."
     )
     user_id: Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
     type: Type
@@ -111,10 +111,10 @@ class NewTransaction(BaseModel):
             {
                 "type": ["string", "null"],
                 "format": "date-time",
-                "description": "**`timestamp` is for backdating: a live payment bears none**, or one that is repeated "
-                "through an outage of over a minute is judged by the balance of then. It is when the money moved as the "
-                "client sees it: ISO 8601, UTC unless it says otherwise, at most 60 s ahead. Within 60 s of acceptance "
-                "it means now.",
+                "description": "**`timestamp` is for backdating: do not send it with a live payment.** A live payment "
+                "that is repeated after an outage of over a minute would be checked against the past balance. The "
+                "value is the instant at which the money moved: ISO 8601, UTC without an offset, at most 60 s in the "
+                "future. Within 60 s of acceptance it means now.",
             }
         ),
     ] = None
@@ -129,13 +129,13 @@ class UserOut(BaseModel):
 
 
 class UserWithBalanceOut(UserOut):
-    """A user, with the balance of now."""
+    """A user with the current balance."""
 
     balance: Money
 
 
 class BalanceOut(BaseModel):
-    """The balance at an instant."""
+    """A user's balance at the instant `date`."""
 
     user_id: int
     balance: Money
@@ -143,7 +143,7 @@ class BalanceOut(BaseModel):
 
 
 class TransactionOut(BaseModel):
-    """A transaction as it stands."""
+    """A transaction in its current state."""
 
     uid: Uid
     user_id: int
@@ -152,7 +152,7 @@ class TransactionOut(BaseModel):
     status: Status
     reason: Reason | None
     timestamp: Instant | None = Field(
-        description="Effective when COMPLETED; as requested, or null, while PENDING or when REJECTED."
+        description="If COMPLETED, the instant of its effect. Otherwise the instant as requested, or null."
     )
     accepted_at: Instant
     settled_at: Instant | None
@@ -160,42 +160,44 @@ class TransactionOut(BaseModel):
 
 
 class StatementOut(BaseModel):
-    """A page of transactions; `next` is the cursor of the following page."""
+    """A page of transactions. `next` is the cursor of the next page; null on the last page."""
 
     items: list[TransactionOut]
     next: str | None
 
 
 class EventOut(BaseModel):
-    """What became of a transaction."""
+    """The outcome of a transaction."""
 
     id: int
     type: EventType
     user_id: int
-    user_seq: int = Field(description="Numbers the user's outcomes from 1, without a gap. One seen before is stale.")
-    balance: Money = Field(description="The user's, after it.")
+    user_seq: int = Field(
+        description="Numbers the user's events from 1, without a gap. Ignore a number that you have seen."
+    )
+    balance: Money = Field(description="The user's balance after the transaction.")
     occurred_at: Instant
     transaction: TransactionOut
 
 
 class EventsOut(BaseModel):
-    """A page of events; `next` goes on behind it, also when it is empty."""
+    """A page of events. Pass `next` as `after` to get the next page, also after an empty page."""
 
     items: list[EventOut]
     next: str
 
 
 class ResultOut(BaseModel):
-    """How one transaction of a list stands."""
+    """The state of one transaction of a list."""
 
-    uid: str | None = Field(description="What was sent in its place where it is no UUID; null where that is unknown.")
+    uid: str | None = Field(description="The uid as sent, even if it is not a UUID. Null if it cannot be shown.")
     status: Literal["PENDING", "COMPLETED", "REJECTED", "INVALID"]
-    code: str = Field(default="", description="Where REJECTED, the reason; where INVALID, a single PUT's error code.")
-    detail: str = Field(default="", description="Where there is a code.")
+    code: str = Field(default="", description="If REJECTED, the reason. If INVALID, the error code of a single PUT.")
+    detail: str = Field(default="", description="Explains the code. Present if there is a code.")
 
 
 class ResultsOut(BaseModel):
-    """One result per transaction, in the order sent."""
+    """One result for each transaction, in the order sent."""
 
     results: list[ResultOut]
 
@@ -206,7 +208,7 @@ class FieldErrorOut(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, after RFC 9457. `code` is stable."""
+    """An error document (RFC 9457). `code` is stable."""
 
     type: str
     title: str
@@ -214,7 +216,7 @@ class Problem(BaseModel):
     detail: str
     code: str
     request_id: str
-    errors: list[FieldErrorOut] = Field(default=[], description="The bad fields, where there are some.")
+    errors: list[FieldErrorOut] = Field(default=[], description="The invalid fields, if any.")
 
 
 class Rejection(Problem):
@@ -229,12 +231,12 @@ class State(BaseModel):
 
 
 def user_to_json(user: User) -> dict[str, Any]:
-    """Returns a user as the API shows it, without a balance."""
+    """Returns a user as a JSON object, without the balance."""
     return {"id": user.id, "name": user.name, "created_at": format_instant(user.created_at)}
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """Returns an event as the API shows it."""
+    """Returns an event as a JSON object."""
     return {
         "id": event.id,
         "type": event.type,

@@ -1,7 +1,7 @@
 """The statement as CSV (RFC 4180): one page, or all rows of the filter as a stream.
 
-A stream reads page by page, each in a transaction of its own and in order of the key, so that a client that reads slowly
-holds no connection, no snapshot, and no more than a page in memory. It does hold a thread, hence the limit.
+A stream reads one page per database transaction, in the order of the key. So a slow client holds no connection, no
+snapshot, and at most a page in memory. It does hold a thread, hence the limit.
 """
 
 import csv
@@ -25,8 +25,8 @@ from web import gate
 from web.requests import write_cursor
 from web.schemas import TransactionOut
 
-MAX_PAGE_READS: Final = 2  # at once: streams must leave connections to everybody else
-# The server ends a body that fails as if it were whole. A quote that is not closed is an error to every strict reader.
+MAX_PAGE_READS: Final = 2  # at once: streams must leave connections to other requests
+# The server ends a failed body as if it were complete. An unclosed quote is an error for every strict CSV reader.
 INCOMPLETE_MARK: Final = '"incomplete: the service failed while it sent this statement, ask again'
 
 log = get_logger("statement")
@@ -36,12 +36,12 @@ _page_reads = threading.BoundedSemaphore(MAX_PAGE_READS)
 
 @cache
 def _streams() -> threading.BoundedSemaphore:
-    """So that streams cannot use up the threads that answer."""
+    """Returns the limit of concurrent streams. It leaves most threads to other requests."""
     return threading.BoundedSemaphore(max(1, settings().web_threads // 8))
 
 
 def csv_page(user_id: int, page: StatementPage) -> Response:
-    """Returns a page as CSV, with the cursor of the next one in a Link header."""
+    """Returns a page as CSV. A Link header has the address of the next page."""
     response = _answer(user_id, _header() + _lines(page))
     if page.after:
         query = urlencode({**request.args.to_dict(), "cursor": write_cursor(page.after)})
@@ -52,15 +52,18 @@ def csv_page(user_id: int, page: StatementPage) -> Response:
 def csv_stream(
     user_id: int, read_page: Callable[[StatementKey | None], StatementPage], after: StatementKey | None
 ) -> Response:
-    """Returns all rows behind the key as CSV. Raises what reading the first page raises, and Unavailable."""
+    """Returns all rows after the key as a stream of CSV.
+
+    Raises Unavailable if too many streams are open, and the errors of `read_page` for the first page.
+    """
     if not _streams().acquire(blocking=False):
-        raise Unavailable("overloaded", "More statements are being sent than this process takes. Ask again later.")
+        raise Unavailable("overloaded", "Too many statements are being sent. Try again later.")
     try:
         first = read_page(after)
     except BaseException:
         _streams().release()
         raise
-    if request.method == "HEAD":  # nothing is sent, so nothing would be closed
+    if request.method == "HEAD":  # no body is sent, so call_on_close would not be called
         _streams().release()
         return _answer(user_id, iter(()))
     response = _answer(user_id, _pages(first, read_page))
@@ -100,7 +103,7 @@ def _header() -> str:
 
 
 def _lines(page: StatementPage) -> str:
-    """No column holds a client's own text, so no cell can begin what a spreadsheet would run."""
+    """Returns the rows as CSV. No column has free text of a client, so no cell can hold a spreadsheet formula."""
     text = io.StringIO(newline="")
     csv.DictWriter(text, list(TransactionOut.model_fields)).writerows(map(transaction_to_json, page.items))
     return text.getvalue()

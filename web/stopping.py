@@ -1,9 +1,10 @@
-"""How web stops so that nobody's request fails: a drain, a shut door, and then granian's own stop.
+"""Graceful shutdown of web: it drains, refuses new connections, and then granian stops. No request fails.
 
-Told to stop, the process that started granian first tells the one that serves to drain: who waits is answered, and
-every answer says `Connection: close`, so a client that keeps its connection lets go of it between two requests. Then the
-door is shut: the kernel refuses new connections, and granian still accepts those that the kernel has completed, which
-would be reset together with the listening socket. Only then granian closes it, ends what is idle and lets the rest finish.
+1. The parent process signals the serving process to drain. All long polls end, and every response has
+   `Connection: close`, so that clients leave their kept connections between two requests.
+2. The kernel refuses new connections. granian still accepts the connections that the kernel has completed: closing
+   the listening socket would reset them.
+3. granian closes the listening socket, ends idle connections and lets the running requests finish.
 """
 
 import asyncio
@@ -17,12 +18,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-DRAIN_SECONDS: Final = 0.5  # a connection that is in use is used within that time
-HANDSHAKE_SECONDS: Final = 0.5  # for a handshake under way, and the first request after it
-DRAIN_SIGNAL: Final = signal.SIGURG  # whoever does not listen to it, ignores it
+DRAIN_SECONDS: Final = 0.5  # an active client sends its next request within that time
+HANDSHAKE_SECONDS: Final = 0.5  # for a handshake that has begun, and the first request after it
+DRAIN_SIGNAL: Final = signal.SIGURG  # a process without a handler ignores it
 WEB_STOP_SIGNALS: Final = (DRAIN_SIGNAL, signal.SIGTERM, signal.SIGINT)
 
-_DESCRIPTORS: Final = "/proc/self/fd"  # the listening socket is granian's, and is looked for there
+_DESCRIPTORS: Final = "/proc/self/fd"  # granian owns the listening socket and does not pass it on
 _SO_BINDTOIFINDEX: Final = 62
 _NO_INTERFACE: Final = 2**31 - 1  # the highest index; Linux counts interfaces from 1
 
@@ -35,11 +36,11 @@ def is_stopping() -> bool:
 
 
 def listen_for_stop_signals(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
-    """Makes the process that serves begin to stop when a signal says so; called in its main thread. `close` ends all waits.
+    """Makes the serving process begin to stop at a signal. Call it in the main thread. `close` ends all waits.
 
-    The loop has handlers of SIGTERM and SIGINT already, granian's. It learns of a signal by a descriptor that Python
-    writes to whatever the handler here is: so both are called. Without this a request with `Prefer: wait=30` would delay
-    the end for that long.
+    granian has its own handlers of SIGTERM and SIGINT on the loop. Both are called, because the loop reads signals from
+    a descriptor to which Python writes with any handler. Without this a request with `Prefer: wait=30` would delay
+    the shutdown by 30 s.
     """
     for number in WEB_STOP_SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(_begin, loop, close))
@@ -53,18 +54,18 @@ def _begin(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
 
 
 def drain(pid: int) -> None:
-    """Makes the serving process drain, and waits until it has. Called in the process that started it, before it is stopped."""
+    """Makes the serving process drain, and waits until it has. The parent process calls this before it stops it."""
     with suppress(ProcessLookupError):
         os.kill(pid, DRAIN_SIGNAL)
         time.sleep(DRAIN_SECONDS + HANDSHAKE_SECONDS)
 
 
 def _refuse_connections() -> None:
-    """Binds the listening sockets to a network interface that does not exist, so that the kernel refuses new connections.
+    """Binds the listening sockets to a network interface that does not exist. So the kernel refuses new connections.
 
     Connections that are complete or in their handshake are not affected. It needs Linux 5.7 and no privilege (a packet
-    filter on a TCP socket needs CAP_NET_ADMIN). Where there is no such option the sockets stay open until granian closes
-    them, and connections that nobody has accepted by then are reset, unread.
+    filter on a TCP socket needs CAP_NET_ADMIN). Without this option the sockets stay open until granian closes them.
+    Then the kernel resets the connections that granian has not accepted yet.
     """
     for descriptor in map(int, os.listdir(_DESCRIPTORS) if os.path.isdir(_DESCRIPTORS) else ()):
         with suppress(OSError):

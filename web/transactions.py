@@ -1,4 +1,4 @@
-"""PUT, GET and POST of a transaction: the status code of an answer tells the transaction's state."""
+"""The views of a transaction: submit it with PUT, read it with GET or POST. PUT's status code tells its state."""
 
 import uuid
 from typing import Final
@@ -26,7 +26,7 @@ PENDING_RETRY_AFTER_SECONDS: Final = 1
 _OF_A_PUT: Final = ("Preference-Applied", "Idempotency-Replayed")
 _FOUND: Final = ApiResponse(TransactionOut, "The transaction, in any state.", ("ETag",), ("Preference-Applied",))
 _NOT_MODIFIED: Final = ApiResponse(
-    None, "The state is still that of If-None-Match.", ("ETag",), ("Preference-Applied",)
+    None, "The transaction still has the ETag of If-None-Match.", ("ETag",), ("Preference-Applied",)
 )
 
 
@@ -43,8 +43,8 @@ _NOT_MODIFIED: Final = ApiResponse(
     problems=("user_not_found", "uid_reused", "backlog_full"),
 )
 def put_transaction() -> Response:
-    """Accepts a transaction and returns it; the status code tells its state, for a new one and for a repeat."""
-    http: HttpRequest = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs
+    """Accepts a transaction and returns it. The status code tells its state, also for a repeated request."""
+    http: HttpRequest = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs time
     content = read_json(http, NewTransaction)
     (reply,) = group_commit.submit(
         [
@@ -75,14 +75,14 @@ def get_transaction(uid: str) -> Response:
 @on_loop
 @documented({200: _FOUND}, headers=("Prefer",))
 def look_up_transaction(uid: str) -> Response:
-    """Returns a transaction, in any state, as GET does."""
+    """Returns a transaction, in any state, in the same way as GET."""
     return _look_up(uid)
 
 
 def _look_up(uid: str) -> Response:
     seconds = preferred_wait(request)
     transaction, waited = wait_if_preferred(in_thread(history.get_transaction, _uid_of_path(uid)), seconds)
-    tag = f"{transaction.uid}:{transaction.status.lower()}"  # nothing else of it ever changes
+    tag = f"{transaction.uid}:{transaction.status.lower()}"  # only its status ever changes
     if request.method != "POST" and request.if_none_match.contains_weak(tag):
         response = Response(status=304)
     else:
@@ -115,7 +115,7 @@ def _add_preference_applied(response: Response, seconds: int | None, waited: boo
 
 
 def _uid_of_path(text: str) -> uuid.UUID:
-    """Returns the uid of a path. Raises NotFound if the text is not a UUID."""
+    """Returns the uid in a path. Raises NotFound if the text is not a UUID."""
     try:
         return parse_uid(text)
     except ValueError:

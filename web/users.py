@@ -1,4 +1,4 @@
-"""Users: add one, look one up, the balance, the statement."""
+"""The views of users: create a user, read a user, its balance and its statement."""
 
 from flask import Blueprint, Response, request
 
@@ -29,7 +29,7 @@ blueprint = Blueprint("users", __name__, url_prefix="/api/user")
     headers=("Idempotency-Key",),
 )
 def post_user() -> Response:
-    """Adds a user and returns it."""
+    """Creates a user and returns it."""
     key = read_idempotency_key(request)
     user, replayed = in_thread(register, read_json(request, NewUser).name, key)
     response = JsonResponse(user_to_json(user), 201)
@@ -42,7 +42,7 @@ def post_user() -> Response:
 @blueprint.get("/<user_id>/")
 @documented({200: ApiResponse(UserWithBalanceOut, "The user.")})
 def get_user(user_id: str) -> Response:
-    """Returns a user with the current balance."""
+    """Returns a user with its current balance."""
     user = history.get_user(read_id(user_id, user_not_found))
     return JsonResponse({**user_to_json(user), "balance": format_amount(user.balance)})
 
@@ -50,7 +50,7 @@ def get_user(user_id: str) -> Response:
 @blueprint.get("/<user_id>/balance/")
 @documented({200: ApiResponse(BalanceOut, "The balance.")})
 def get_balance(user_id: str, query: BalanceQuery) -> Response:
-    """Returns a user's balance, now or at an instant."""
+    """Returns a user's balance, now or at a given instant."""
     balance = history.get_balance(read_id(user_id, user_not_found), query.date)
     return JsonResponse(
         {
@@ -66,15 +66,15 @@ def get_balance(user_id: str, query: BalanceQuery) -> Response:
     {
         200: ApiResponse(
             StatementOut,
-            "A page as JSON. As CSV: a page if there is a `limit`, otherwise all rows as a stream. A stream that could "
-            "not be sent whole ends in a quoted cell that is not closed.",
+            "A page as JSON. As CSV: a page if there is a `limit`, otherwise all rows as a stream. If the stream "
+            "fails, it ends with a quoted cell that is not closed.",
             optional_headers=("Link", "Content-Disposition"),
             other_media={"text/csv": TEXT},
         )
     }
 )
 def get_statement(user_id: str, query: StatementQuery) -> Response:
-    """Returns a page of a user's transactions, newest accepted first."""
+    """Returns a page of a user's transactions, in descending order of acceptance."""
     filters = StatementFilter(query.status, query.type, query.since, query.until)
     numeric_id = read_id(user_id, user_not_found)
     forms = ["application/json", "text/csv"]

@@ -1,7 +1,7 @@
-"""Prefer: wait. One poller per process asks Postgres for all waited-for transactions in one query.
+"""Long poll (`Prefer: wait`). One poller per process reads all awaited transactions in one query.
 
-It asks when a worker has told by the broker that rows became final; that hint may be lost, like a ring, so it asks now
-and then in any case. Not by NOTIFY: its commit lock is global to the database and would stand in every payment's way.
+It reads when a worker's hint says, through the broker, that transactions became final. A hint can be lost, like a ring,
+so the poller also reads at intervals. NOTIFY is not used, because its global commit lock would delay every payment.
 """
 
 import threading
@@ -16,15 +16,14 @@ from shared.model import Transaction
 from web.loop import Wakeup, wake
 
 MAX_LONG_POLL_SECONDS: Final = 30
-MAX_WAITERS: Final = 4000  # of the requests that the process takes (web/gate); the contract has 64
+MAX_WAITERS: Final = 4000  # of the requests that the process handles (web/gate); the contract requires 64
 MIN_POLL_INTERVAL_SECONDS: Final = 0.001
 MAX_POLL_INTERVAL_SECONDS: Final = 0.25
-HINTED_POLL_INTERVAL_SECONDS: Final = (
-    0.02  # while hints come: what was settled before its waiter came is not hinted again
-)
+# The interval while hints come: there is no second hint for a transaction that was settled before its waiter came.
+HINTED_POLL_INTERVAL_SECONDS: Final = 0.02
 MAX_POLL_PAUSE_SECONDS: Final = 0.015
-CROWD_WAITERS: Final = 16  # so many rest for as long as the question took
-RESUBSCRIBE_DELAY_SECONDS: Final = 1.0  # until it tries again to hear hints
+CROWD_WAITERS: Final = 16  # with this many waiters the pause after a query is as long as the query
+RESUBSCRIBE_DELAY_SECONDS: Final = 1.0
 
 log = get_logger("waiting")
 
@@ -41,19 +40,19 @@ class _Waiter:
 
 
 class LongPoll:
-    """One per process; its threads start with the first waiter: after the server has forked."""
+    """The poller of a process. Its threads start with the first waiter, because the server forks before it."""
 
     def __init__(self) -> None:
         self._waiters: set[_Waiter] = set()
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # a waiter where there was none, or a hint
-        self._hinted: set[int] = set()  # lanes of waiters in which rows have become final since the last question
+        self._changed = threading.Condition(self._lock)  # the first waiter or a hint has come
+        self._hinted: set[int] = set()  # lanes of waiters for which a hint has come since the last query
         self._is_subscribed = False
         self._started = False
         self._closed = False
 
     def close(self) -> None:
-        """Ends all waits when the process ends, and refuses later ones."""
+        """Ends all waits and refuses new ones, because the process is about to stop."""
         with self._lock:
             self._closed = True
             waiters = list(self._waiters)
@@ -61,7 +60,7 @@ class LongPoll:
         wake(waiter.called for waiter in waiters)
 
     def wait(self, pending: Transaction, seconds: float) -> tuple[bool, Transaction | None]:
-        """Waits until a transaction is final; returns whether it waited, and the transaction if it became final."""
+        """Waits until a transaction is final. Returns whether it waited, and the transaction if it is final."""
         waiter = _Waiter(pending)
         with self._lock:
             if self._closed or len(self._waiters) >= MAX_WAITERS:
@@ -81,7 +80,7 @@ class LongPoll:
         return waiter.transaction is not None or not self._closed, waiter.transaction
 
     def _subscribe(self) -> None:
-        """Passes hints on to the poller, for ever. Without a broker it polls more often."""
+        """Passes hints to the poller, in an endless loop. Without a broker the poller reads more often."""
         while True:
             try:
                 for lanes in doorbell.subscribe_settled():
@@ -90,7 +89,7 @@ class LongPoll:
                         self._hinted |= {waiter.lane for waiter in self._waiters if waiter.lane in lanes}
                         if self._hinted:
                             self._changed.notify()
-            except Exception as error:  # whatever a broker answers: hints are only hints
+            except Exception as error:  # the service works without hints, so no error of the broker may end the loop
                 if self._is_subscribed:
                     log.warning("no hints, polling more often", error=repr(error))
                 self._is_subscribed = False
@@ -111,11 +110,11 @@ class LongPoll:
             began = time.monotonic()
             self._release(waiters)
             query_seconds = time.monotonic() - began
-            # The more wait, the longer the rest: asking must not take the interpreter from those who answer.
+            # The more waiters, the longer the pause: the poller must leave the interpreter to the requests.
             time.sleep(min(MAX_POLL_PAUSE_SECONDS, query_seconds * len(waiters) / CROWD_WAITERS))
 
     def _pause(self) -> float:
-        """Soon for who has just come, ever more rarely for who has waited long."""
+        """Returns the seconds until the next query. The interval grows with the wait of the newest waiter."""
         youngest = time.monotonic() - max(waiter.since for waiter in self._waiters)
         min_interval = HINTED_POLL_INTERVAL_SECONDS if self._is_subscribed else MIN_POLL_INTERVAL_SECONDS
         return min(MAX_POLL_INTERVAL_SECONDS, max(min_interval, youngest / 8))
@@ -140,7 +139,7 @@ long_poll = LongPoll()
 
 
 def wait_if_preferred(current: Transaction, seconds: int | None) -> tuple[Transaction, bool]:
-    """Returns the transaction, final if it became so within the seconds, and whether the preference was honoured."""
+    """Returns the transaction, final if it became final within the seconds, and whether the preference was applied."""
     if seconds is None:
         return current, False
     if current.settled_at is not None or seconds == 0:

@@ -1,4 +1,4 @@
-"""What comes in and goes out of webhooks, as pydantic models: they validate requests and describe the API."""
+"""The pydantic models of webhooks: they validate requests, and /openapi.json is derived from them."""
 
 import re
 from typing import Annotated, Any, Final
@@ -16,15 +16,18 @@ DEAD_LETTER_CURSOR_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"
 
 
 def read_letter_key(text: str) -> DeadLetterKey | None:
-    """Returns where a page of dead letters begins; None for an empty text, the beginning. Raises ValueError."""
+    """Returns the key after which a page of dead letters starts; None for an empty text, which is the first page.
+
+    Raises ValueError if the text is not such a cursor.
+    """
     if not re.fullmatch(DEAD_LETTER_CURSOR_PATTERN, text, re.ASCII):
-        raise ValueError("is none that this address gave")
+        raise ValueError("is not a cursor of this address")
     return DeadLetterKey(*map(int, text.split("-"))) if text else None
 
 
 def _parse_after(text: object) -> list[int]:
     if not isinstance(text, str):
-        raise ValueError("must be a cursor of the events; an empty one is the beginning")
+        raise ValueError("must be a cursor of the events, or an empty text for the first event")
     return list(parse_cursor(text).lanes)
 
 
@@ -61,7 +64,7 @@ class NewWebhookIn(BaseModel):
                 "type": "string",
                 "pattern": URL_PATTERN,
                 "maxLength": MAX_URL_CHARACTERS,
-                "description": "http or https, of ASCII; leads to the public internet.",
+                "description": "An http or https URL in ASCII. Its host is on the public internet.",
                 "examples": ["https://example.com/payments"],
             }
         ),
@@ -75,7 +78,7 @@ class NewWebhookIn(BaseModel):
 
 
 class ReplayIn(BaseModel):
-    """Where to begin again."""
+    """The point in the feed from which events are sent again."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +89,7 @@ class ReplayIn(BaseModel):
             {
                 "type": "string",
                 "pattern": FEED_CURSOR_PATTERN,
-                "description": "A cursor of the events; empty: all of them.",
+                "description": "A cursor of the events. An empty text means all events.",
             }
         ),
     ]
@@ -100,17 +103,17 @@ class WebhookContentOut(BaseModel):
 
 
 class NewWebhookOut(WebhookContentOut):
-    """A new webhook. The secret is in this answer alone, and in that to a repeat with the same Idempotency-Key."""
+    """A new webhook. Only this response, and that to a repeat with the same Idempotency-Key, has the secret."""
 
     secret: str
 
 
 class WebhookOut(WebhookContentOut):
-    """A webhook as it stands."""
+    """A webhook in its current state."""
 
     created_at: Instant
-    failing_since: Instant | None = Field(description="Since when no attempt has succeeded, while they fail.")
-    disabled_at: Instant | None = Field(description="Switched off; a replay switches it on again.")
+    failing_since: Instant | None = Field(description="All attempts since then have failed. Null if the last did not.")
+    disabled_at: Instant | None = Field(description="The service disabled it then. A replay enables it again.")
     disabled_reason: str | None
 
 
@@ -119,13 +122,13 @@ class WebhooksOut(BaseModel):
 
 
 class SecretOut(BaseModel):
-    """The new secret, in this answer alone. Requests are signed with each older secret, too, for a day from its rotation."""
+    """The new secret, which only this response has. For 24 hours requests are signed with the old secret, too."""
 
     secret: str
 
 
 class TrialOut(BaseModel):
-    """How the test event was received: the receiver's status, or the error for which there is none."""
+    """The result of a test event: the receiver's HTTP status, or the error if there was no response."""
 
     delivered: bool
     status: int | None
@@ -133,7 +136,7 @@ class TrialOut(BaseModel):
 
 
 class DeadLetterOut(BaseModel):
-    """A delivery that was given up."""
+    """A delivery that is no longer tried."""
 
     event_id: int
     type: WebhookEventType
@@ -147,7 +150,7 @@ class DeadLetterOut(BaseModel):
 
 
 class DeadLettersOut(BaseModel):
-    """A page of dead letters in the order of the events; `next` is the cursor of the following page."""
+    """A page of dead letters, in the order of the events. `next` is the cursor of the next page; null on the last."""
 
     items: list[DeadLetterOut]
     next: str | None

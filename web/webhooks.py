@@ -1,4 +1,4 @@
-"""Webhooks: add, look up, delete, try out, rotate the secret, replay, see what was given up."""
+"""The views of webhooks: create, read, delete and test them, rotate a secret, replay events, list dead letters."""
 
 import threading
 from typing import Any, Final
@@ -32,7 +32,7 @@ blueprint = Blueprint("webhooks", __name__, url_prefix="/api/webhook")
 
 MAX_CONCURRENT_TRIALS: Final = 8
 
-_trials = threading.BoundedSemaphore(MAX_CONCURRENT_TRIALS)  # each may hold its thread for as long as a receiver takes
+_trials = threading.BoundedSemaphore(MAX_CONCURRENT_TRIALS)  # a slow receiver holds the thread of its test
 
 
 @blueprint.post("/")
@@ -47,7 +47,7 @@ _trials = threading.BoundedSemaphore(MAX_CONCURRENT_TRIALS)  # each may hold its
     headers=("Idempotency-Key",),
 )
 def post_webhook() -> Response:
-    """Adds a webhook for what is settled from now on and returns it with its secret."""
+    """Creates a webhook for transactions that are settled from now on. Returns it with its secret."""
     key = read_idempotency_key(request)
     content = read_json(request, NewWebhookIn)
     new = NewWebhook(content.url, content.events, content.threshold)
@@ -76,17 +76,17 @@ def get_webhook(webhook_id: str) -> Response:
 @blueprint.delete("/<webhook_id>/")
 @documented({204: ApiResponse(None, "The webhook is deleted.")})
 def delete_webhook(webhook_id: str) -> Response:
-    """Deletes a webhook with all events that were not yet delivered to it."""
+    """Deletes a webhook. Events that are not delivered to it yet are dropped."""
     webhooks.delete(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
     return Response(status=204)
 
 
 @blueprint.post("/<webhook_id>/test")
-@documented({200: ApiResponse(TrialOut, "The receiver's answer.")}, problems=("overloaded",))
+@documented({200: ApiResponse(TrialOut, "The receiver's response.")}, problems=("overloaded",))
 def try_webhook(webhook_id: str) -> Response:
-    """Sends a test event (webhook.test) now, once, and returns how it was received."""
+    """Sends one test event (webhook.test) now and returns the result."""
     if not _trials.acquire(blocking=False):
-        raise Unavailable("overloaded", "Too many webhooks are being tried out.")
+        raise Unavailable("overloaded", "Too many webhooks are being tested. Try again later.")
     try:
         receipt = webhooks.send_test_event(read_id(webhook_id, webhook_not_found))
     finally:
@@ -97,7 +97,7 @@ def try_webhook(webhook_id: str) -> Response:
 @blueprint.post("/<webhook_id>/rotate-secret")
 @documented({200: ApiResponse(SecretOut, "The new secret.")}, problems=("too_many_secrets",))
 def rotate_secret(webhook_id: str) -> Response:
-    """Returns a new secret of a webhook; each older one stays valid for 24 hours from its own rotation."""
+    """Creates a new secret for a webhook and returns it. The old secret stays valid for 24 hours."""
     secret = webhooks.rotate_secret(read_id(webhook_id, webhook_not_found), read_actor(request, g.key))
     return JsonResponse({"secret": secret})
 
@@ -105,12 +105,12 @@ def rotate_secret(webhook_id: str) -> Response:
 @blueprint.post("/<webhook_id>/replay")
 @on_loop
 @documented(
-    {200: ApiResponse(WebhookOut, "The webhook, enabled again if it was disabled.")},
+    {200: ApiResponse(WebhookOut, "The webhook. If it was disabled, it is enabled again.")},
     body=ReplayIn,
     problems=("cursor_ahead",),
 )
 def replay_webhook(webhook_id: str) -> Response:
-    """Sends all events after a cursor again, under the same ids and before later events, and returns the webhook."""
+    """Sends all events after a cursor again, with the same ids and before newer events. Returns the webhook."""
     numeric_id = read_id(webhook_id, webhook_not_found)
     in_thread(webhooks.replay, numeric_id, read_json(request, ReplayIn).after, read_actor(request, g.key))
     return JsonResponse(_webhook_to_json(in_thread(webhooks.get, numeric_id)))
@@ -119,7 +119,7 @@ def replay_webhook(webhook_id: str) -> Response:
 @blueprint.get("/<webhook_id>/dead-letters")
 @documented({200: ApiResponse(DeadLettersOut, "A page, in the order of the events.")})
 def get_dead_letters(webhook_id: str, query: DeadLettersQuery) -> Response:
-    """Returns a page of a webhook's dead letters: deliveries that were given up."""
+    """Returns a page of a webhook's dead letters: deliveries that are no longer tried."""
     page = webhooks.get_dead_letters(read_id(webhook_id, webhook_not_found), query.cursor, query.limit)
     return JsonResponse(
         {"items": [_dead_letter_to_json(letter) for letter in page.items], "next": _write_key(page.after)}

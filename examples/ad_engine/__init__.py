@@ -1,4 +1,4 @@
-"""An advertising engine that runs a user's campaign only while there is money: what a receiver of events looks like.
+"""An advertising engine that runs a user's campaign while the user's balance is positive. It shows how to receive events.
 
-A program of its own. It knows the payment service's HTTP contract and nothing of its code.
+It is an independent program: it uses the payment service's HTTP API and imports none of its code.
 """

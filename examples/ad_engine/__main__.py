@@ -1,4 +1,4 @@
-"""`python -m examples.ad_engine --url http://127.0.0.1:8000`"""
+"""`python -m examples.ad_engine --url http://127.0.0.1:8000`: runs the advertising engine until a signal stops it."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ from examples.ad_engine.service import NoAnswer, Service
 
 
 def main() -> int:
-    parser = ArgumentParser("ad_engine", description="Runs campaigns while their users have money.")
-    parser.add_argument("--url", required=True, help="the payment service")
-    parser.add_argument("--port", type=int, default=8010, help="of the page, on 127.0.0.1; 0: a free one")
+    parser = ArgumentParser("ad_engine", description="Runs each campaign while its user's balance is positive.")
+    parser.add_argument("--url", required=True, help="address of the payment service")
+    parser.add_argument("--port", type=int, default=8010, help="port of the page on 127.0.0.1; 0 picks a free one")
     args = parser.parse_args()
     engine, stop = Engine(Service(args.url, os.environ.get("PAYMENTS_KEY", ""))), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

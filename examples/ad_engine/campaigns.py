@@ -1,4 +1,4 @@
-"""The campaigns: on while their user has money. What they hear may come twice, late and from two sides at once."""
+"""The campaigns and their state. Events may arrive twice, late, and from the feed and a webhook at the same time."""
 
 import threading
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from decimal import Decimal
 
 @dataclass
 class Campaign:
-    """A user's campaign, as the newest event has it. `seen`: the highest user_seq by type of event."""
+    """A user's campaign after the newest event. `seen` has the highest user_seq of each event type."""
 
     user_id: int
     balance: Decimal = Decimal(0)
@@ -21,17 +21,17 @@ class Campaign:
 
 
 class Campaigns:
-    """All campaigns. Threads may share them."""
+    """All campaigns. Thread-safe."""
 
     def __init__(self) -> None:
         self._campaigns: dict[int, Campaign] = {}
         self._lock = threading.Lock()
 
     def hear(self, kind: str, user_id: int, user_seq: int, balance: str, at: str) -> bool:
-        """Take in an event of this type; whether it was news.
+        """Applies an event and returns whether it was new.
 
-        Of each type what is not newer than one already seen is dropped. The feed and the webhooks bring events side by
-        side, so one of another type may be news and still be older than what the campaign stands on: it changes nothing.
+        Ignores an event whose user_seq is not higher than the last one of its type. The feed and the webhooks deliver
+        in parallel, so a new event of one type can be older than the last event of another. Then the balance stays.
         """
         with self._lock:
             campaign = self._campaigns.setdefault(user_id, Campaign(user_id))
@@ -46,7 +46,7 @@ class Campaigns:
             return True
 
     def listed(self) -> list[dict[str, object]]:
-        """As JSON, by user."""
+        """Returns the campaigns as JSON objects, ordered by user id."""
         with self._lock:
             return [
                 {"user_id": c.user_id, "on": c.on, "balance": str(c.balance), "changed_at": c.changed_at}

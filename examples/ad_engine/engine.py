@@ -1,4 +1,4 @@
-"""What the engine does: begin with the whole feed, then go on by webhooks, or by asking every second without them."""
+"""The engine: reads the whole feed, then follows it through webhooks, or by polling if there are no webhooks."""
 
 import threading
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from examples.ad_engine.campaigns import Campaigns
 from examples.ad_engine.service import Forged, Hook, NoAnswer, Service, verify
 
 POLL_SECONDS: Final = 1.0
-CHECK_SECONDS: Final = 60.0  # with webhooks: should one be lost for good, the feed still has what it told
+CHECK_SECONDS: Final = 60.0  # polling interval with webhooks, in case a delivery is lost for good
 
 
 class Engine:
@@ -16,25 +16,29 @@ class Engine:
         self.service = service
         self.campaigns = Campaigns()
         self.says = ""
-        self.caught_up = False  # once: until then the list is not whole
+        self.caught_up = False  # until then the list of campaigns is not complete
         self._cursor = ""
         self._hook: Hook | None = None
 
     def subscribe(self, address: str) -> None:
-        """Before the feed is read: what is settled between the two comes by both, and by neither if it were after."""
-        found = self.service.add_webhook(address)
-        if isinstance(found, Hook):
-            self._hook = found
+        """Registers a webhook, if the service allows it. Call it before the feed is read.
+
+        Then a payment that is settled in between is reported twice. In the other order it would not be reported.
+        """
+        registered = self.service.add_webhook(address)
+        if isinstance(registered, Hook):
+            self._hook = registered
             self.says = f"listens to the webhooks of {self.service.url}"
         else:
-            self.says = f"follows the feed of {self.service.url}, asking every second ({found})"
+            self.says = f"polls the feed of {self.service.url} every second ({registered})"
 
     def unsubscribe(self) -> None:
+        """Deletes the webhook, if there is one."""
         if self._hook:
             self.service.remove_webhook(self._hook)
 
     def catch_up(self) -> None:
-        """Read the feed to its end. The cursor moves on once its page has been taken in."""
+        """Reads the feed to its end. Stores the cursor of a page after its events are applied."""
         while True:
             items, cursor = self.service.read_events(self._cursor)
             for item in items:
@@ -47,9 +51,9 @@ class Engine:
                 return
 
     def receive(self, headers: Mapping[str, str], body: bytes) -> bool:
-        """Take in a delivery; whether it was news. Raises Forged."""
+        """Applies a delivery and returns whether it was new. Raises Forged if its signature is not valid."""
         if not self._hook:
-            raise Forged("no webhook of ours")
+            raise Forged("this program has no webhook")
         content = verify(self._hook.secret, headers, body)
         data = content["data"]
         return self.campaigns.hear(
@@ -57,6 +61,7 @@ class Engine:
         )
 
     def follow(self, stop: threading.Event) -> None:
+        """Polls the feed until `stop` is set."""
         while not stop.wait(CHECK_SECONDS if self._hook else POLL_SECONDS):
             try:
                 self.catch_up()

@@ -1,4 +1,4 @@
-"""The engine's own HTTP: a page of campaigns, the same as JSON, and the address that webhooks are sent to."""
+"""The engine's HTTP server: a page of campaigns, the same as JSON, and the address that receives webhooks."""
 
 import json
 from decimal import Decimal
@@ -28,15 +28,15 @@ th {{ font-weight: 400; color: #666 }}
 .small {{ color: #666; font-size: 85% }}
 </style></head><body>
 <h1>{on} of {all} campaigns run</h1>
-<p>A user's campaign runs while there is money. The one that was switched last stands first.{unread}</p>
+<p>A user's campaign runs while the balance is positive. The campaign that was switched last comes first.{unread}</p>
 <table><tr><th>user</th><th>campaign</th><th class="money">balance</th><th>switched (UTC)</th></tr>
 {rows}
 </table>
-<p class="small">This engine {says}. The page renews itself every two seconds.</p>
+<p class="small">This engine {says}. The page reloads every two seconds.</p>
 </body></html>
 """
-UNREAD: Final = " <b>The feed is still being read: not all are here yet.</b>"
-NOBODY: Final = '<tr><td colspan="4">Nobody has paid in yet.</td></tr>'
+UNREAD: Final = " <b>The engine still reads the feed, so the list is not complete yet.</b>"
+NOBODY: Final = '<tr><td colspan="4">There is no deposit yet.</td></tr>'
 ROW: Final = '<tr><td>{user_id}</td><td class="{word}">{word}</td><td class="money">{balance}</td><td>{since}</td></tr>'
 
 
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", "nothing here")
 
     def do_POST(self) -> None:
-        """A delivery: 204 says it is taken in (or known already); anything else has it sent again."""
+        """Receives a delivery. 204 confirms it, also if it was known before. After any other status it is sent again."""
         length = self.headers.get("Content-Length", "")
         if self.path != HOOK_PATH or not length.isdecimal() or int(length) > MAX_HOOK_BYTES:
             return self._answer(404, "text/plain", "nothing here")
@@ -70,17 +70,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's word
-        """The page asks every two seconds: not a line for each."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+        """Does nothing: the page reloads every two seconds, and a line for each would be noise."""
 
 
 def serve(engine: Engine, port: int) -> ThreadingHTTPServer:
-    """Bound to the port; 0: a free one."""
+    """Returns a server that listens on the port of 127.0.0.1; on a free one if `port` is 0."""
     return ThreadingHTTPServer(("127.0.0.1", port), type("_Handler", (Handler,), {"engine": engine}))
 
 
 def page(engine: Engine) -> str:
-    """The campaign that was switched last on top: that is what one looks for."""
+    """Returns the page as HTML. The campaign that was switched last comes first."""
     campaigns = sorted(engine.campaigns.listed(), key=lambda campaign: str(campaign["changed_at"]), reverse=True)
     rows = [
         ROW.format(

@@ -1,4 +1,4 @@
-"""The payment service as this program sees it: its feed, and its webhooks where it has them."""
+"""A client of the payment service: its event feed, its webhooks, and the check of a delivery's signature."""
 
 import json
 import urllib.error
@@ -14,18 +14,18 @@ TYPES: Final = ("account.funded", "account.depleted", "transaction.completed")
 
 
 class NoAnswer(Exception):
-    """The service cannot be reached, or does not answer as it should."""
+    """The service cannot be reached, or its response is not as expected."""
 
 
 class Hook(NamedTuple):
-    """A webhook of ours, and the secret that its deliveries are signed with."""
+    """A webhook of this program, and the secret with which its deliveries are signed."""
 
     id: str
     secret: str
 
 
 class Forged(Exception):
-    """A delivery that is not from the service, or too old."""
+    """A delivery is not from the service, or too old."""
 
 
 class Service:
@@ -35,42 +35,43 @@ class Service:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def read_events(self, after: str) -> tuple[list[dict[str, Any]], str]:
-        """The events behind the cursor, and the cursor behind them."""
-        status, page = self._ask("GET", f"/api/events/?limit=1000&after={quote(after)}")
+        """Returns the events after the cursor, and the cursor of the next page. Raises NoAnswer."""
+        status, page = self._send("GET", f"/api/events/?limit=1000&after={quote(after)}")
         if status != 200:
             raise NoAnswer(f"the feed answered {status}: {page.get('detail', '')}")
         return page["items"], page["next"]
 
     def add_webhook(self, address: str) -> Hook | str:
-        """Have events sent to this address; or why the service does not."""
-        status, made = self._ask("POST", "/api/webhook/", {"url": address, "events": TYPES})
+        """Registers a webhook for this address. Returns it, or the reason for which the service refused it."""
+        status, document = self._send("POST", "/api/webhook/", {"url": address, "events": TYPES})
         if status == 201:
-            return Hook(str(made["id"]), made["secret"])
+            return Hook(str(document["id"]), document["secret"])
         if status in (404, 405):
             return "it has no webhooks"
-        return str(made.get("detail", f"it answered {status} to the webhook"))
+        return str(document.get("detail", f"it answered {status} to the webhook"))
 
     def remove_webhook(self, hook: Hook) -> None:
-        self._ask("DELETE", f"/api/webhook/{quote(hook.id)}/")
+        """Deletes the webhook. Raises NoAnswer."""
+        self._send("DELETE", f"/api/webhook/{quote(hook.id)}/")
 
-    def _ask(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
-        sent = None if body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(self.url + path, sent, self._headers, method=method)  # noqa: S310 - our own url
+    def _send(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, self._headers, method=method)  # noqa: S310 - our own url
         try:
-            with self._opener.open(asked, timeout=SECONDS) as answer:
-                return answer.status, json.loads(answer.read() or b"{}")
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code, _document(refusal.read())
+            with self._opener.open(request, timeout=SECONDS) as response:
+                return response.status, json.loads(response.read() or b"{}")
+        except urllib.error.HTTPError as error_response:
+            with error_response:
+                return error_response.code, _document(error_response.read())
         except (OSError, ValueError) as error:
             raise NoAnswer(f"{self.url} does not answer: {error}") from error
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """The delivery's content. Raises Forged: nothing of what it says may be believed."""
+    """Returns the delivery's content. Raises Forged if the signature is not valid or too old; then ignore the content."""
     try:
         content: dict[str, Any] = Webhook(secret).verify(body, dict(headers))
-    except (WebhookVerificationError, ValueError) as error:  # ValueError: the library meets a signature that is none
+    except (WebhookVerificationError, ValueError) as error:  # ValueError: the signature is malformed
         raise Forged(str(error)) from None
     return content
 

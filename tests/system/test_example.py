@@ -51,7 +51,7 @@ def test_a_campaign_goes_on_and_off_with_its_users_balance(start_service: Callab
 
 
 def test_where_the_service_may_not_call_it_the_feed_is_followed(service: Service) -> None:
-    assert_campaigns_follow(service, f"follows the feed of {service.url}, asking every second (")
+    assert_campaigns_follow(service, f"polls the feed of {service.url} every second (")
 
 
 def assert_campaigns_follow(service: Service, says: str) -> None:

@@ -151,11 +151,11 @@ def test_it_listens_only_on_loopback_before_there_is_a_key(tmp_path: Path) -> No
     assert payments("key", "revoke", "1", "--data", data).returncode == 0
     done = payments("up", "--host", "0.0.0.0", "--port", "0", "--flower-port", "0", "--data", data)
     assert done.returncode == 1
-    assert "no key has been created yet" in done.stderr.splitlines()[-1]
+    assert "there is no API key yet" in done.stderr.splitlines()[-1]
 
 
 def test_on_loopback_it_says_that_it_asks_for_none(service: Service) -> None:
-    assert "no key is asked for" in service.errors()
+    assert "no API key is needed" in service.errors()
     assert Api(service.url).ask("GET", "/api/user/0/").status == 404
 
 

@@ -102,12 +102,12 @@ def test_since_when_is_told_of_the_last_switch() -> None:
 
 def test_the_page_lists_the_last_switch_first() -> None:
     engine = Engine(Service("http://127.0.0.1:1"))
-    assert "Nobody has paid in yet" in page(engine)
+    assert "There is no deposit yet" in page(engine)
     for user_id, balance, at in ((1, "1250.50", "2026-11-23T10:00:00.1Z"), (2, "0.00", "2026-11-23T10:00:01.2Z")):
         engine.campaigns.hear("transaction.completed", user_id, 1, balance, at)
     shown = page(engine)
     assert shown.index("<td>2</td>") < shown.index("<td>1</td>")
     assert '<td class="money">1,250.50</td><td>2026-11-23 10:00:00</td>' in shown
-    assert "not all are here yet" in shown
+    assert "the list is not complete yet" in shown
     engine.caught_up = True
-    assert "not all are here yet" not in page(engine)
+    assert "the list is not complete yet" not in page(engine)

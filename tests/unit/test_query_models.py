@@ -67,9 +67,9 @@ def test_a_parameter_that_is_not_given_has_its_default() -> None:
         ),
         (EventsQuery, f"user_id={2**63}", {"user_id": f"must be a whole number from 1 to {MAX_USER_ID}"}),
         (StatementQuery, "status=pending", {"status": "must be one of PENDING, COMPLETED, REJECTED"}),
-        (StatementQuery, "cursor=1-1-1", {"cursor": "is none that this address gave"}),
+        (StatementQuery, "cursor=1-1-1", {"cursor": "is not a cursor of this address"}),
         (EventsQuery, "after=1-0", {"after": "is none that this service gave"}),
-        (DeadLettersQuery, "cursor=x", {"cursor": "is none that this address gave"}),
+        (DeadLettersQuery, "cursor=x", {"cursor": "is not a cursor of this address"}),
         (BalanceQuery, "date=x", {"date": "must be an ISO 8601 instant, such as 2023-01-30T12:00:00Z"}),
         (
             StatementQuery,
