@@ -78,7 +78,8 @@ class Payments:
     ) -> Transaction:
         """Pays in and returns the transaction: COMPLETED, or PENDING after `wait` seconds.
 
-        Raises Rejected if the service rejects it. **`timestamp` is for backdating: do not send it with a live payment.**
+        **`timestamp` is for backdating: do not send it with a live payment.** Raises Rejected if the service rejects
+        the payment.
         """
         return self.submit(Payment("DEPOSIT", user_id, amount, timestamp, uid or make_uid()), wait)
 
@@ -92,8 +93,9 @@ class Payments:
     ) -> Transaction:
         """Pays out and returns the transaction: COMPLETED, or PENDING after `wait` seconds.
 
-        Raises Rejected if the service rejects it. **`timestamp` is for backdating: do not send it with a live payment.**
-        A live payment that is repeated after an outage of over a minute would be checked against the past balance.
+        **`timestamp` is for backdating: do not send it with a live payment.** A live payment that is repeated after an
+        outage of over a minute would be checked against the past balance. Raises Rejected if the service rejects the
+        payment.
         """
         return self.submit(Payment("WITHDRAW", user_id, amount, timestamp, uid or make_uid()), wait)
 
@@ -115,7 +117,7 @@ class Payments:
         return settled
 
     def submit_list(self, payments: Sequence[Payment]) -> list[Result]:
-        """Sends up to 10,000 payments in one request, for the first time or again. Returns one result each, in order."""
+        """Sends up to 10,000 payments in one request, for the first time or again. Returns a result each, in order."""
         response = self._send("PUT", "/api/transactions/", body=[payment.as_json() for payment in payments])
         return [Result.of(p.uid, r) for p, r in zip(payments, response.document["results"], strict=True)]
 
@@ -215,7 +217,7 @@ class Payments:
 
 
 def _pause(attempt: int, first: float, longest: float) -> float:
-    """Returns the seconds before the next attempt: exponential back-off, at random so that clients do not return at once."""
+    """Returns the seconds before the next attempt: exponential back-off with jitter, which spreads the clients."""
     return random.uniform(0.5, 1.0) * min(longest, first * 2.0 ** min(attempt, 16))
 
 

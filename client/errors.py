@@ -6,7 +6,7 @@ from client.values import Transaction
 
 
 class PaymentsApiError(Exception):
-    """The base of all errors here. `code` is stable and published. `status` is the HTTP status; None without a response."""
+    """The base of all errors here. `code` is stable and published. `status` is HTTP's, None without a response."""
 
     def __init__(self, code: str, detail: str, status: int | None, request_id: str) -> None:
         super().__init__(f"{detail} ({code}, request {request_id})")

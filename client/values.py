@@ -13,8 +13,8 @@ from uuid import UUID
 def make_uid() -> UUID:
     """Returns a UUIDv7 (RFC 9562): 48 bits of milliseconds, then 74 random bits.
 
-    Consecutive uids are neighbours in the service's indexes. A random uid (v4) touches another page of each index, which
-    the database must read and write in full to its log. (Python has uuid7 since 3.14.)
+    Consecutive uids are neighbours in the service's indexes. A random uid (v4) touches another page of each index,
+    which the database must read, and write in full to its log. (Python has uuid7 since 3.14.)
     """
     value = (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80)
     value = value & ~(0xF << 76) | 7 << 76  # version
@@ -101,7 +101,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The outcome of a transaction. `balance` is the user's balance after it; `user_seq` numbers the user's events from 1."""
+    """The outcome of a transaction. `balance` is the user's after it; `user_seq` numbers the user's events from 1."""
 
     id: int
     type: str  # transaction.completed or transaction.rejected

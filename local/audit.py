@@ -1,6 +1,6 @@
 """`audit`: licences, bill of materials and known vulnerabilities of the packages, and the log of operator actions.
 
-The first three use requirements/runtime.txt, the packages of the image. A result that is not known never counts as good.
+The first three use requirements/runtime.txt, the packages of the image. An unknown result never counts as good.
 The log is a table in the database.
 """
 
@@ -140,12 +140,12 @@ def read_licences() -> dict[str, str]:
 
 
 def is_accepted(name: str, licence: str) -> bool:
-    """Returns whether we accept all licences of a package. pip-licenses' --allow-only accepts a package for one of them."""
+    """Returns whether all licences of a package are accepted. For pip-licenses' --allow-only one of them is enough."""
     return ACCEPTED_LICENCES.get(name) == licence or PERMISSIVE_LICENCES.issuperset(re.split(" AND | OR ", licence))
 
 
 def bill_of_materials() -> Any:
-    """Returns cyclonedx-bom's bill for the list, with licences, and packages for some platforms marked as optional."""
+    """Returns cyclonedx-bom's document for the list. Adds the licences, and marks platform-specific packages."""
     requirements, known = {requirement.name: requirement for requirement in read_list()}, read_licences()
     options = ["--pyproject", str(ROOT / "pyproject.toml"), "--spec-version=1.6"]
     bill = json.loads(_output_of("cyclonedx_py", "requirements", str(RUNTIME_REQUIREMENTS), *options))
@@ -159,14 +159,14 @@ def bill_of_materials() -> Any:
 def judge(report: str, requirements: Sequence[Requirement], complaint: str = "") -> tuple[int, list[str]]:
     """Returns the exit code and the lines to print, from pip-audit's report.
 
-    Unlike pip-audit, it does not call a package clean that could not be looked up.
+    pip-audit reports a package as clean if it could not look it up. Here such a package is reported as not known.
     """
     try:
         answers = json.loads(report)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        return EXIT_UNKNOWN, [f"not known: the database of vulnerabilities could not be asked ({complaint[:200]})"]
+        return EXIT_UNKNOWN, [f"not known: the database of vulnerabilities could not be reached ({complaint[:200]})"]
     flaws = [
-        f"{answer['name']} {answer['version']}: {flaw['id']}, mended in {', '.join(flaw['fix_versions']) or 'no version yet'}"
+        f"{answer['name']} {answer['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or 'no version yet'}"
         for answer in answers
         for flaw in answer.get("vulns", [])
     ]
@@ -180,7 +180,7 @@ def judge(report: str, requirements: Sequence[Requirement], complaint: str = "")
             "the database of vulnerabilities cannot be reached, or does not have them"
         )
         return (1 if len(flaws) > 1 else EXIT_UNKNOWN), flaws
-    return (1, flaws) if flaws else (0, [f"no vulnerability is known of {len(queried)} packages"])
+    return (1, flaws) if flaws else (0, [f"no known vulnerabilities in {len(queried)} packages"])
 
 
 def _output_of(module: str, *arguments: str) -> str:

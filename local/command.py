@@ -75,7 +75,10 @@ def _option(name: str) -> click.Option:
 
 
 def _check(options: Mapping[str, str | None]) -> Settings:
-    """Returns the settings of the options. Raises InvalidSettings for a bad variable, ValidationError for a bad option."""
+    """Returns the settings of the options.
+
+    Raises InvalidSettings if an environment variable is invalid, ValidationError if an option is.
+    """
     environment, group = settings(), click.get_current_context().parent
     inherited = group.params.get("data") if group else None
     values: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""`psql`: starts psql on the service's database. The environment holds the password, because command lines are public."""
+"""`psql`: opens the service's database. The environment has the password, because command lines are public."""
 
 import os
 import shutil

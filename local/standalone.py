@@ -1,4 +1,4 @@
-"""Runs the embedded Postgres for one command while no `up` runs. So an API key can be created before the first start."""
+"""Runs the embedded Postgres for one command while no `up` runs, to create an API key before the first start."""
 
 import os
 import subprocess

@@ -29,8 +29,8 @@ VALID_KEYS = "SELECT FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
 
 DESCRIPTION = """\
 Starts Postgres, the broker, the migrations, the worker, web and Flower. Prints a line when each is ready, and then
-`ready URL`. After that, standard output has JSON lines, each with the field `process`. A process that ends is restarted.
-Ctrl-C or SIGTERM stops all in order, within 30 s; a second one stops all at once. The data stays.
+`ready URL`. After that, standard output has JSON lines, each with the field `process`. A process that ends is
+restarted. Ctrl-C or SIGTERM stops all in order, within 30 s; a second one stops all at once. The data stays.
 
 If DATABASE_URL or BROKER_URL is set, `up` uses that server and does not start its own."""
 

@@ -75,7 +75,7 @@ def _reason_to_wait() -> str:
 
 
 def _is_not_granted(error: Exception) -> bool:
-    """Returns whether the role lacks a privilege. The migrations also grant privileges, so the process waits for that."""
+    """Returns whether the role lacks a privilege. The process waits for it, because the migrations also grant."""
     return getattr(getattr(error, "orig", None), "pgcode", None) == "42501"
 
 

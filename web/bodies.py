@@ -113,7 +113,7 @@ def discard_body(http: HttpRequest) -> None:
 
 
 def check_encoding(http: HttpRequest) -> None:
-    """Checks that the body has no Content-Encoding. Raises Invalid if it has one: its content would have no size limit."""
+    """Checks that the body has no Content-Encoding. Raises Invalid if it has one: its content has no size limit."""
     codings = http.environ.get("HTTP_CONTENT_ENCODING", "").split(",")
     if any(coding.strip().lower() not in ("", "identity") for coding in codings):
         raise Invalid("unsupported_media_type", "The body must be sent without a Content-Encoding.")

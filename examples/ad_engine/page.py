@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, "text/plain", "nothing here")
 
     def do_POST(self) -> None:
-        """Receives a delivery. 204 confirms it, also if it was known before. After any other status it is sent again."""
+        """Receives a delivery. 204 confirms it, even if it was known. After any other status it is sent again."""
         length = self.headers.get("Content-Length", "")
         if self.path != HOOK_PATH or not length.isdecimal() or int(length) > MAX_HOOK_BYTES:
             return self._answer(404, "text/plain", "nothing here")

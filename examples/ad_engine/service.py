@@ -68,7 +68,7 @@ class Service:
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """Returns the delivery's content. Raises Forged if the signature is not valid or too old; then ignore the content."""
+    """Returns the delivery's content. Raises Forged if the signature is not valid or too old."""
     try:
         content: dict[str, Any] = Webhook(secret).verify(body, dict(headers))
     except (WebhookVerificationError, ValueError) as error:  # ValueError: the signature is malformed

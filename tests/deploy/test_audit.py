@@ -79,11 +79,11 @@ def judge(*answers: object) -> tuple[int, list[str]]:
 
 
 def test_clean_is_what_was_looked_up_and_has_none() -> None:
-    assert judge(CLEAN) == (0, ["no vulnerability is known of 1 packages"])
+    assert judge(CLEAN) == (0, ["no known vulnerabilities in 1 packages"])
 
 
 def test_a_vulnerability_is_named_with_the_version_that_mends_it() -> None:
-    assert judge(FLAWED) == (1, ["flask 3.1.3: PYSEC-2026-1, mended in 3.1.4"])
+    assert judge(FLAWED) == (1, ["flask 3.1.3: PYSEC-2026-1, fixed in 3.1.4"])
 
 
 def test_what_could_not_be_looked_up_is_not_clean() -> None:
@@ -109,4 +109,4 @@ def test_what_could_not_be_looked_up_hides_no_vulnerability() -> None:
 def test_no_report_is_no_answer(report: str) -> None:
     code, lines = audit.judge(report, REQUIREMENTS, "ProxyError: connection refused")
     assert code == audit.EXIT_UNKNOWN
-    assert lines == ["not known: the database of vulnerabilities could not be asked (ProxyError: connection refused)"]
+    assert lines == ["not known: the database of vulnerabilities could not be reached (ProxyError: connection refused)"]
