@@ -1,4 +1,4 @@
-"""A base backup and archived WAL, restored as docs/runbook.md says: `up` waits for the recovery and then serves."""
+"""A base backup and archived WAL, restored as docs/operations/runbook.md says: `up` waits for the recovery and then serves."""
 
 import shutil
 import signal
