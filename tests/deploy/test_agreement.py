@@ -70,7 +70,7 @@ def test_the_runbook_upgrade_replaces_all_but_migrate() -> None:
     assert set(steps[2].split()[4:]) == {"worker=2", *our_services()} - {"migrate"}
 
 
-def test_the_readme_gives_pgbouncers_role_the_settings_of_our_sessions() -> None:
+def test_the_readme_gives_pgbouncer_our_session_settings() -> None:
     readme = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
     found = dict(re.findall(r"ALTER ROLE payments_app SET (\w+) = '([^']+)';", readme))
     expected = {name: value.replace("\\", "") for name, value in SESSION_SETTINGS.items()}

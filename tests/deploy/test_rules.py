@@ -255,9 +255,9 @@ def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None
 def test_web_has_the_memory_that_its_requests_may_take(name: str) -> None:
     """The sum of docs/operations/capacity.md, in MiB: at rest, requests that wait, bodies on their way, threads, lists."""
     bodies, threads = MAX_ARRIVING_BYTES // 2**20, settings().web_threads
-    needed = 127 + MAX_INSIDE * 0.04 + bodies * 1.6 + threads * 0.065 + 68
+    needed = 127 + MAX_CONCURRENT_REQUESTS * 0.04 + bodies * 1.6 + threads * 0.065 + 68
     scaling = (ROOT / "docs" / "operations" / "capacity.md").read_text(encoding="utf-8")
-    assert f"| {MAX_INSIDE:,} requests x 0.04 |" in scaling
+    assert f"| {MAX_CONCURRENT_REQUESTS:,} requests x 0.04 |" in scaling
     assert f"| {bodies} MiB of bodies x 1.6 |" in scaling
     assert f"| {threads} threads x 0.065 |" in scaling
     assert f"| **together** | **{needed:.0f}** |" in scaling

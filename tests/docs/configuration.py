@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from shared.settings import SECRETS, Settings
+from shared.settings import SECRET_VARIABLES, Settings
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -31,12 +31,12 @@ def render_page() -> str:
 
 
 def _describe_secrets() -> str:
-    *others, last = [f"`{name}`" for name in SECRETS]
+    *others, last = [f"`{name}`" for name in SECRET_VARIABLES]
     return f"""
 ## Secrets from files
 
-{", ".join(others)} and {last} may be read from files. For example, set `{SECRETS[0]}_FILE` to the path of a file that contains the
-value. If both variables are set, `{SECRETS[0]}` is used.
+{", ".join(others)} and {last} may be read from files. For example, set `{SECRET_VARIABLES[0]}_FILE` to the path of a file that contains the
+value. If both variables are set, `{SECRET_VARIABLES[0]}` is used.
 
 ## Which servers are used
 

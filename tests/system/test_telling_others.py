@@ -35,7 +35,7 @@ class _CutsAtTheEnd:
         return pipe
 
 
-def test_the_pump_of_the_page_brings_every_event_once_and_in_order(service: Service) -> None:
+def test_the_documented_loop_reads_every_event_in_order(service: Service) -> None:
     page = (ROOT / "docs" / "webhooks-and-events.md").read_text(encoding="utf-8")
     (source,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "xadd" in code]
     program: dict[str, Any] = {}
