@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.configuration import PAGE, render_page
+from web.problems import STATUS_OF_CODE
 
 pytestmark = pytest.mark.house
 
@@ -25,6 +26,9 @@ FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.na
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED_FILE = re.compile(r"(?:\w[\w-]*/)+[\w.-]*\.(?:py|md|yml|toml|sql|txt|svg|json)\b|(?:\w[\w-]*/)+(?=[\s`,;:)]|$)")
+
+CODE_SPAN = re.compile(r"`([a-z][a-z',]*(?: [a-z',]+)+)`")
+PROGRAMS = {"docker", "inspect", "key", "kubectl", "parked", "python"}  # a code span that begins so is a command
 
 
 def name(page: Path) -> str:
@@ -95,3 +99,18 @@ def test_the_index_lists_every_page() -> None:
     }
     pages = {*(ROOT / "docs").rglob("*.md")}
     assert sorted(map(name, pages - linked - {indexes[0]})) == []
+
+
+def test_the_api_page_lists_every_error_code_with_its_status() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| (`.*?) \|", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert {code: listed.get(code) for code in STATUS_OF_CODE} == STATUS_OF_CODE
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "operations").glob("*.md")), ids=name)
+def test_every_line_of_output_that_an_operations_page_quotes_is_in_the_code(page: Path) -> None:
+    """Who is on call searches the logs for these words."""
+    folders = ("local", "migrations", "shared", "web", "worker")
+    code = "".join(path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    quoted = set(CODE_SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8"))))
+    assert [words for words in sorted(quoted) if words.split()[0] not in PROGRAMS and words not in code] == []
