@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Settings
-
 pytestmark = pytest.mark.house
 
 ROOT = Path(__file__).parents[1]
@@ -73,17 +71,3 @@ def public_functions(scope: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionD
             yield node
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from public_functions(node)
-
-
-def test_the_readme_lists_every_setting_as_it_is() -> None:
-    readme = (ROOT / "README.md").read_text()
-    missing = [row for row in setting_rows() if row not in readme]
-    assert not missing, "\n".join(missing)
-
-
-def setting_rows() -> list[str]:
-    """The README's table of settings, row by row."""
-    return [
-        f"| `{field.alias}` | {f'`{field.default}`' if str(field.default) else ''} | {field.description} |"
-        for field in Settings.model_fields.values()
-    ]

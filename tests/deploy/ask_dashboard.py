@@ -4,7 +4,7 @@
 
 An alert without an answer does not fire. A panel without one is named in the last line; exit code 1 where a query is
 wrong. It takes a Prometheus that scrapes a service with some load on it, and has the alerts for its rules: see
-docs/runbook.md, "Try it".
+docs/operations/runbook.md, "Try it".
 """
 
 import json

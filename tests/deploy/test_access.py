@@ -69,7 +69,7 @@ def test_the_role_that_is_granted_to_is_the_role_that_runs() -> None:
     example = (ROOT / "k8s" / "base" / "secret.example.yml").read_text(encoding="utf-8")
     assert f" DATABASE_URL: postgresql://{APP_ROLE}:" in example
     assert f" OWNER_DATABASE_URL: postgresql://{OWNER_ROLE}:" in example
-    assert f"CREATE ROLE {APP_ROLE}" in (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    assert f"CREATE ROLE {APP_ROLE}" in (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
 
 
 def test_the_operator_pod_runs_on_demand_for_a_short_time() -> None:

@@ -23,7 +23,7 @@ PROCESSES = {"web", "worker", "notify", "flower", "migrate"}
 OURS = re.compile(r"(?:PAYMENTS|WEBHOOK|PROMETHEUS|DATABASE|BROKER)_[A-Z_]+[A-Z]")
 OTHERS = {"FLOWER_BASIC_AUTH"}  # Flower's own
 FILES = [
-    *("Dockerfile", "docker-compose.yml", ".env.example", "k8s/README.md"),
+    *("Dockerfile", "docker-compose.yml", ".env.example", "docs/operations/kubernetes.md"),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "k8s").rglob("*.yml")),
 ]
 NOT_SETTINGS = {"BROKER_PASSWORD", "PROMETHEUS_PORT"}  # of docker-compose.yml alone
@@ -64,14 +64,14 @@ def write_program(path: Path, script: str) -> None:
 
 def test_the_runbook_upgrade_replaces_all_but_migrate() -> None:
     """Each service that needs the migration would wait for it again where `--no-deps` is not given."""
-    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    runbook = (ROOT / "docs" / "operations" / "runbook.md").read_text(encoding="utf-8")
     steps = re.findall(r"^docker compose (build|run --rm migrate|up --detach --no-deps .*)", runbook, re.MULTILINE)
     assert steps[:2] == ["build", "run --rm migrate"]
     assert set(steps[2].split()[4:]) == {"worker=2", *our_services()} - {"migrate"}
 
 
 def test_the_readme_gives_pgbouncer_our_session_settings() -> None:
-    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
     found = dict(re.findall(r"ALTER ROLE payments_app SET (\w+) = '([^']+)';", readme))
     expected = {name: value.replace("\\", "") for name, value in SESSION_SETTINGS.items()}
     assert found == {**expected, "transaction_timeout": TRANSACTION_TIMEOUT}
@@ -94,7 +94,7 @@ def test_each_command_is_a_module_that_there_is() -> None:
 
 def _of_the_operator() -> list[str]:
     """Its container sleeps; this is what a person runs in it."""
-    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
     told = re.findall(r"exec -it job/operator -- (.*?)(?:  |$)", readme, re.MULTILINE)
     assert told
     return str(told[0]).split()

@@ -18,7 +18,7 @@ MONITORING = ROOT / "k8s" / "components" / "monitoring"
 ALERTS = (MONITORING / "alerts.yml").read_text(encoding="utf-8")
 TESTS = (MONITORING / "alerts_test.yml").read_text(encoding="utf-8")
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
-RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+RUNBOOK = (ROOT / "docs" / "operations" / "runbook.md").read_text(encoding="utf-8")
 NAMES = re.findall(r"- alert: (\w+)", ALERTS)
 
 
@@ -32,7 +32,7 @@ def test_promtool_is_content(arguments: list[str]) -> None:
 
 def test_each_alert_has_a_severity_and_a_runbook_section() -> None:
     assert len(NAMES) == len(set(NAMES)) > 15
-    assert re.findall(r"runbook_url: docs/runbook.md#(\w+)", ALERTS) == [name.lower() for name in NAMES]
+    assert re.findall(r"runbook_url: docs/operations/runbook.md#(\w+)", ALERTS) == [name.lower() for name in NAMES]
     assert set(re.findall(r"^### (\w+)$", RUNBOOK, re.MULTILINE)) == set(NAMES)
     assert len(re.findall(r"severity: (?:critical|warning|'.*warning.*critical.*')", ALERTS)) == len(NAMES)
 

@@ -211,7 +211,7 @@ def test_the_readme_says_what_the_pods_request(row: str, name: str, end: Callabl
         pods[spec["scaleTargetRef"]["name"]] = end([most, least])
     rolling = {**{process: count + RECREATED_AT_ONCE for process, count in pods.items()}, "migrate": 1}
     texts = [f"{cores:.1f} cores, {memory:,} MiB" for cores, memory in (requested(objects, n) for n in (pods, rolling))]
-    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
     assert f"\n| {row} | {texts[0]} | {texts[1]} |\n" in readme
 
 
@@ -243,9 +243,9 @@ def connections(objects: tuple[dict[str, Any], ...]) -> int:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None:
-    readme = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs" / "operations" / "kubernetes.md").read_text(encoding="utf-8")
     row = re.search(rf"^\| {name} \|.* \*\*(\d+)\*\* \| (\d+) \|$", readme, re.MULTILINE)
-    assert row, f"k8s/README.md has no sum for {name}"
+    assert row, f"docs/operations/kubernetes.md has no sum for {name}"
     assert int(row[1]) == connections(overlay(name))
     others = 3 + 1 + 1 + 2 + 5  # kept for superusers, migrate, verify, KEDA's two triggers, people
     assert int(row[1]) + others <= int(row[2])
@@ -253,10 +253,10 @@ def test_the_readme_counts_the_connections_right_and_they_fit(name: str) -> None
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_web_has_the_memory_that_its_requests_may_take(name: str) -> None:
-    """The sum of docs/scaling.md, in MiB: at rest, requests that wait, bodies on their way, threads, lists."""
+    """The sum of docs/operations/capacity.md, in MiB: at rest, requests that wait, bodies on their way, threads, lists."""
     bodies, threads = MAX_ARRIVING_BYTES // 2**20, settings().web_threads
     needed = 127 + MAX_CONCURRENT_REQUESTS * 0.04 + bodies * 1.6 + threads * 0.065 + 68
-    scaling = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    scaling = (ROOT / "docs" / "operations" / "capacity.md").read_text(encoding="utf-8")
     assert f"| {MAX_CONCURRENT_REQUESTS:,} requests x 0.04 |" in scaling
     assert f"| {bodies} MiB of bodies x 1.6 |" in scaling
     assert f"| {threads} threads x 0.065 |" in scaling

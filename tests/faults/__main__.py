@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--table",
         type=Path,
         metavar="FILE",
-        help="write the table of recoveries there, between its marks if it has them (README.md)",
+        help="write the table of recoveries there, between its marks if it has them (docs/fault-tests.md)",
     )
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep there what the service wrote")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""A base backup and archived WAL, restored as docs/runbook.md says: `up` waits for the recovery and then serves."""
+"""A base backup and archived WAL, restored as docs/operations/backup.md says: `up` waits for the recovery and then serves."""
 
 import shutil
 import signal
@@ -75,7 +75,7 @@ def backup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backup]:
 
 
 def restore(backup: Backup, data: Path, action: str) -> None:
-    """As the runbook has it."""
+    """As docs/operations/backup.md has it."""
     data.mkdir(mode=0o700)
     for name in PASSWORDS:
         shutil.copy(backup.folder.with_name(name), data / name)

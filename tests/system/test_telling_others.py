@@ -1,4 +1,4 @@
-"""docs/telling-others.md: its pump into a Redis Stream does what the page says, as it stands there."""
+"""docs/webhooks-and-events.md: its pump into a Redis Stream does what the page says, as it stands there."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class _CutsAtTheEnd:
 
 
 def test_the_documented_loop_reads_every_event_in_order(service: Service) -> None:
-    page = (ROOT / "docs" / "telling-others.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "webhooks-and-events.md").read_text(encoding="utf-8")
     (source,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "xadd" in code]
     program: dict[str, Any] = {}
     exec(source, program)
