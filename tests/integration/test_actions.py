@@ -32,7 +32,7 @@ from tests.integration.given import (
     states,
     withdrawal,
 )
-from tests.receiver import receiving
+from tests.kit.receiver import receiving
 from web.app import create_app
 
 pytestmark = pytest.mark.integration

@@ -29,6 +29,7 @@ from tests.integration.given import (
     settled,
     states,
 )
+from tests.kit.waiting import wait_until
 from worker import duty as duty_module
 from worker import notify, sweep
 from worker.duty import Duty
@@ -156,10 +157,7 @@ def test_a_notifier_whose_pruning_hangs_goes_on_expanding(monkeypatch: pytest.Mo
         duty.run_for_ever(interval) for interval, duty in Notifier().duties() if duty.name in ("expand", "prune_events")
     ]
     try:
-        deadline = time.monotonic() + 10
-        while len(looks) < 5:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: len(looks) >= 5, "it looks again", 10, 0.01)
     finally:
         hangs.set()
         for thread in threads:
@@ -199,10 +197,7 @@ def test_a_webhook_that_cannot_be_expanded_delays_no_other() -> None:
         expand(failing)
         assert time.monotonic() - began < 0.9, "it is left alone for a second: nobody waits for the lock"
         assert expanded(free) == 3
-    deadline = time.monotonic() + 10
-    while failing.paused():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not failing.paused(), "it is no longer left alone", 10)
     while expand(failing):
         pass
     assert expanded(locked) == 3

@@ -19,7 +19,7 @@ from shared.telling import DELAYS_SECONDS, MAX_RETRY_AFTER_SECONDS
 from shared.webhook_model import NewWebhook
 from tests.integration.given import clock, deposit, new_user, prune, run_sql, settled
 from tests.integration.test_webhooks import DONE, FUNDED, Hook, private_addresses  # noqa: F401 - a fixture
-from tests.receiver import Got, Receiver, receiving
+from tests.kit.receiver import Got, Receiver, receiving
 
 pytestmark = pytest.mark.integration
 

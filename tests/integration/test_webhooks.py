@@ -32,7 +32,8 @@ from tests.integration.given import (
     withdrawal,
 )
 from tests.integration.test_plans import plans_of
-from tests.receiver import DROP, HANG, Got, Receiver, receiving
+from tests.kit.receiver import DROP, HANG, Got, Receiver, receiving
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -320,10 +321,7 @@ def test_a_delivery_that_ends_passes_its_turn_on(hook: Hook, monkeypatch: pytest
         waits = text(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%webhook_cursors%'"
         )
-        deadline = time.monotonic() + 30
-        while not working.done() and not watch.scalar(waits):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: working.done() or watch.scalar(waits), "it waits, or is done", 30, 0.01)
         go_on.set()
         expanding.result()
         working.result()
@@ -729,10 +727,7 @@ def test_a_hanging_receiver_holds_no_transaction_open(hook: Hook, monkeypatch: p
     expand()
     with ThreadPoolExecutor(1) as threads, outsider() as connection:
         working = threads.submit(deliver_webhook, hook.id)
-        deadline = time.monotonic() + 30
-        while not hook.receiver.got:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: hook.receiver.got, "the receiver has the request", 30, 0.01)
         open_ones = text("""
             SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()
