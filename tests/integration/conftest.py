@@ -18,7 +18,7 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from shared import database, doorbell
+from shared import database, doorbell, webhooks
 from shared.model import LANES
 from shared.queries.lanes import find_overdue_lanes
 from shared.settings import settings
@@ -26,7 +26,7 @@ from shared.settle import settle_lanes
 from tests.integration.bells import broker_url  # noqa: F401 - a fixture
 from tests.integration.books import assert_books_balance, newest_user
 from tests.integration.bug import bug  # noqa: F401 - a fixture
-from tests.integration.given import run_sql
+from tests.integration.given import prune, run_sql
 from tests.kit.processes import ROOT
 from tests.kit.servers import embedded_postgres
 
@@ -75,6 +75,19 @@ def the_books_balance(database_url: str) -> Iterator[None]:
         for lane in overdue:
             settle_lanes([lane])
     assert_books_balance(above)
+
+
+@pytest.fixture
+def receivers_on_loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Allows webhooks to the receivers of tests, and deletes all webhooks at the end, so that the next test has none."""
+    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
+    settings.cache_clear()
+    yield
+    for webhook in webhooks.list_all():
+        webhooks.delete(webhook.id)
+    while prune():
+        pass
+    settings.cache_clear()
 
 
 def _lanes_with_work() -> list[int]:

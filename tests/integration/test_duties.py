@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,6 @@ from shared.database import transaction
 from shared.delivering import expand
 from shared.model import lane_of
 from shared.queries import deliveries
-from shared.settings import settings
 from shared.webhook_model import NewWebhook
 from tests.integration.given import (
     accepted,
@@ -23,7 +22,6 @@ from tests.integration.given import (
     new_user,
     new_users,
     outsider,
-    prune,
     recorded_statements,
     run_sql,
     settled,
@@ -35,21 +33,9 @@ from worker import notify, sweep
 from worker.duty import Duty
 from worker.notify import Notifier
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
 
 DONE = "transaction.completed"
-
-
-@pytest.fixture(autouse=True)
-def no_webhooks_are_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
-    settings.cache_clear()
-    yield
-    for webhook in webhooks.list_all():
-        webhooks.delete(webhook.id)
-    while prune():
-        pass
-    settings.cache_clear()
 
 
 def failures(duty: str) -> float:

@@ -35,7 +35,7 @@ from tests.integration.test_plans import plans_of
 from tests.kit.receiver import DROP, HANG, Got, Receiver, receiving
 from tests.kit.waiting import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
 
 DONE, REFUSED, FUNDED, DEPLETED = (
     *("transaction.completed", "transaction.rejected"),
@@ -73,19 +73,6 @@ class Hook:
             f" WHERE webhook_id = {self.id} AND next_attempt_at IS NOT NULL"
         )
         run_sql(f"UPDATE webhooks SET rests_until = NULL WHERE id = {self.id}")
-
-
-@pytest.fixture(autouse=True)
-def private_addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The receivers are on loopback. No other test's webhooks are left."""
-    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
-    settings.cache_clear()
-    yield
-    for webhook in webhooks.list_all():
-        webhooks.delete(webhook.id)
-    while prune():
-        pass
-    settings.cache_clear()
 
 
 @pytest.fixture
