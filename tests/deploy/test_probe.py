@@ -5,16 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
+from signal import SIGSTOP
 
 import pytest
-from redis import Redis, RedisError
 
-from local import broker
-from local.addresses import free_port
 from tests.deploy.manifests import ROOT, compose, containers, overlay
+from tests.kit.servers import Broker, running_broker
 from worker.alive import HEARTBEAT_MAX_AGE_SECONDS
 
 pytestmark = pytest.mark.integration
@@ -23,24 +20,9 @@ NOBODY_LISTENS = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    program = broker.server(tmp_path, free_port(), os.environ)
-    assert program.url
-    process = subprocess.Popen(program.argv, cwd=program.folder, env=program.environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not _answers(program.url):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    yield program.url, process
-    process.send_signal(SIGCONT)
-    process.terminate()
-    process.wait(10)
-
-
-def _answers(url: str) -> bool:
-    with suppress(RedisError):
-        return bool(Redis.from_url(url).ping())
-    return False
+def server(tmp_path: Path) -> Iterator[Broker]:
+    with running_broker(tmp_path) as broker:
+        yield broker
 
 
 def probe(heartbeat: Path, broker_url: str) -> int:
@@ -72,41 +54,33 @@ def test_a_worker_with_a_fresh_heartbeat_is_alive(tmp_path: Path) -> None:
     assert probe(heartbeat, NOBODY_LISTENS) == 0
 
 
-def test_a_silent_worker_is_ended_while_the_broker_answers(
-    server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
-    assert probe(silent(tmp_path), server[0]) == 1
+def test_a_silent_worker_is_ended_while_the_broker_answers(server: Broker, tmp_path: Path) -> None:
+    assert probe(silent(tmp_path), server.url) == 1
 
 
 def test_a_silent_worker_is_let_live_while_the_broker_is_away(tmp_path: Path) -> None:
     assert probe(silent(tmp_path), NOBODY_LISTENS) == 0
 
 
-def test_a_silent_worker_is_let_live_while_the_broker_hangs(
-    server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_a_silent_worker_is_let_live_while_the_broker_hangs(server: Broker, tmp_path: Path) -> None:
     url, process = server
     process.send_signal(SIGSTOP)
     assert probe(silent(tmp_path), url) == 0
 
 
-def test_a_worker_that_never_became_ready_is_not_alive(
-    server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
-    assert probe(tmp_path / "never", server[0]) == 1
+def test_a_worker_that_never_became_ready_is_not_alive(server: Broker, tmp_path: Path) -> None:
+    assert probe(tmp_path / "never", server.url) == 1
 
 
 @pytest.mark.parametrize("was_ready", [True, False])
-def test_a_worker_that_its_broker_refuses_is_alive(
-    server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, was_ready: bool
-) -> None:
+def test_a_worker_that_its_broker_refuses_is_alive(server: Broker, tmp_path: Path, was_ready: bool) -> None:
     heartbeat = silent(tmp_path) if was_ready else tmp_path / "heartbeat"
     waiting = tmp_path / "heartbeat.waiting"
     waiting.touch()
-    assert probe(heartbeat, server[0]) == 0
+    assert probe(heartbeat, server.url) == 0
     old = time.time() - HEARTBEAT_MAX_AGE_SECONDS - 5
     os.utime(waiting, (old, old))
-    assert probe(heartbeat, server[0]) == 1
+    assert probe(heartbeat, server.url) == 1
 
 
 def test_start_and_compose_and_notify_ask_the_same() -> None:

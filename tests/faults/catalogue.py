@@ -13,7 +13,7 @@ from celery import Celery
 from tests.faults.line_faults import Fault, accepts, break_line, cut_commits, settles
 from tests.faults.refusals import REFUSING
 from tests.faults.stack import Stack
-from tests.system.running_service import wait_until
+from tests.kit.waiting import wait_until
 
 LANES = 16
 MAX_RINGS = 100

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import Http
 from tests.faults.stack import Stack
-from tests.system.running_service import payments
+from tests.kit.http import Http
+from tests.kit.service import payments
 
 IN_PLAIN_RUNS = ("test_checker.py", "test_short_run.py")
 

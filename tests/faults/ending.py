@@ -8,10 +8,12 @@ from typing import Any
 import redis
 
 from tests.faults.history import Books, Document, Row
-from tests.faults.load import Http
 from tests.faults.stack import Stack
-from tests.receiver import Receiver
-from tests.system.running_service import family, payments, wait_until
+from tests.kit.http import Http
+from tests.kit.processes import family
+from tests.kit.receiver import Receiver
+from tests.kit.service import payments
+from tests.kit.waiting import wait_until
 
 ROWS = """
     SELECT t.uid::text, t.user_id, t.status, t.accept_order,
@@ -74,10 +76,10 @@ def _statement(http: Http, user_id: int) -> Iterator[Document]:
 
 
 def _get(http: Http, path: str) -> Any:
-    answer = http.ask("GET", path)
+    answer = http.try_send("GET", path)
     assert answer, f"no answer to {path}"
     assert answer.status == 200, (path, answer)
-    return answer.document
+    return answer.json
 
 
 def _queued(stack: Stack) -> int:

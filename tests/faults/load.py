@@ -1,48 +1,18 @@
 """The clients of a fault run: threads that pay in and out, repeat until they have an answer, and write all of it down."""
 
-import json
 import random
 import threading
 import time
 import uuid
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
-
-import urllib3
 
 from tests.faults.history import FINAL, Attempt, Document, History, Reading
+from tests.kit.http import ANSWER_SECONDS, Http, Response
 
-ANSWER_SECONDS = 8.0  # web promises 503 within 5; a frozen one promises nothing
 RETRY_SECONDS = (0.1, 0.4)
 SERVED_SECONDS = 6.5
-
-
-class LoadResponse(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    document: Any
-
-
-class Http:
-    """Plain requests: no retries, None where no whole answer came."""
-
-    def __init__(self, url: str, connections: int = 64) -> None:
-        self._url = url
-        self._pool = urllib3.PoolManager(maxsize=connections, retries=False)
-
-    def ask(self, method: str, path: str, body: Any = None, wait: int = 0) -> LoadResponse | None:
-        headers = {"Prefer": f"wait={wait}"} if wait else {}
-        timeout = urllib3.Timeout(connect=2, read=ANSWER_SECONDS + wait)
-        with suppress(urllib3.exceptions.HTTPError, ValueError):
-            answer = self._pool.request(
-                method, self._url + path, json=body, headers=headers, timeout=timeout, retries=False
-            )
-            return LoadResponse(answer.status, answer.headers, json.loads(answer.data))
-        return None
 
 
 class Load:
@@ -90,19 +60,19 @@ class Load:
     def look_up(self, uid: str) -> None:
         """See how a transaction stands, and write it down."""
         sent = time.monotonic()
-        answer = self.http.ask("GET", f"/api/transaction/{uid}")
+        answer = self.http.try_send("GET", f"/api/transaction/{uid}")
         if answer and answer.status == 200:
             with self._lock:
-                self.history.sightings.append((sent, time.monotonic(), answer.document))
-            self._note_final(answer.document)
+                self.history.sightings.append((sent, time.monotonic(), answer.json))
+            self._note_final(answer.json)
         elif answer and answer.status < 500:
-            self._surprise(f"a look-up of {uid}: {answer.status} {answer.document}")
+            self._surprise(f"a look-up of {uid}: {answer.status} {answer.json}")
 
     def _add_user(self, number: int) -> int:
-        answer = self.http.ask("POST", "/api/user/", {"name": f"user {number}"})
+        answer = self.http.try_send("POST", "/api/user/", {"name": f"user {number}"})
         assert answer
         assert answer.status == 201, answer
-        return int(answer.document["id"])
+        return int(answer.json["id"])
 
     def _pay(self, number: int) -> None:
         draw = random.Random(f"{self._seed} client {number}")
@@ -142,7 +112,7 @@ class Load:
     def _attempt(self, content: Document, wait: int) -> bool:
         """One request; whether its answer says how the transaction stands, or that it never will."""
         sent = time.monotonic()
-        answer = self.http.ask("PUT", "/api/transaction/", content, wait)
+        answer = self.http.try_send("PUT", "/api/transaction/", content, wait)
         heard = time.monotonic()
         document = _transaction_of(answer)
         with self._lock:
@@ -158,7 +128,7 @@ class Load:
                 self._surprise(f"{answer.status} after {heard - sent:.1f} s, {dict(answer.headers)}")
             return False
         if answer:
-            self._surprise(f"{content} was answered {answer.status} {answer.document}")
+            self._surprise(f"{content} was answered {answer.status} {answer.json}")
         return answer is not None
 
     def _look(self) -> None:
@@ -172,9 +142,9 @@ class Load:
             user_id, instant = draw.choice(self.users), draw.choice(self._instants[-8:])
             asked = datetime.now(UTC)
             date = instant.isoformat().replace("+00:00", "Z")
-            answer = self.http.ask("GET", f"/api/user/{user_id}/balance/?date={date}")
+            answer = self.http.try_send("GET", f"/api/user/{user_id}/balance/?date={date}")
             if answer and answer.status == 200:
-                balance = Decimal(answer.document["balance"])
+                balance = Decimal(answer.json["balance"])
                 self.history.readings.append(Reading(user_id, instant, asked, datetime.now(UTC), balance))
             if self._contents:
                 uid = draw.choice(self._contents)["uid"]
@@ -191,10 +161,10 @@ class Load:
             self.surprises.append(what)
 
 
-def _transaction_of(answer: LoadResponse | None) -> Document | None:
+def _transaction_of(answer: Response | None) -> Document | None:
     """The transaction in a 200 or 202, or in the 409 that tells of its rejection."""
     if answer and answer.status in (200, 202):
-        return dict(answer.document)
-    if answer and answer.status == 409 and "transaction" in answer.document:
-        return dict(answer.document["transaction"])
+        return dict(answer.json)
+    if answer and answer.status == 409 and "transaction" in answer.json:
+        return dict(answer.json["transaction"])
     return None

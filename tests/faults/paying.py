@@ -3,9 +3,9 @@
 import uuid
 from typing import Any
 
-from tests.faults.load import Http, LoadResponse
 from tests.faults.stack import Stack
-from tests.system.running_service import wait_until
+from tests.kit.http import Http, Response
+from tests.kit.waiting import wait_until
 
 STATE = """
     SELECT t.status, t.attempts, t.parked_at IS NOT NULL, (SELECT count(*) FROM ledger WHERE ledger.uid = t.uid),
@@ -16,9 +16,9 @@ COMPLETED_ONCE = ("COMPLETED", 0, False, 1, 1)  # never parked, one entry, one e
 
 
 def add_user(http: Http, balance: str = "") -> int:
-    answer = http.ask("POST", "/api/user/", {"name": "Ada"})
+    answer = http.try_send("POST", "/api/user/", {"name": "Ada"})
     assert answer
-    user_id = int(answer.document["id"])
+    user_id = int(answer.json["id"])
     if balance:
         paid = put(http, payment(user_id, balance), wait=10)
         assert paid
@@ -30,14 +30,14 @@ def payment(user_id: int, amount: str, type_: str = "DEPOSIT") -> dict[str, Any]
     return {"uid": str(uuid.uuid4()), "user_id": user_id, "type": type_, "amount": amount}
 
 
-def put(http: Http, content: dict[str, Any], wait: int = 0) -> LoadResponse | None:
-    return http.ask("PUT", "/api/transaction/", content, wait)
+def put(http: Http, content: dict[str, Any], wait: int = 0) -> Response | None:
+    return http.try_send("PUT", "/api/transaction/", content, wait)
 
 
 def balance(http: Http, user_id: int) -> str:
-    answer = http.ask("GET", f"/api/user/{user_id}/balance/")
+    answer = http.try_send("GET", f"/api/user/{user_id}/balance/")
     assert answer
-    return str(answer.document["balance"])
+    return str(answer.json["balance"])
 
 
 def state(stack: Stack, uid: str) -> tuple[Any, ...] | None:

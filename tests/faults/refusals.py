@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.faults.line_faults import Fault
 from tests.faults.stack import Stack
-from tests.system.running_service import wait_until
+from tests.kit.waiting import wait_until
 
 Refusal = Callable[[Stack], AbstractContextManager[None]]
 

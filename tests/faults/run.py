@@ -15,7 +15,7 @@ from tests.faults.ending import gather
 from tests.faults.history import Recovery
 from tests.faults.load import Load
 from tests.faults.stack import Stack
-from tests.receiver import Receiver, receiving
+from tests.kit.receiver import Receiver, receiving
 
 Say = Callable[[str], None]
 Prepare = Callable[[Stack], None]
@@ -79,7 +79,7 @@ def _run_on(stack: Stack, plan: Plan, receiver: Receiver, say: Say) -> Result:
     result = Result()
     load = Load(stack.url, plan.users, plan.rate, plan.seed)
     asked = {"url": receiver.url, "events": ["transaction.completed", "transaction.rejected"]}
-    answer = load.http.ask("POST", "/api/webhook/", asked)
+    answer = load.http.try_send("POST", "/api/webhook/", asked)
     assert answer, "the webhook was not added"
     assert answer.status == 201, answer
     load.start()

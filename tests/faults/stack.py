@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -17,7 +16,9 @@ import redis
 
 from local.state import Process, running_processes
 from tests.faults.proxy import Address, Proxy
-from tests.system.running_service import ROOT, Service, environment, family, wait_until
+from tests.kit.processes import ROOT, family, start_python
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 RESTART_SECONDS = 30
 
@@ -101,21 +102,15 @@ class Stack:
     def start_worker(self) -> subprocess.Popen[bytes]:
         """One more worker, which `up` does not know of. Returns when it consumes."""
         heartbeat = self.folder / f"extra-{time.monotonic_ns()}.heartbeat"
-        with open(self.folder / "extra-worker.out", "ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "worker"],
-                cwd=ROOT,
-                env=environment(
-                    DATABASE_URL=self.postgres.url(self.database_url),
-                    BROKER_URL=self.broker.url(self.broker_url),
-                    PAYMENTS_PROCESS="worker",
-                    PAYMENTS_WORKERS="1",
-                    PAYMENTS_HEARTBEAT_FILE=str(heartbeat),
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-            )
+        process = start_python(
+            *("-m", "worker"),
+            output=heartbeat.with_suffix(".out"),
+            DATABASE_URL=self.postgres.url(self.database_url),
+            BROKER_URL=self.broker.url(self.broker_url),
+            PAYMENTS_PROCESS="worker",
+            PAYMENTS_WORKERS="1",
+            PAYMENTS_HEARTBEAT_FILE=str(heartbeat),
+        )
         try:
             wait_until(heartbeat.exists, "the extra worker consumes", RESTART_SECONDS)
         except AssertionError:

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.faults.line_faults import accepts, settles
-from tests.faults.load import Http
 from tests.faults.paying import COMPLETED_ONCE, add_user, balance, payment, put, state, wait_final
 from tests.faults.proxy import Line
 from tests.faults.stack import Stack
+from tests.kit.http import Http
 
 pytestmark = pytest.mark.system
 
@@ -56,7 +56,7 @@ def test_settling_cut_at_the_commit_moves_the_money_once(stack: Stack, http: Htt
     assert wait_final(stack, content["uid"]) == COMPLETED_ONCE
     repeat = put(http, content)
     assert repeat
-    assert (repeat.status, repeat.document["balance_after"]) == (200, "0.00"), repeat
+    assert (repeat.status, repeat.json["balance_after"]) == (200, "0.00"), repeat
     assert balance(http, user_id) == "0.00"
 
 

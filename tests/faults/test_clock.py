@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.faults.load import Http
 from tests.faults.paying import COMPLETED_ONCE, add_user, balance, payment, put, wait_final
 from tests.faults.stack import Stack
+from tests.kit.http import Http
 
 pytestmark = pytest.mark.system
 

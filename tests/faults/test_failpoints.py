@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from local import broker
-from local.addresses import free_port
 from shared import database
 from shared.accepting import Accepted, accept
 from shared.database import is_infrastructure_error
@@ -23,8 +21,9 @@ from shared.settle import settle_lanes, work_lanes
 from tests.faults.failpoints import ACTIONS
 from tests.faults.victim import Order, Report, as_environment, run
 from tests.integration.books import assert_books_balance
-from tests.integration.conftest import _embedded_server, _start, empty_database, forget_settings, migrate
+from tests.integration.conftest import empty_database, forget_settings, migrate
 from tests.integration.given import ago, deposit, new_user, settled, states, stored, withdrawal
+from tests.kit.servers import embedded_postgres, running_broker
 
 pytestmark = pytest.mark.system
 
@@ -47,16 +46,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     """A Postgres and a broker of our own; this process uses them too."""
     folder = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        url = stack.enter_context(empty_database(stack.enter_context(_embedded_server(folder))))
-        program = broker.server(folder, free_port(), {})
-        process = _start(program)
-        stack.callback(process.wait, 10)
-        stack.callback(process.terminate)
-        for name, value in as_environment(url, str(program.url)).items():
+        url = stack.enter_context(empty_database(stack.enter_context(embedded_postgres(folder))))
+        addresses = as_environment(url, stack.enter_context(running_broker(folder)).url)
+        for name, value in addresses.items():
             patch.setenv(name, value)
         forget_settings()
         migrate(url)
-        yield as_environment(url, str(program.url))
+        yield addresses
         database.engine().dispose()
     forget_settings()
 

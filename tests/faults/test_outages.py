@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.faults.load import Http
 from tests.faults.paying import COMPLETED_ONCE, add_user, balance, payment, put, wait_final
 from tests.faults.proxy import Proxy
 from tests.faults.stack import Stack
-from tests.system.running_service import started_at, wait_until
+from tests.kit.http import Http
+from tests.kit.processes import started_at
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

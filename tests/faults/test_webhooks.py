@@ -16,9 +16,11 @@ from uuid import uuid4
 
 import pytest
 
-from tests.faults.load import Http
-from tests.receiver import DROP, HANG, Got, Receiver, receiving
-from tests.system.running_service import Service, family, payments, wait_until
+from tests.kit.http import Http
+from tests.kit.processes import family
+from tests.kit.receiver import DROP, HANG, Got, Receiver, receiving
+from tests.kit.service import Service, payments
+from tests.kit.waiting import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(420)]
 
@@ -93,10 +95,10 @@ def test_every_receiver_that_should_gets_every_event_in_order(service: Service) 
 
 
 def ask(http: Http, method: str, path: str, body: Any = None) -> Any:
-    answer = http.ask(method, path, body)
+    answer = http.try_send(method, path, body)
     assert answer is not None
     assert answer.status < 300, answer
-    return answer.document
+    return answer.json
 
 
 def by_user(receiver: Receiver) -> dict[int, list[Got]]:

@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
 from shared import doorbell
 from shared.settings import settings
+from tests.kit.servers import running_broker
 
 
 def forget() -> None:
@@ -24,18 +22,7 @@ def forget() -> None:
 @pytest.fixture
 def broker_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A real broker of the test's own."""
-    from local import broker  # here: not needed, nor perhaps installed, where other tests run
-    from local.addresses import free_port
-    from tests.integration.conftest import _start
-
-    program = broker.server(tmp_path, free_port(), {})
-    process = _start(program)
-    try:
-        monkeypatch.setenv("BROKER_URL", str(program.url))
+    with running_broker(tmp_path) as broker:
+        monkeypatch.setenv("BROKER_URL", broker.url)
         forget()
-        with Redis.from_url(str(program.url), retry=Retry(ConstantBackoff(0.05), 100)) as redis:
-            redis.ping()
-        yield str(program.url)
-    finally:
-        process.terminate()
-        process.wait(10)
+        yield broker.url

@@ -5,14 +5,11 @@ of our own is started. Rows cannot be taken away (triggers refuse it), so each t
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -21,22 +18,18 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from shared import database, doorbell
+from shared import database, doorbell, webhooks
 from shared.model import LANES
-from shared.processes import die_with_parent
 from shared.queries.lanes import find_overdue_lanes
 from shared.settings import settings
 from shared.settle import settle_lanes
 from tests.integration.bells import broker_url  # noqa: F401 - a fixture
 from tests.integration.books import assert_books_balance, newest_user
 from tests.integration.bug import bug  # noqa: F401 - a fixture
-from tests.integration.given import run_sql
+from tests.integration.given import prune, run_sql
+from tests.kit.processes import ROOT
+from tests.kit.servers import embedded_postgres
 
-if TYPE_CHECKING:
-    from local.child import Program
-    from local.postgres import Cluster
-
-ROOT = Path(__file__).parents[2]
 NOBODY_LISTENS = "redis://127.0.0.1:1/0"  # the doorbell must be harmless without a broker
 
 
@@ -52,7 +45,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if url := os.environ.get("DATABASE_URL"):
         yield url
     else:
-        with _embedded_server(tmp_path_factory.mktemp("postgres")) as url:
+        with embedded_postgres(tmp_path_factory.mktemp("postgres")) as url:
             yield url
 
 
@@ -82,6 +75,19 @@ def the_books_balance(database_url: str) -> Iterator[None]:
         for lane in overdue:
             settle_lanes([lane])
     assert_books_balance(above)
+
+
+@pytest.fixture
+def receivers_on_loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Allows webhooks to the receivers of tests, and deletes all webhooks at the end, so that the next test has none."""
+    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
+    settings.cache_clear()
+    yield
+    for webhook in webhooks.list_all():
+        webhooks.delete(webhook.id)
+    while prune():
+        pass
+    settings.cache_clear()
 
 
 def _lanes_with_work() -> list[int]:
@@ -131,55 +137,3 @@ def drop_database(connection: Connection, name: str) -> None:
             time.sleep(0.1)
         else:
             return
-
-
-@contextmanager
-def _embedded_server(folder: Path) -> Iterator[str]:
-    """The Postgres that `./payments up` runs, in a folder of its own."""
-    from local import postgres  # here: not needed, nor perhaps installed, where DATABASE_URL is given
-    from local.addresses import free_port
-
-    cluster = postgres.prepare(folder, free_port())
-    initdb = _start(postgres.initdb(cluster, os.environ))
-    assert initdb.wait(120) == 0
-    postgres.adopt(cluster)
-    server = _start(postgres.server(cluster, os.environ))
-    try:
-        _await_roles(cluster, server)
-        yield cluster.url
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-
-
-def _start(program: "Program") -> subprocess.Popen[bytes]:
-    """As the supervisor of `up` starts it, its output left unread. It ends with us, even if we are killed."""
-
-    def prepare() -> None:
-        program.before_exec()
-        die_with_parent(signal.SIGINT)
-
-    return subprocess.Popen(
-        program.argv,
-        cwd=program.folder,
-        env=program.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=prepare,  # noqa: PLW1509 - one thread so far
-    )
-
-
-def _await_roles(cluster: "Cluster", server: subprocess.Popen[bytes]) -> None:
-    """Wait until the server answers, and have its roles made."""
-    from local.command import CommandError
-    from local.postgres import ensure_roles
-
-    for _ in range(600):
-        assert server.poll() is None, f"Postgres ended with {server.returncode}"
-        try:
-            return ensure_roles(cluster)
-        except CommandError:
-            time.sleep(0.1)
-    raise AssertionError("Postgres does not answer")

@@ -1,6 +1,5 @@
 """What integration tests start from: requests in few words, settling a user, Postgres's clock."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from shared.queries import transactions
 from shared.queries.server import read_clock
 from shared.settings import settings
 from shared.settle import settle_lanes
+from tests.kit.waiting import wait_until
 
 
 def deposit(user_id: int, amount: int, at: datetime | None = None, uid: UUID | None = None) -> TransactionRequest:
@@ -121,11 +121,8 @@ def await_waiter(connection: Connection, seconds: float = 1.5) -> None:
     """Return once some session waits for a lock that this connection's session holds."""
     pid = connection.scalar(text("SELECT pg_backend_pid()"))
     waiters = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")
-    ends = time.monotonic() + seconds
     with plain_engine().connect() as watch:
-        while not watch.scalar(waiters, {"pid": pid}):
-            assert time.monotonic() < ends, "nobody waits"
-            time.sleep(0.01)
+        wait_until(lambda: watch.scalar(waiters, {"pid": pid}), "a session waits", seconds, 0.01)
 
 
 def prune() -> int:

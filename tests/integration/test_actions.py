@@ -1,7 +1,5 @@
 """Operator actions are recorded in the transaction that does them: who, what, of which; never a secret."""
 
-from collections.abc import Iterator
-
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
@@ -26,31 +24,18 @@ from tests.integration.given import (
     new_users,
     outsider,
     plain_engine,
-    prune,
     run_sql,
     settled,
     states,
     withdrawal,
 )
-from tests.receiver import receiving
+from tests.kit.receiver import receiving
 from web.app import create_app
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
 
 DONE = "transaction.completed"
 ADA = "ada@box"
-
-
-@pytest.fixture(autouse=True)
-def settings_of_the_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
-    settings.cache_clear()
-    yield
-    for webhook in webhooks.list_all():
-        webhooks.delete(webhook.id)
-    while prune():
-        pass
-    settings.cache_clear()
 
 
 @pytest.fixture

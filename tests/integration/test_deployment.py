@@ -12,8 +12,9 @@ from sqlalchemy import text
 
 from shared.database import transaction
 from shared.health import get_backlog
-from tests.integration.conftest import ROOT, empty_database, migrate
+from tests.integration.conftest import empty_database, migrate
 from tests.integration.given import accepted, deposit, new_users, run_sql
+from tests.kit.processes import ROOT
 
 pytestmark = pytest.mark.integration
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,6 @@ from shared.database import transaction
 from shared.delivering import expand
 from shared.model import lane_of
 from shared.queries import deliveries
-from shared.settings import settings
 from shared.webhook_model import NewWebhook
 from tests.integration.given import (
     accepted,
@@ -23,32 +22,20 @@ from tests.integration.given import (
     new_user,
     new_users,
     outsider,
-    prune,
     recorded_statements,
     run_sql,
     settled,
     states,
 )
+from tests.kit.waiting import wait_until
 from worker import duty as duty_module
 from worker import notify, sweep
 from worker.duty import Duty
 from worker.notify import Notifier
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
 
 DONE = "transaction.completed"
-
-
-@pytest.fixture(autouse=True)
-def no_webhooks_are_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
-    settings.cache_clear()
-    yield
-    for webhook in webhooks.list_all():
-        webhooks.delete(webhook.id)
-    while prune():
-        pass
-    settings.cache_clear()
 
 
 def failures(duty: str) -> float:
@@ -156,10 +143,7 @@ def test_a_notifier_whose_pruning_hangs_goes_on_expanding(monkeypatch: pytest.Mo
         duty.run_for_ever(interval) for interval, duty in Notifier().duties() if duty.name in ("expand", "prune_events")
     ]
     try:
-        deadline = time.monotonic() + 10
-        while len(looks) < 5:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: len(looks) >= 5, "it looks again", 10, 0.01)
     finally:
         hangs.set()
         for thread in threads:
@@ -199,10 +183,7 @@ def test_a_webhook_that_cannot_be_expanded_delays_no_other() -> None:
         expand(failing)
         assert time.monotonic() - began < 0.9, "it is left alone for a second: nobody waits for the lock"
         assert expanded(free) == 3
-    deadline = time.monotonic() + 10
-    while failing.paused():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not failing.paused(), "it is no longer left alone", 10)
     while expand(failing):
         pass
     assert expanded(locked) == 3

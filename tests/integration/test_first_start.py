@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import make_url
 
 from local.postgres import APP_ROLE, binary
-from tests.integration.conftest import NOBODY_LISTENS, ROOT, _embedded_server
+from tests.integration.conftest import NOBODY_LISTENS
+from tests.kit.processes import ROOT
+from tests.kit.servers import embedded_postgres
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +32,7 @@ class Roles(NamedTuple):
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     """A server as the DBA has it: the owner and its database; `up` would have made the other role already."""
     folder = tmp_path_factory.mktemp("server")
-    with _embedded_server(folder) as owner:
+    with embedded_postgres(folder) as owner:
         url = make_url(owner)
         superuser = url.set(username="postgres", password=(folder / "postgres.password").read_text())
         app = url.set(username=APP_ROLE, password=PASSWORD)

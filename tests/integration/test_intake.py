@@ -1,8 +1,7 @@
 """Group commit: what waits is accepted together, what spoils the statement is told alone, nobody waits for ever."""
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -16,6 +15,7 @@ from shared.errors import PaymentsError, Unavailable
 from shared.model import TransactionRequest, Type
 from shared.queries.transactions import find_transactions
 from tests.integration.given import await_waiter, deposit, new_user, outsider, recorded_statements, states
+from tests.kit.waiting import wait_until
 from web import intake as module
 from web.intake import GroupCommit
 
@@ -47,15 +47,8 @@ class Kept:
 
     def gather(self, requests: Sequence[TransactionRequest]) -> list[Future[list[Reply]]]:
         futures = [self.submit(request) for request in requests]
-        self.wait_until(lambda: len(self.intake._waiting) == len(requests), "all wait")
+        wait_until(lambda: len(self.intake._waiting) == len(requests), "all wait", 2, 0.001)
         return futures
-
-    @staticmethod
-    def wait_until(condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 2
-        while not condition():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.001)
 
 
 def test_what_waits_while_a_commit_is_under_way_is_one_commit() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +17,9 @@ from migrations.__main__ import configuration
 from shared.errors import NotReady
 from shared.health import MIGRATION, check_server
 from shared.processes import operator_name
-from tests.integration.conftest import ROOT, empty_database, migrate
+from tests.integration.conftest import empty_database, migrate
+from tests.kit.processes import ROOT
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -86,12 +87,8 @@ def test_a_run_waits_for_another_one(another_database: str) -> None:
             WHERE datname = current_database() AND pid <> pg_backend_pid()
               AND (query LIKE '%pg_try_advisory_xact_lock%' OR query = 'ROLLBACK') -- it tries, and rests
         """)
-        deadline = time.monotonic() + 30
-        with connect(another_database).connect() as watch:
-            while not watch.scalar(tries):
-                assert time.monotonic() < deadline
-                watch.rollback()
-                time.sleep(0.05)
+        with connect(another_database).execution_options(isolation_level="AUTOCOMMIT").connect() as watch:
+            wait_until(lambda: watch.scalar(tries), "it tries", 30)
             assert watch.scalar(text("SELECT to_regclass('users')")) is None
         other.commit()
         assert run.result().returncode == 0

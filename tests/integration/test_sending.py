@@ -18,7 +18,7 @@ from shared.sending import Message, send
 from shared.settings import settings
 from shared.webhook_model import NewWebhook
 from shared.webhooks import register
-from tests.receiver import Receiver, receiving, speaking
+from tests.kit.receiver import Receiver, receiving, speaking
 
 pytestmark = pytest.mark.integration
 

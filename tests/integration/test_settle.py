@@ -36,7 +36,7 @@ from tests.integration.given import (
     stored,
     withdrawal,
 )
-from tests.system.running_service import wait_until
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from local.addresses import free_port
-from tests.integration.conftest import ROOT
+from tests.kit.processes import ROOT
 
 pytestmark = pytest.mark.integration
 

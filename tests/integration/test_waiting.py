@@ -18,7 +18,7 @@ from shared.settle import settle_lanes, work_lanes
 from tests.integration.bells import forget
 from tests.integration.bug import UNLUCKY
 from tests.integration.given import accepted, deposit, new_user, new_users, recorded_statements
-from tests.system.running_service import wait_until
+from tests.kit.waiting import wait_until
 from web import waiting
 from web.app import create_app
 from web.waiting import LongPoll

@@ -18,10 +18,10 @@ from shared.settings import settings
 from shared.telling import DELAYS_SECONDS, MAX_RETRY_AFTER_SECONDS
 from shared.webhook_model import NewWebhook
 from tests.integration.given import clock, deposit, new_user, prune, run_sql, settled
-from tests.integration.test_webhooks import DONE, FUNDED, Hook, private_addresses  # noqa: F401 - a fixture
-from tests.receiver import Got, Receiver, receiving
+from tests.integration.test_webhooks import DONE, FUNDED, Hook
+from tests.kit.receiver import Got, Receiver, receiving
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
 
 HOUR, DAY = 3600, 86_400
 WHOLE_SCHEDULE = sum(DELAYS_SECONDS)

@@ -32,9 +32,10 @@ from tests.integration.given import (
     withdrawal,
 )
 from tests.integration.test_plans import plans_of
-from tests.receiver import DROP, HANG, Got, Receiver, receiving
+from tests.kit.receiver import DROP, HANG, Got, Receiver, receiving
+from tests.kit.waiting import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
 
 DONE, REFUSED, FUNDED, DEPLETED = (
     *("transaction.completed", "transaction.rejected"),
@@ -72,19 +73,6 @@ class Hook:
             f" WHERE webhook_id = {self.id} AND next_attempt_at IS NOT NULL"
         )
         run_sql(f"UPDATE webhooks SET rests_until = NULL WHERE id = {self.id}")
-
-
-@pytest.fixture(autouse=True)
-def private_addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The receivers are on loopback. No other test's webhooks are left."""
-    monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
-    settings.cache_clear()
-    yield
-    for webhook in webhooks.list_all():
-        webhooks.delete(webhook.id)
-    while prune():
-        pass
-    settings.cache_clear()
 
 
 @pytest.fixture
@@ -320,10 +308,7 @@ def test_a_delivery_that_ends_passes_its_turn_on(hook: Hook, monkeypatch: pytest
         waits = text(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%webhook_cursors%'"
         )
-        deadline = time.monotonic() + 30
-        while not working.done() and not watch.scalar(waits):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: working.done() or watch.scalar(waits), "it waits, or is done", 30, 0.01)
         go_on.set()
         expanding.result()
         working.result()
@@ -729,10 +714,7 @@ def test_a_hanging_receiver_holds_no_transaction_open(hook: Hook, monkeypatch: p
     expand()
     with ThreadPoolExecutor(1) as threads, outsider() as connection:
         working = threads.submit(deliver_webhook, hook.id)
-        deadline = time.monotonic() + 30
-        while not hook.receiver.got:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: hook.receiver.got, "the receiver has the request", 30, 0.01)
         open_ones = text("""
             SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from api import query
-from running_service import Service, payments, wait_until
+
+from tests.kit.database import query
+from tests.kit.service import Service, payments
+from tests.kit.waiting import wait_until
 
 DIFFERENCES = """
     SELECT id, balance, total, last_balance FROM users LEFT JOIN LATERAL (

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from api import JSON, query, transaction
-from running_service import wait_until
+from tests.kit.database import query
+from tests.kit.http import JSON, transaction
+from tests.kit.waiting import wait_until
 
 PAYMENT_TIMEOUT_SECONDS = 30
 PAUSE_SECONDS = 0.02  # they share the machine with what they test

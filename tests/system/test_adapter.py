@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_service import ROOT, wait_until
-from test_graceful_web import free_port, get
-from wsgi_probe import PIECE, PIECES
+
+from local.addresses import free_port
+from tests.kit.http import get
+from tests.kit.processes import ROOT, start_python
+from tests.kit.waiting import wait_until
+from tests.system.wsgi_probe import PIECE, PIECES
 
 pytestmark = pytest.mark.system
 
-HERE = Path(__file__).parent
 CHUNKS = b"2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n"
 REQUESTS = {
     "lines and signs": b"GET /a%20b/%C3%A9//x?q=%C3%A9+1&z HTTP/1.1\r\nHost: x:1\r\nX-A: 1\r\nX-A: 2\r\nCookie: a=1\r\n"
@@ -38,11 +38,9 @@ REQUESTS = {
 @contextmanager
 def serving(command: Callable[[int], list[str]], folder: Path) -> Iterator[int]:
     port = free_port()
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}"}
-    with open(folder / f"{port}.log", "ab") as log:
-        process = subprocess.Popen([sys.executable, *command(port)], cwd=HERE, env=environment, stdout=log, stderr=log)
+    process = start_python(*command(port), output=folder / f"{port}.log", PYTHONPATH=str(ROOT))
     try:
-        wait_until(lambda: get(port, "/count") is not None, "it answers", 60)
+        wait_until(lambda: get(f"http://127.0.0.1:{port}/count"), "it answers", 60)
         yield port
         process.terminate()
         assert process.wait(30) == 0
@@ -53,7 +51,7 @@ def serving(command: Callable[[int], list[str]], folder: Path) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with serving(lambda port: ["wsgi_probe.py", str(port)], tmp_path_factory.mktemp("probe")) as port:
+    with serving(lambda port: ["-m", "tests.system.wsgi_probe", str(port)], tmp_path_factory.mktemp("probe")) as port:
         yield port
 
 
@@ -62,7 +60,7 @@ def granian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The same application on granian's own WSGI."""
     options = ["--interface", "wsgi", "--http", "1", "--factory"]
     with serving(
-        lambda port: ["-m", "granian", *options, "--port", str(port), "wsgi_probe:application"],
+        lambda port: ["-m", "granian", *options, "--port", str(port), "tests.system.wsgi_probe:application"],
         tmp_path_factory.mktemp("granian"),
     ) as port:
         yield port
@@ -106,12 +104,9 @@ def test_response_headers_equal_those_of_granians_wsgi(probe: int, granian: int,
 
 
 def ask(port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    answer = response.status, response.read()
-    connection.close()
-    return answer
+    answer = get(f"http://127.0.0.1:{port}{path}")
+    assert answer, "no whole answer"
+    return answer.status, answer.body
 
 
 def counts(port: int) -> tuple[int, bool, int, int]:

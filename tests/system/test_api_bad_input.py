@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from api import Api, Response, count_rows, query, transaction
-from running_service import Service
+
+from tests.kit.database import count_rows, query
+from tests.kit.http import Api, Response, transaction
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 

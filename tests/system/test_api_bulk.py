@@ -15,10 +15,14 @@ from urllib.parse import urlsplit
 
 import psycopg2  # type: ignore[import-untyped]
 import pytest
-from api import JSON, Api, Response, count_rows, held_lane, query, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from running_service import Service, family, wait_until
+
+from tests.kit.database import count_rows, held_lane, query
+from tests.kit.http import JSON, Api, Response, transaction
+from tests.kit.processes import family
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

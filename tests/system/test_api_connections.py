@@ -13,8 +13,12 @@ from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from api import Api, held_lane, transaction
-from running_service import Service, started_at, wait_until
+
+from tests.kit.database import held_lane
+from tests.kit.http import Api, transaction
+from tests.kit.processes import started_at
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

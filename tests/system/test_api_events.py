@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from api import MEMBERS, Api, held_lane, query, transaction
-from running_service import Service
 
 from client import Payments
+from tests.kit.database import held_lane, query
+from tests.kit.http import MEMBERS, Api, transaction
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 

@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
-from api import PROBLEM, Api, Response, count_rows, held_lane, transaction
-from running_service import Service, family, wait_until
+
+from tests.kit.database import count_rows, held_lane
+from tests.kit.http import PROBLEM, Api, Response, transaction
+from tests.kit.processes import family
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

@@ -1,8 +1,10 @@
 """API.md, GET and POST of a transaction: found in every spelling, and conditional requests."""
 
 import pytest
-from api import MEMBERS, Api, held_lane, transaction
-from running_service import Service
+
+from tests.kit.database import held_lane
+from tests.kit.http import MEMBERS, Api, transaction
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 

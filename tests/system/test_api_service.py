@@ -6,9 +6,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from api import JSON, Api, transaction
-from running_service import Service, wait_until
 
+from tests.kit.http import JSON, Api, transaction
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 from web.app import create_app
 from web.openapi import document
 

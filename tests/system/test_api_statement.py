@@ -10,8 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from api import Api, Response, held_lane, query, transaction
-from running_service import Service, wait_until
+
+from tests.kit.database import held_lane, query
+from tests.kit.http import Api, Response, transaction
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

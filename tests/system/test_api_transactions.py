@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from api import MEMBERS, Api, Response, count_rows, held_lane, query, transaction
-from running_service import Service
+
+from tests.kit.database import count_rows, held_lane, query
+from tests.kit.http import MEMBERS, Api, Response, transaction
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 

@@ -4,9 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from api import Api, count_rows
-from running_service import Service
 from urllib3 import HTTPHeaderDict
+
+from tests.kit.database import count_rows
+from tests.kit.http import Api
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 import pytest
 import urllib3
-from api import Api, Response, held_lane, query, transaction
-from running_service import Service, wait_until
 
+from tests.kit.database import held_lane, query
+from tests.kit.http import Api, Response, transaction
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 from web.gate import raise_descriptor_limit
 
 pytestmark = pytest.mark.system

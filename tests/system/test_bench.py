@@ -5,7 +5,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from running_service import payments
+
+from tests.kit.service import payments
 
 pytestmark = pytest.mark.system
 

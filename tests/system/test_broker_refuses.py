@@ -4,14 +4,14 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-import urllib3
 
-from tests.faults.load import Http
 from tests.faults.paying import COMPLETED_ONCE, add_user, payment, put, wait_final
 from tests.faults.refusals import JUNK, QUEUES, REFUSALS, await_junk_taken, put_junk, put_junk_beside, put_wrong_types
 from tests.faults.stack import Stack
-from tests.receiver import receiving
-from tests.system.running_service import payments, wait_until
+from tests.kit.http import Http, get
+from tests.kit.receiver import receiving
+from tests.kit.service import payments
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -46,7 +46,9 @@ def http(stack: Stack) -> Http:
 
 def number(stack: Stack, name: str) -> float:
     """A metric of /metrics; 0 while there is none."""
-    text = urllib3.request("GET", f"{stack.url}/metrics", timeout=10).data.decode()
+    answer = get(f"{stack.url}/metrics", seconds=10)
+    assert answer, "no whole answer"
+    text = answer.body.decode()
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.rpartition(" ")[0] == name)
 
 
@@ -93,12 +95,12 @@ def await_delivered(stack: Stack, http: Http, user_id: int) -> None:
     """Webhooks get their events, too."""
     with receiving() as receiver:
         webhook = {"url": receiver.url, "events": ["transaction.completed"]}
-        added = http.ask("POST", "/api/webhook/", webhook)
+        added = http.try_send("POST", "/api/webhook/", webhook)
         assert added is not None
         assert added.status == 201, added
         pays(stack, http, user_id)
         wait_until(lambda: receiver.got, "the webhook gets an event", RINGS_HEARD_TIMEOUT_SECONDS)
-        http.ask("DELETE", f"/api/webhook/{added.document['id']}/")
+        http.try_send("DELETE", f"/api/webhook/{added.json['id']}/")
 
 
 def test_junk_in_the_queues_is_dropped_and_counted(stack: Stack, http: Http) -> None:

@@ -15,8 +15,6 @@ from uuid import UUID
 
 import pytest
 import urllib3
-from api import held_lane
-from running_service import Service
 
 from client import (
     InvalidRequest,
@@ -29,6 +27,8 @@ from client import (
     Unavailable,
     make_uid,
 )
+from tests.kit.database import held_lane
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 

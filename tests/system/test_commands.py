@@ -12,12 +12,14 @@ from uuid import uuid4
 
 import psycopg2  # type: ignore[import-untyped]
 import pytest
-from api import Api, held_lane, query
-from running_service import Service, wait_until
-from running_service import payments as run
 
 from client import Payment, Payments, Transaction
 from shared.processes import operator_name
+from tests.kit.database import held_lane, query
+from tests.kit.http import Api
+from tests.kit.service import Service
+from tests.kit.service import payments as run
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

@@ -5,30 +5,33 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api import Api
-from running_service import ROOT, Service, environment, wait_until
-from running_service import payments as run
 
 from client import Payments
 from examples.ad_engine.engine import Engine
 from examples.ad_engine.page import HOOK_PATH, serve
 from examples.ad_engine.service import Hook
 from examples.ad_engine.service import Service as PaymentService
+from tests.kit.http import Api, Http, get
+from tests.kit.processes import ROOT, environment
+from tests.kit.service import Service
+from tests.kit.service import payments as run
+from tests.kit.waiting import wait_until
 from tests.unit.test_ad_engine import BODY, OTHER, SECRET, headers
 
 pytestmark = pytest.mark.system
 
 
 def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return str(answer.read().decode())
+    answer = get(url)
+    assert answer, "no whole answer"
+    assert answer.status == 200, answer
+    return answer.body.decode()
 
 
 @contextmanager
@@ -102,13 +105,7 @@ def deliver() -> Iterator[Callable[..., int]]:
     thread.start()
 
     def send(sent: dict[str, str], path: str = HOOK_PATH) -> int:
-        asked = urllib.request.Request(f"http://127.0.0.1:{server.server_port}{path}", BODY, sent)
-        try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code
+        return Http(f"http://127.0.0.1:{server.server_port}").send("POST", path, BODY, sent).status
 
     send.campaigns = engine.campaigns.listed  # type: ignore[attr-defined]
     yield send

@@ -2,17 +2,18 @@
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import urllib3
-from api import Api
-from running_service import ROOT, Service, assert_all_ended, environment, family, wait_until
+
+from local.addresses import free_port
+from tests.kit.http import Api, get
+from tests.kit.processes import assert_all_ended, family, run_python, start_python
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -23,12 +24,8 @@ class Worker(NamedTuple):
 
     def metrics(self) -> str:
         """Empty while nobody answers."""
-        try:
-            return urllib3.request(
-                "GET", f"http://127.0.0.1:{self.port}/metrics", retries=False, timeout=5
-            ).data.decode()
-        except urllib3.exceptions.HTTPError:
-            return ""
+        answer = get(f"http://127.0.0.1:{self.port}/metrics", seconds=5)
+        return answer.body.decode() if answer else ""
 
     def number(self, name: str) -> float:
         found = [line for line in self.metrics().splitlines() if line.startswith(f"{name} ")]
@@ -45,26 +42,16 @@ class Worker(NamedTuple):
         return None
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def start(service: Service, tmp_path: Path, *arguments: str) -> Worker:
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", *arguments],
-        cwd=ROOT,
-        env=environment(
-            DATABASE_URL=service.database_url,
-            BROKER_URL=service.broker_url,
-            PAYMENTS_METRICS_PORT=str(port),
-            PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "not" / "there yet"),
-            PAYMENTS_WORKERS="1",
-        ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+    process = start_python(
+        *("-m", "worker", *arguments),
+        output=tmp_path / f"worker.{port}.log",
+        DATABASE_URL=service.database_url,
+        BROKER_URL=service.broker_url,
+        PAYMENTS_METRICS_PORT=str(port),
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "not" / "there yet"),
+        PAYMENTS_WORKERS="1",
     )
     return Worker(process, port)
 
@@ -117,13 +104,6 @@ def test_notify_serves_its_metrics_too(service: Service, tmp_path: Path) -> None
 
 
 def test_a_port_without_a_folder_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "worker"],
-        cwd=ROOT,
-        env=environment(PAYMENTS_METRICS_PORT="9100"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-m", "worker", PAYMENTS_METRICS_PORT="9100")
     assert (done.returncode, done.stdout) == (1, "")
     assert "PROMETHEUS_MULTIPROC_DIR" in done.stderr

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 import redis
-from api import Api, query, row_lock, transaction
-from running_service import Service, family, wait_until
+
+from tests.kit.database import query, row_lock
+from tests.kit.http import Api, transaction
+from tests.kit.processes import family
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

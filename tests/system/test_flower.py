@@ -1,20 +1,18 @@
 """Flower as a container starts it: closed by a password; and what it tells of the work."""
 
 import base64
-import json
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api import Api, transaction
 from celery import Celery
-from running_service import ROOT, Service, environment, wait_until
-from test_graceful_web import free_port
+
+from local.addresses import free_port
+from tests.kit.http import Api, get, status, transaction
+from tests.kit.processes import start_python
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -28,14 +26,9 @@ def flower(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> 
     port = free_port()
     given = {"BROKER_URL": service.broker_url, **(BY_ENVIRONMENT if request.param == "environment" else {})}
     options = BY_OPTION if request.param == "option" else []
-    with open(tmp_path / "flower.log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "flower", f"--port={port}", *options],
-            cwd=ROOT,
-            env=environment(**given),
-            stdout=log,
-            stderr=log,
-        )
+    process = start_python(
+        *("-m", "worker", "flower", f"--port={port}", *options), output=tmp_path / "flower.log", **given
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: status(f"{url}/healthcheck") == 200, "Flower answers", 60)
@@ -45,27 +38,24 @@ def flower(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> 
         process.wait()
 
 
-def fetch(url: str, password: str = "") -> bytes:
-    headers = {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-        return bytes(answer.read())
+def authorized(password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
 
 
-def status(url: str, password: str = "") -> int:
-    """0 where nobody listens."""
-    try:
-        fetch(url, password)
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            return refusal.code
-    except OSError:
-        return 0
-    return 200
+def fetch_json(url: str) -> Any:
+    answer = get(url, authorized(PASSWORD))
+    assert answer, "no whole answer"
+    assert answer.status == 200, answer
+    return answer.json
 
 
 def test_without_a_password_flower_shows_health_and_metrics(flower: str) -> None:
     for page in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length"):
-        assert [status(flower + page, given) for given in ("", "operator:wrong", PASSWORD)] == [401, 401, 200], page
+        assert [status(flower + page, authorized(given)) for given in ("", "operator:wrong", PASSWORD)] == [
+            401,
+            401,
+            200,
+        ], page
     # Both are open whatever is set: they belong on no ingress.
     assert [status(flower + page) for page in ("/healthcheck", "/metrics")] == [200, 200]
 
@@ -81,7 +71,7 @@ def test_a_task_tells_what_it_settled(flower: str, service: Service) -> None:
         pays = transaction(user, amount="1.00"), transaction(user, type="WITHDRAW", amount="9000.00")
         api.ask("PUT", "/api/transactions/", pays, expected=202)
         api.wait_final(pays[1]["uid"])
-        listed = json.loads(fetch(f"{flower}/api/tasks?limit=50", PASSWORD))
+        listed = fetch_json(f"{flower}/api/tasks?limit=50")
         told.update({uid: task for uid, task in listed.items() if task["state"] == "SUCCESS"})
         return pays[0]["uid"] in told and told[pays[0]["uid"]]["name"] == "settle"
 
@@ -93,7 +83,7 @@ def test_a_task_tells_what_it_settled(flower: str, service: Service) -> None:
 @pytest.mark.parametrize("flower", ["environment"], indirect=True)
 def test_queues_are_seen_also_those_that_came_after_it(flower: str, service: Service) -> None:
     def queues() -> set[str]:
-        listed = json.loads(fetch(f"{flower}/api/queues/length", PASSWORD))["active_queues"]
+        listed = fetch_json(f"{flower}/api/queues/length")["active_queues"]
         return {queue["name"] for queue in listed}
 
     wait_until(lambda: queues() == {"settle", "notify"}, "both queues are seen", 60)

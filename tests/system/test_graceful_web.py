@@ -5,18 +5,22 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from api import JSON, Api, held_lane, transaction
-from paying_clients import PayingClients, assert_each_settled_once
-from running_service import ROOT, Service, environment, started_at, wait_until
 
+from local.addresses import free_port
+from tests.kit.database import held_lane
+from tests.kit.http import JSON, Api, Response, get, transaction
+from tests.kit.processes import start_python, started_at
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
+from tests.system.paying_clients import PayingClients, assert_each_settled_once
 from web.stopping import _refuse_connections
 
 pytestmark = pytest.mark.system
@@ -31,37 +35,20 @@ class Web:
 
     def __init__(self, service: Service, folder: Path, port: int) -> None:
         self.port = port
-        given = {"DATABASE_URL": service.database_url, "BROKER_URL": service.broker_url}
-        with open(folder / f"web.{port}.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "web", "--port", str(port)],
-                cwd=ROOT,
-                env=environment(**given),
-                stdout=log,
-                stderr=log,
-            )
-        wait_until(lambda: get(port, "/readyz") is not None, "web answers", 60)
+        self.process = start_python(
+            *("-m", "web", "--port", str(port)),
+            output=folder / f"web.{port}.{time.monotonic_ns()}.log",
+            DATABASE_URL=service.database_url,
+            BROKER_URL=service.broker_url,
+        )
+        wait_until(lambda: self.get("/readyz"), "web answers", 60)
+
+    def get(self, path: str) -> Response | None:
+        return get(f"http://127.0.0.1:{self.port}{path}")
 
     def stop(self) -> None:
         self.process.terminate()
         assert self.process.wait(30) == 0
-
-
-def get(port: int, path: str) -> http.client.HTTPResponse | None:
-    """None where nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse()
-    except OSError:
-        return None
-    finally:
-        connection.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture
@@ -140,7 +127,7 @@ def test_a_list_under_way_is_accepted_during_shutdown(service: Service, start_we
     connection.putheader("Content-Length", str(len(body)))
     connection.endheaders(body[: len(body) // 2])
     web.process.terminate()
-    wait_until(lambda: get(web.port, "/livez") is None, "connections are refused")
+    wait_until(lambda: web.get("/livez") is None, "connections are refused")
     connection.send(body[len(body) // 2 :])
     response = connection.getresponse()
     results = json.loads(response.read())["results"]
@@ -162,7 +149,7 @@ def test_a_stopping_web_closes_kept_connections_politely(service: Service, start
     with held_lane(service.database_url, user_id):
         content = transaction(user_id)
         waits.request("PUT", "/api/transaction/", json.dumps(content), {"Content-Type": JSON, "Prefer": "wait=30"})
-        wait_until(lambda: get(web.port, f"/api/transaction/{content['uid']}/").status == 200, "accepted")  # type: ignore[union-attr]
+        wait_until(lambda: web.get(f"/api/transaction/{content['uid']}/").status == 200, "accepted")  # type: ignore[union-attr]
         web.process.terminate()
         assert waits.getresponse().status == 202
     kept.request("GET", "/livez")

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
-from api import LANES, Api, query, row_lock, transaction
-from paying_clients import PayingClients, assert_each_settled_once
-from running_service import Service, wait_until
 
-from tests.receiver import Got, receiving
+from tests.kit.database import LANES, query, row_lock
+from tests.kit.http import Api, transaction
+from tests.kit.receiver import Got, receiving
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
+from tests.system.paying_clients import PayingClients, assert_each_settled_once
 
 pytestmark = pytest.mark.system
 

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api import Api, Response, query
-from running_service import Service, payments, wait_until
+
+from tests.kit.database import query
+from tests.kit.http import Api, Response
+from tests.kit.service import Service, payments
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

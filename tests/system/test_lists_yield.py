@@ -8,8 +8,11 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
-from tests.system.api import Api, query, transaction
-from tests.system.running_service import Service, family, wait_until
+from tests.kit.database import query
+from tests.kit.http import Api, transaction
+from tests.kit.processes import family
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

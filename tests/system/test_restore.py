@@ -11,10 +11,12 @@ from uuid import UUID, uuid4
 
 import psycopg2  # type: ignore[import-untyped]
 import pytest
-from running_service import STOP_SECONDS, Service, assert_all_ended, environment, family, payments, wait_until
 
 from client import NotFound, Payments
 from local.postgres import binary
+from tests.kit.processes import assert_all_ended, environment, family
+from tests.kit.service import STOP_SECONDS, Service, payments
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

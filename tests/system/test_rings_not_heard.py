@@ -1,15 +1,16 @@
 """Web rings in one database of the broker, the workers listen in another: the queue stays bounded, and metrics tell."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import urllib3
-from api import Api, transaction
 from redis import Redis
-from running_service import ROOT, Service, environment, wait_until
-from test_graceful_web import free_port
+
+from local.addresses import free_port
+from tests.kit.http import Api, get, transaction
+from tests.kit.processes import start_python
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -19,15 +20,14 @@ ANOTHER_DATABASE = 5
 
 
 @pytest.fixture
-def misled_web(service: Service) -> Iterator[str]:
+def misled_web(service: Service, tmp_path: Path) -> Iterator[str]:
     """The URL of one more web, which rings where nobody listens."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "web", "--port", str(port)],
-        cwd=ROOT,
-        env=environment(DATABASE_URL=service.database_url, BROKER_URL=another_broker_url(service)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+    process = start_python(
+        *("-m", "web", "--port", str(port)),
+        output=tmp_path / "web.log",
+        DATABASE_URL=service.database_url,
+        BROKER_URL=another_broker_url(service),
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -44,11 +44,8 @@ def another_broker_url(service: Service) -> str:
 
 def metrics(url: str) -> dict[str, float]:
     """Empty while nobody answers."""
-    try:
-        text = urllib3.request("GET", f"{url}/metrics", retries=False, timeout=10).data.decode()
-    except urllib3.exceptions.HTTPError:
-        return {}
-    lines = [line for line in text.splitlines() if line[:1] != "#"]
+    answer = get(f"{url}/metrics", seconds=10)
+    lines = [line for line in answer.body.decode().splitlines() if line[:1] != "#"] if answer else []
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 

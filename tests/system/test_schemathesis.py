@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running_service import Service, environment, payments
+
+from tests.kit.processes import environment
+from tests.kit.service import Service, payments
 
 pytestmark = pytest.mark.system
 

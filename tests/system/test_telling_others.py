@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import redis
-from api import Api, transaction
-from running_service import ROOT, Service
 
 from client import Payments
+from tests.kit.http import Api, transaction
+from tests.kit.processes import ROOT
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 

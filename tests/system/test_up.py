@@ -14,19 +14,11 @@ from pathlib import Path
 import psycopg2  # type: ignore[import-untyped]
 import pytest
 import redis
-from running_service import (
-    ROOT,
-    Service,
-    assert_all_ended,
-    environment,
-    family,
-    living,
-    payments,
-    started_at,
-    wait_until,
-)
 
 from client import Payments
+from tests.kit.processes import ROOT, assert_all_ended, environment, family, living, started_at
+from tests.kit.service import Service, payments
+from tests.kit.waiting import wait_until
 
 pytestmark = [
     pytest.mark.system,

@@ -5,10 +5,12 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from api import Api, query, transaction
-from running_service import Service, wait_until
 
-from tests.receiver import HANG, Receiver, receiving
+from tests.kit.database import query
+from tests.kit.http import Api, transaction
+from tests.kit.receiver import HANG, Receiver, receiving
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 

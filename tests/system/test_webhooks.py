@@ -8,12 +8,15 @@ from itertools import count
 from uuid import uuid4
 
 import pytest
-from api import Api, query, transaction
 from celery import Celery
-from running_service import Service, family, wait_until
 from urllib3 import HTTPHeaderDict
 
-from tests.receiver import HANG, Receiver, receiving
+from tests.kit.database import query
+from tests.kit.http import Api, transaction
+from tests.kit.processes import family
+from tests.kit.receiver import HANG, Receiver, receiving
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 from celery import Celery
 from celery.events.receiver import EventReceiver
 from redis import Redis
-from running_service import ROOT, environment, family, wait_until
-from test_graceful_web import free_port
 
-from local import broker
+from local.addresses import free_port
+from tests.kit.http import status
+from tests.kit.processes import family, start_python
+from tests.kit.servers import running_broker
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
 
@@ -29,12 +29,8 @@ NOBODY_LISTENS = "postgresql://nobody@127.0.0.1:1/nothing"
 
 @pytest.fixture
 def broker_url(tmp_path: Path) -> Iterator[str]:
-    program = broker.server(tmp_path, free_port(), os.environ)
-    process = subprocess.Popen(program.argv, cwd=program.folder, env=program.environment, stdout=subprocess.DEVNULL)
-    wait_until(program.is_ready, "the broker listens")
-    yield str(program.url)
-    process.terminate()
-    process.wait(10)
+    with running_broker(tmp_path) as broker:
+        yield broker.url
 
 
 class Run:
@@ -43,22 +39,16 @@ class Run:
     def __init__(self, folder: Path, broker_url: str, *arguments: str) -> None:
         self.folder, self.heartbeat = folder, folder / "heartbeat"
         self.output = folder / f"{len(list(folder.glob('*.out')))}.out"
-        with open(self.output, "wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker", *arguments],
-                cwd=ROOT,
-                env=environment(
-                    DATABASE_URL=NOBODY_LISTENS,
-                    BROKER_URL=broker_url,
-                    PAYMENTS_PROCESS="under-test",
-                    PAYMENTS_HEARTBEAT_FILE=str(self.heartbeat),
-                    TMPDIR=str(folder),
-                    PYTHONWARNINGS="always",
-                ),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-            )
+        self.process = start_python(
+            *("-m", "worker", *arguments),
+            output=self.output,
+            DATABASE_URL=NOBODY_LISTENS,
+            BROKER_URL=broker_url,
+            PAYMENTS_PROCESS="under-test",
+            PAYMENTS_HEARTBEAT_FILE=str(self.heartbeat),
+            TMPDIR=str(folder),
+            PYTHONWARNINGS="always",
+        )
 
     def text(self) -> str:
         return self.output.read_text(encoding="utf-8")
@@ -112,7 +102,7 @@ def test_worker_logs_are_json_when_the_broker_goes_away(
 def test_each_line_of_flower_is_json(tmp_path: Path, broker_url: str) -> None:
     run = Run(tmp_path, broker_url, "flower", "--address=127.0.0.1", f"--port={(port := free_port())}")
     try:
-        wait_until(lambda: answers(port, "/healthcheck"), "Flower answers", READY_SECONDS)
+        wait_until(lambda: status(f"http://127.0.0.1:{port}/healthcheck") == 200, "Flower answers", READY_SECONDS)
         with Redis.from_url(broker_url) as redis:
             wait_until(redis.pubsub_numpat, "it listens", READY_SECONDS)
             change_password(redis)
@@ -129,14 +119,6 @@ def change_password(redis: Redis) -> None:
     redis.config_set("requirepass", "another")
     for kind in ("normal", "pubsub"):
         redis.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-
-
-def answers(port: int, path: str) -> bool:
-    try:
-        answer = urllib3.request("GET", f"http://127.0.0.1:{port}{path}", retries=False, timeout=5)
-    except urllib3.exceptions.HTTPError:
-        return False
-    return answer.status == 200
 
 
 @contextmanager

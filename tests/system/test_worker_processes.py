@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -14,8 +12,11 @@ from typing import Any
 import pytest
 from celery import Celery
 from redis import Redis
-from running_service import ROOT, Service, assert_all_ended, environment, family, wait_until
-from test_worker_lines import events
+
+from tests.kit.processes import assert_all_ended, family, start_python
+from tests.kit.service import Service
+from tests.kit.waiting import wait_until
+from tests.system.test_worker_lines import events
 
 pytestmark = pytest.mark.system
 
@@ -71,20 +72,15 @@ class Planted:
         self.broker = service.broker_url.removesuffix("/0") + "/1"
         with Redis.from_url(self.broker) as broker:
             broker.flushdb()
-        with open(self.output, "wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PLANTED.format(**faults)],
-                cwd=ROOT,
-                env=environment(
-                    DATABASE_URL=service.database_url,
-                    BROKER_URL=self.broker,
-                    PAYMENTS_WORKERS="1",
-                    PAYMENTS_DEAF_SECONDS="2",
-                    PAYMENTS_HEARTBEAT_FILE=str(self.heartbeat),
-                ),
-                stdout=output,
-                stderr=output,
-            )
+        self.process = start_python(
+            *("-c", PLANTED.format(**faults)),
+            output=self.output,
+            DATABASE_URL=service.database_url,
+            BROKER_URL=self.broker,
+            PAYMENTS_WORKERS="1",
+            PAYMENTS_DEAF_SECONDS="2",
+            PAYMENTS_HEARTBEAT_FILE=str(self.heartbeat),
+        )
 
     def ring(self) -> None:
         with Celery("tests", broker=self.broker, set_as_current=False) as control:

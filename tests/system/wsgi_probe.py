@@ -1,4 +1,4 @@
-"""A small WSGI application that tells what it sees and does what it is asked to; `python wsgi_probe.py PORT` serves it as web."""
+"""A small WSGI application that tells what it sees and does what it is asked to; `python -m tests.system.wsgi_probe PORT` serves it as web."""
 
 import json
 import os
@@ -84,4 +84,4 @@ def application() -> Any:
 
 
 if __name__ == "__main__":
-    serve("wsgi_probe:application", "127.0.0.1", int(sys.argv[1]))
+    serve("tests.system.wsgi_probe:application", "127.0.0.1", int(sys.argv[1]))

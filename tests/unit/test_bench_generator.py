@@ -11,7 +11,7 @@ import pytest
 
 from bench.crowd import raise_descriptors
 from bench.generator import Address, Pool, closed_loop, open_loop, open_loop_on, read_each, send_each
-from bench.stack import wait_until
+from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
