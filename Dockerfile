@@ -15,7 +15,7 @@ COPY shared shared
 COPY web web
 COPY worker worker
 COPY migrations migrations
-COPY client client
+COPY payments_client payments_client
 COPY local local
 # Bytecode is made here, since the file system is read-only later; by hash, so that a copied file's time does not matter.
 RUN /opt/payments/bin/python -m compileall -q --invalidation-mode unchecked-hash /service

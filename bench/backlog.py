@@ -10,8 +10,8 @@ from bench import in_process
 from bench.loads import await_settled
 from bench.plan import Run, Values
 from bench.stack import add_users, query
-from shared import doorbell
-from shared.model import LANES
+from shared.payments import doorbell
+from shared.payments.model import LANES
 
 _FILL = """
     INSERT INTO transactions (uid, user_id, type, amount, accept_order, accepted_at, request_id, bulk)

@@ -11,7 +11,7 @@ from bench.generator import closed_loop
 from bench.loads import http
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, query
-from shared.history import get_balance
+from shared.payments.reads import get_balance
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)  # an entry a second from here on
 LATE_EVERY = 33  # every so manieth entry is a late one: 3 %

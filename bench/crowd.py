@@ -13,7 +13,7 @@ from bench.generator import Pool, Sample, open_loop_on, read_each, send_each
 from bench.loads import await_settled, expect, open_accounts, payments
 from bench.plan import Run, Skipped, Values
 from bench.stack import BenchError, query, sql, wait_until
-from shared.model import lane_of
+from shared.payments.model import lane_of
 
 RATE = 50.0  # payments of others a second
 OTHERS_CONNECTIONS = 128
@@ -23,7 +23,7 @@ ACCEPT_SECONDS = 10.0
 RETRY_SECONDS = 1.0  # a client that may not wait asks again after Retry-After
 SPARE_DESCRIPTORS = 256
 
-_HOLD_LANE = "SELECT pg_advisory_lock(7411, %s)"  # the lock that shared/queries/lanes.py takes
+_HOLD_LANE = "SELECT pg_advisory_lock(7411, %s)"  # the lock that shared/payments/queries/lanes.py takes
 _RELEASE_LANE = "SELECT pg_advisory_unlock(7411, %s)"
 _PENDING = "SELECT count(*) FROM transactions WHERE lane = %s AND status = 'PENDING'"
 

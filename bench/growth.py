@@ -14,11 +14,11 @@ from bench import in_process
 from bench.floors import books
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, query
-from shared.accepting import accept
-from shared.batch import SETTLE_BATCH_ROWS, settle_batch
 from shared.database import engine
-from shared.model import LANES, TransactionRequest, Type, lane_of
-from shared.queries import lanes, transactions
+from shared.payments.accept import accept
+from shared.payments.batch import SETTLE_BATCH_ROWS, settle_batch
+from shared.payments.model import LANES, TransactionRequest, Type, lane_of
+from shared.payments.queries import lanes, transactions
 
 ACCEPT_ROWS = 1_000
 CHUNK = 100_000

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from shared import database, doorbell, logs
+from shared import database, logs
+from shared.payments import doorbell
 from shared.settings import settings
 
 

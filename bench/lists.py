@@ -8,8 +8,8 @@ from bench.generator import Sample, open_loop
 from bench.loads import await_settled, open_accounts, payments
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, query, wait_until
-from shared import doorbell
-from shared.model import LANES
+from shared.payments import doorbell
+from shared.payments.model import LANES
 
 MAX_SECONDS = 600.0
 _LIST_WAITS = "SELECT EXISTS (SELECT FROM transactions WHERE bulk AND status = 'PENDING' AND parked_at IS NULL)"

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psycopg2  # type: ignore[import-untyped]
 
 from bench.generator import Address
-from local.addresses import free_port
+from local.stack.ports import free_port
 from shared.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent

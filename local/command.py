@@ -1,6 +1,6 @@
 """The parts that all commands of `./payments` share.
 
-Each command is a click command in its own module, listed in local.cli. Its options are fields of shared.settings, so
+Each command is a click command in its own module, listed in local.main. Its options are fields of shared.settings, so
 that an option and its environment variable have one default, one description and one check.
 """
 

@@ -13,10 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
 from migrations.grants import grant
+from shared import operator_actions
 from shared.health import MIGRATION
 from shared.logs import get_logger
 from shared.processes import operator_name
-from shared.queries import actions
 from shared.settings import settings
 
 LOCK = 0x7061796D656E7473  # "payments" in ASCII
@@ -77,7 +77,7 @@ def _migrate(connection: Connection) -> list[str]:
         unrecorded.extend(revisions)
         if connection.scalar(text("SELECT to_regclass('operator_actions') IS NOT NULL")):
             for revision in unrecorded:
-                actions.record(connection, operator_name(), "migration.apply", revision)
+                operator_actions.record(connection, operator_name(), "migration.apply", revision)
             unrecorded.clear()
 
     context.configure(

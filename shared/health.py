@@ -1,12 +1,11 @@
-"""The state of the service for probes and operators: the database server, the backlog, the oldest snapshot."""
+"""The state of the database as probes and operators see it: its migration, its settings, what holds back vacuum."""
 
 from typing import Final
 
+from shared import server
 from shared.database import autocommit, transaction
 from shared.errors import NotReady
-from shared.model import LANES, Backlog
-from shared.queries import lanes, server, watched
-from shared.queries.server import ServerState
+from shared.server import ServerState
 
 MIGRATION: Final = "0009"  # the newest migration that this code needs
 
@@ -32,13 +31,7 @@ def unsafe_settings(state: ServerState) -> dict[str, str]:
     return {name: value for name, value in durable.items() if value != "on"}
 
 
-def get_backlog() -> Backlog:
-    """Returns the numbers of PENDING rows, and the age of the oldest one."""
-    with autocommit() as connection:
-        return lanes.read_backlog(connection, LANES)
-
-
 def get_oldest_snapshot_seconds() -> float:
     """Returns the age, in seconds, of the oldest transaction that holds back vacuum."""
     with autocommit() as connection:
-        return watched.read_oldest_snapshot(connection)
+        return server.read_oldest_snapshot(connection)

@@ -1,4 +1,4 @@
-"""How property-based tests run. Where several processes share the suite, each file stays in one of them (local/test.py)."""
+"""How property-based tests run. Where several processes share the suite, each file stays in one of them (local/commands/test.py)."""
 
 from hypothesis import HealthCheck, settings
 

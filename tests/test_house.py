@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ MAX_FUNCTION_LINES = 50
 def test_modules_and_functions_stay_small() -> None:
     """Tripwires: what passes one is looked at and split, or the number is raised with a reason."""
     long = []
-    for package in ("shared", "web", "worker", "local", "client", "migrations", "bench", "examples"):
+    for package in ("shared", "web", "worker", "local", "payments_client", "migrations", "bench", "examples"):
         for path in (ROOT / package).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             lines = source.count("\n")
@@ -47,6 +48,19 @@ def test_modules_and_functions_stay_small() -> None:
                 if (function.end_lineno or 0) - function.lineno >= MAX_FUNCTION_LINES
             ]
     assert not long, "\n".join(long)
+
+
+MAX_FOLDER_FILES = 16
+
+
+def test_a_folder_holds_at_most_sixteen_files() -> None:
+    """A folder has one reason. A folder with more files than that has several reasons, and is divided."""
+    folders = Counter(
+        str(path.parent.relative_to(ROOT))
+        for package in ("shared", "web", "worker", "local", "payments_client")
+        for path in (ROOT / package).rglob("*.py")
+    )
+    assert not {folder: files for folder, files in folders.items() if files > MAX_FOLDER_FILES}
 
 
 DOCUMENTED = ("web", "shared", "worker")

@@ -11,7 +11,8 @@ from typing import Any
 from shared import logs
 from shared.processes import die_with_parent
 from shared.settings import settings
-from web import gate, stopping
+from web import shutdown
+from web.limits import concurrency
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -44,12 +45,12 @@ def serve(factory: str, host: str, port: int) -> None:
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.server.mp import MPServer
 
-    gate.raise_descriptor_limit()
+    concurrency.raise_descriptor_limit()
 
     class Server(MPServer):
         def shutdown(self, exit_code: int = 0) -> None:
             for worker in self.wrks:
-                stopping.drain(worker.inner.pid)
+                shutdown.drain(worker.inner.pid)
             super().shutdown(exit_code)  # type: ignore[no-untyped-call]
 
     Server(
@@ -59,7 +60,7 @@ def serve(factory: str, host: str, port: int) -> None:
         interface=Interfaces.RSGI,
         loop=Loops.uvloop,
         http=HTTPModes.http1,
-        backpressure=gate.connections(),
+        backpressure=concurrency.connections(),
         websockets=False,
         log_dictconfig=LOGGING,
         respawn_failed_workers=True,

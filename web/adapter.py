@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any, Final
 
-from web import stopping
-from web.loop import is_on_loop, run, switch
-from web.pipes import send_stream
-from web.waiting import long_poll
+from web import shutdown
+from web.commit.long_poll import long_poll
+from web.serving.loop import is_on_loop, run, switch
+from web.serving.pipes import send_stream
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -114,7 +114,7 @@ class Adapter:
         self._application = application
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        stopping.listen_for_stop_signals(loop, long_poll.close)
+        shutdown.listen_for_stop_signals(loop, long_poll.close)
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         environ = make_environ(scope, Body(protocol))

@@ -15,25 +15,15 @@ from werkzeug.routing import MapAdapter
 
 from shared import metrics
 from shared.logs import get_logger
-from shared.registering import NO_OWNER
-from web import (
-    access,
-    bodies,
-    bulk,
-    docs,
-    events,
-    gate,
-    health,
-    openapi,
-    problems,
-    routing,
-    stopping,
-    transactions,
-    users,
-    webhooks,
-)
-from web.loop import place_view
-from web.query_models import query_model, read_query, with_query
+from shared.payments.users import NO_OWNER
+from web import shutdown
+from web.http import body, problems
+from web.http.params import query_model, read_query, with_query
+from web.limits import auth, concurrency
+from web.openapi import document, swagger_page
+from web.serving import routing
+from web.serving.loop import place_view
+from web.views import bulk, events, health, transactions, users, webhooks
 
 # The characters that are safe in a log line and a header.
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
@@ -77,7 +67,7 @@ class _App(Flask):
         return _finish(response)
 
     def do_teardown_request(self, exc: BaseException | None = None) -> None:  # noqa: ARG002
-        gate.leave(g._get_current_object())
+        concurrency.leave(g._get_current_object())
 
     def make_default_options_response(self) -> Response:
         response = Response()
@@ -92,7 +82,7 @@ def create_app() -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False  # each path works with and without its trailing slash
     app.url_map.merge_slashes = False
-    for module in (users, transactions, bulk, events, webhooks, health, openapi, docs):
+    for module in (users, transactions, bulk, events, webhooks, health, document, swagger_page):
         app.register_blueprint(module.blueprint)
     problems.register(app)
     for endpoint, view in app.view_functions.items():
@@ -109,8 +99,8 @@ def _begin() -> None:
     state.arrived, state.request_id = time.monotonic(), request_id
     clear_contextvars()
     bind_contextvars(request_id=request_id)
-    gate.enter(http, state)
-    state.key = key = access.admit(http)
+    concurrency.enter(http, state)
+    state.key = key = auth.admit(http)
     state.key_id = key.id if key else NO_OWNER
     if key:
         bind_contextvars(key=key.id)
@@ -123,15 +113,15 @@ def _finish(response: Response) -> Response:
     state: Any = g._get_current_object()
     seconds = time.monotonic() - state.arrived
     route = http.url_rule.rule if http.url_rule else "unknown"
-    status, over_capacity = response.status_code, gate.is_over_capacity(state)
+    status, over_capacity = response.status_code, concurrency.is_over_capacity(state)
     response.headers.add("X-Request-ID", state.request_id)  # it is not set yet, and `add` is cheaper than `set`
     response.headers.add("X-Content-Type-Options", "nosniff")
     if route.startswith("/api/"):
         response.headers.setdefault("Cache-Control", "private, no-cache")  # balances change
-    if stopping.is_stopping() or over_capacity:
+    if shutdown.is_stopping() or over_capacity:
         response.headers["Connection"] = "close"
     if http.method in ("POST", "PUT") and not over_capacity:
-        bodies.discard_body(http)
+        body.discard_body(http)
     # A method that a client invents must not create a new series of the metric.
     _duration(http.method if http.method in HTTP_METHODS else "other", route, status).observe(seconds)
     log.info(

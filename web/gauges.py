@@ -11,16 +11,17 @@ from typing import Any, Final
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from shared import database, doorbell
+from shared import database
 from shared.errors import Unavailable
 from shared.health import get_oldest_snapshot_seconds
-from shared.model import Verification
+from shared.payments import doorbell
+from shared.payments.model import Verification
+from shared.payments.verify import list_last_verification
 from shared.settings import settings
-from shared.verifying import list_last_verification
-from shared.webhook_model import WebhookBacklog
-from shared.webhooks import get_webhook_backlog
-from web.backlog import BACKLOG_MAX_AGE_SECONDS, reader
-from web.readings import READ_TIMEOUT_SECONDS, CachedRead
+from shared.webhooks.manage import get_webhook_backlog
+from shared.webhooks.model import WebhookBacklog
+from web.limits.backlog import BACKLOG_MAX_AGE_SECONDS, reader
+from web.limits.cached_read import READ_TIMEOUT_SECONDS, CachedRead
 
 queues: Final = CachedRead("how many rings wait", doorbell.queue_lengths, BACKLOG_MAX_AGE_SECONDS, "read_queues")
 webhooks: Final = CachedRead("how webhooks stand", get_webhook_backlog, BACKLOG_MAX_AGE_SECONDS, "read_webhooks")

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from shared.instants import format_instant, parse_instant
-from shared.model import Event, EventType, Reason, Status, Type, User
 from shared.money import AMOUNT_PATTERN, MAX_AMOUNT, MAX_AMOUNT_CHARACTERS, format_amount, parse_amount
-from shared.showing import transaction_to_json
+from shared.payments.model import Event, EventType, Reason, Status, Type, User
+from shared.payments.to_json import transaction_to_json
+from shared.timestamps import format_instant, parse_instant
 
 MAX_NAME_CHARACTERS: Final = 200
 UID_PATTERN: Final = r"^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"

@@ -1,28 +1,14 @@
 """The pydantic models of webhooks: they validate requests, and /openapi.json is derived from them."""
 
-import re
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from shared.events import FEED_CURSOR_PATTERN, parse_cursor
 from shared.money import MAX_AMOUNT, MAX_AMOUNT_CHARACTERS, THRESHOLD_PATTERN, parse_threshold
-from shared.receivers import MAX_URL_CHARACTERS, URL_PATTERN
-from shared.telling import WebhookEventType
-from shared.webhook_model import DeadLetterKey
+from shared.payments.feed import FEED_CURSOR_PATTERN, parse_cursor
+from shared.webhooks.policy import WebhookEventType
+from shared.webhooks.target_url import MAX_URL_CHARACTERS, URL_PATTERN
 from web.schemas import NUMBER_DESCRIPTION, Instant, Money
-
-DEAD_LETTER_CURSOR_PATTERN: Final = "^([0-9]{1,18}-[0-9]{1,4})?$"
-
-
-def read_letter_key(text: str) -> DeadLetterKey | None:
-    """Returns the key after which a page of dead letters starts; None for an empty text, which is the first page.
-
-    Raises ValueError if the text is not such a cursor.
-    """
-    if not re.fullmatch(DEAD_LETTER_CURSOR_PATTERN, text, re.ASCII):
-        raise ValueError("is not a cursor of this address")
-    return DeadLetterKey(*map(int, text.split("-"))) if text else None
 
 
 def _parse_after(text: object) -> list[int]:

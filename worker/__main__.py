@@ -20,9 +20,9 @@ def main(arguments: list[str]) -> int:
     logs.capture_warnings_and_crashes()
     # Imports are local to keep processes small: the exporter and the settling processes need few modules.
     if arguments == ["metrics"]:
-        from worker import exporter
+        from worker import metrics_exporter
 
-        exporter.serve()
+        metrics_exporter.serve()
     elif arguments[:1] == ["flower"]:
         from worker import flower
 

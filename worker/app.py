@@ -14,9 +14,10 @@ from celery import Celery, bootsteps
 from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import celeryd_after_setup, setup_logging
 
-from shared import doorbell, logs
+from shared import logs
+from shared.payments import doorbell
 from shared.settings import settings
-from worker import broker
+from worker.broker import transport
 from worker.pulse import Pulse
 
 PULSE_INTERVAL_SECONDS: Final = 1.0
@@ -25,7 +26,7 @@ EVENT_HEARTBEAT_INTERVAL_SECONDS: Final = (
 )
 BROKER_TIMEOUT_SECONDS: Final = 5.0
 
-broker.install()
+transport.install()
 app = Celery("payments", broker=settings().broker_url, include=["worker.tasks"])
 app.conf.update(
     task_default_queue=doorbell.SETTLE_QUEUE,
@@ -35,7 +36,7 @@ app.conf.update(
     worker_send_task_events=True,  # for Flower
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,  # the default gives up after 100
-    worker_consumer="worker.consumer:Consumer",
+    worker_consumer="worker.broker.consumer:Consumer",
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_transport_options={
         # Acknowledge in memory only, because over a lost connection the acknowledgement raises an error that ends the worker.
@@ -58,7 +59,7 @@ def _log_as_json(**_: Any) -> None:
     # Celery's own line per task repeats ours.
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # worker/consumer.py logs lost connections.
+    # worker/broker/consumer.py logs lost connections.
     logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.ERROR)
 
 

@@ -5,8 +5,10 @@ the process; its supervisor starts another one.
 """
 
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -14,7 +16,6 @@ from typing import Final
 from celery.worker import state
 
 from shared import logs
-from worker import stacks
 from worker.pulse import Pulse
 
 STOP_TIMEOUT_SECONDS = 20.0  # a slice is 2 s; a longer batch is rolled back, and others settle it
@@ -56,7 +57,7 @@ class _Guard:
 
 def end(reason: str) -> None:
     """Logs the stacks of all threads and ends this process at once."""
-    stacks.log()
+    log_stacks()
     logs.write_line("worker terminates itself", "critical", reason=reason)
     os._exit(1)
 
@@ -68,3 +69,16 @@ def _run(guard: _Guard, duties: Sequence[Callable[[], None]]) -> None:
             with suppress(OSError):  # no process or file available now: the next call tries again
                 duty()
         time.sleep(GUARD_INTERVAL_SECONDS)
+
+
+MAX_STACK_CHARACTERS: Final = 100_000
+
+
+def log_stacks() -> None:
+    """Logs the stacks of all threads of this process, without the locks that one of them may hold."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    texts = [
+        f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    ]
+    logs.write_line("thread stacks", "error", stacks="\n".join(texts)[:MAX_STACK_CHARACTERS])

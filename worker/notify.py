@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from shared import doorbell
 from shared.backoff import Backoff
-from shared.delivering import (
+from shared.payments import doorbell
+from shared.settings import settings
+from shared.webhooks.deliver import (
     MAX_EXPAND_BACKOFF_SECONDS,
     deliver_webhook,
     expand,
@@ -24,10 +25,9 @@ from shared.delivering import (
     prune_secrets,
     slots,
 )
-from shared.settings import settings
 from worker import app, guard
 from worker.duty import Duty
-from worker.exporter import Exporter
+from worker.metrics_exporter import Exporter
 from worker.pulse import Heartbeat, Pulse
 from worker.watchdog import Watchdog
 

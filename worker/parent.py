@@ -15,7 +15,7 @@ from shared import logs
 from shared.processes import describe_exit
 from shared.settings import settings
 from worker import child, guard
-from worker.exporter import Exporter
+from worker.metrics_exporter import Exporter
 from worker.pulse import Heartbeat, Pulse
 
 MIN_RESTART_DELAY_SECONDS: Final = 0.5

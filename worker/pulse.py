@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.settings import settings
-from worker import waiting
+from worker.broker import waiting
 
 ALIVE_MAX_AGE_SECONDS: Final = 5.0
 CONSUMING_MAX_AGE_SECONDS: Final = 20.0  # a batch that is settled in parts keeps the loop for 15 s

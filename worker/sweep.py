@@ -9,12 +9,13 @@ import threading
 import time
 from typing import Final
 
-from shared import doorbell, metrics
+from shared import metrics
 from shared.backoff import Backoff
 from shared.database import first_line, is_infrastructure_error
 from shared.logs import get_logger
-from shared.parked import RetryPosition, retry_due
-from shared.settle import find_overdue, is_draining, work_lanes
+from shared.payments import doorbell
+from shared.payments.parked import RetryPosition, retry_due
+from shared.payments.settle import find_overdue, is_draining, work_lanes
 from worker.duty import Duty
 from worker.watchdog import Watchdog
 

@@ -8,12 +8,13 @@ from typing import Any, Final
 
 from structlog.contextvars import bound_contextvars
 
-from shared import doorbell, metrics
+from shared import metrics
 from shared.database import first_line, is_infrastructure_error
-from shared.delivering import deliver_webhook
 from shared.logs import get_logger
-from shared.model import LANES
-from shared.settle import work_lanes
+from shared.payments import doorbell
+from shared.payments.model import LANES
+from shared.payments.settle import work_lanes
+from shared.webhooks.deliver import deliver_webhook
 from worker.app import app
 
 LOG_INTERVAL_SECONDS: Final = 1.0

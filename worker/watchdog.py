@@ -11,10 +11,10 @@ import signal
 import time
 from typing import Final
 
-from shared import doorbell
 from shared.logs import get_logger
+from shared.payments import doorbell
 from shared.settings import settings
-from worker import waiting
+from worker.broker import waiting
 
 TERMINATE_GRACE_SECONDS: Final = 10.0
 

@@ -20,7 +20,7 @@ from bench.stack import program, server, wait_until
 from shared.database import transaction
 from shared.processes import die_with_parent
 from shared.settings import settings
-from web.loop import place_view
+from web.serving.loop import place_view
 
 PROCESSES = 2
 ANOTHER_REDIS_DATABASE = "/1"  # of the same server

@@ -9,7 +9,7 @@ from psycopg2.extensions import parse_dsn  # type: ignore[import-untyped]
 from bench.floors import books
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, environment
-from local.postgres import binary
+from local.stack.postgres import binary
 
 CLIENTS = 16
 THREADS = 2

@@ -13,7 +13,7 @@ from bench.backlog import fill
 from bench.floors import books
 from bench.plan import Run, Values
 from bench.stack import BenchError, add_users, environment, query
-from shared.model import LANES
+from shared.payments.model import LANES
 
 BATCH = 1_000
 

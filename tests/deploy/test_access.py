@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from local.postgres import APP_ROLE, OWNER_ROLE
+from local.stack.postgres import APP_ROLE, OWNER_ROLE
 from shared.settings import Settings
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from shared import doorbell
 from shared.database import SESSION_SETTINGS, TRANSACTION_TIMEOUT
+from shared.payments import doorbell
 from shared.settings import SECRET_VARIABLES, Settings, settings
 from tests.deploy.manifests import ROOT, compose, containers, of_kind, our_services, overlay
 from worker.flower import FLOWER_OPTIONS
@@ -191,7 +191,7 @@ def test_ports_are_the_same_everywhere() -> None:
 
 
 def _targets() -> list[tuple[str, list[int]]]:
-    jobs = yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    jobs = yaml.safe_load((ROOT / "compose" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
     return [
         (
             job["job_name"],

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from local import audit
 from local.command import version
+from local.commands import audit
 from tests.deploy.manifests import ROOT
 
 pytestmark = pytest.mark.house

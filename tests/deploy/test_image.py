@@ -44,9 +44,9 @@ def test_the_builder_is_sent_what_it_copies_and_nothing_else() -> None:
     "modules",
     [
         "web.app, web.__main__",
-        "worker.app, worker.notify, worker.exporter, worker.alive",
+        "worker.app, worker.notify, worker.metrics_exporter, worker.liveness",
         "migrations.__main__",
-        "local.cli",
+        "local.main",
     ],
 )
 def test_what_is_copied_is_enough_for_each_process(modules: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.deploy.manifests import ROOT, compose, containers, overlay
 from tests.kit.servers import Broker, running_broker
-from worker.alive import HEARTBEAT_MAX_AGE_SECONDS
+from worker.liveness import HEARTBEAT_MAX_AGE_SECONDS
 
 pytestmark = pytest.mark.integration
 

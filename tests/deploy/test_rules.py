@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.model import LANES
+from shared.payments.model import LANES
 from shared.settings import Settings, settings
 from tests.deploy.manifests import OVERLAYS, ROOT, compose, containers, of_kind, our_services, overlay
-from web.bodies import MAX_ARRIVING_BYTES
-from web.gate import MAX_CONCURRENT_REQUESTS
+from web.http.body import MAX_ARRIVING_BYTES
+from web.limits.concurrency import MAX_CONCURRENT_REQUESTS
 
 pytestmark = pytest.mark.house
 

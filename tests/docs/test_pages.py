@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.configuration import PAGE, render_page
-from web.problems import STATUS_OF_CODE
+from web.http.problems import STATUS_OF_CODE
 
 pytestmark = pytest.mark.house
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Final
 
 from tests.faults.history import FINAL, Attempt, Books, Document, History, by_user, documents, effective_of, instant_of
-from tests.faults.rules_of_time import (
+from tests.faults.time_rules import (
     PAST,
     none_is_settled_before_it_is_accepted,
     only_a_business_reason_rejects,

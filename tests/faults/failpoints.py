@@ -15,7 +15,8 @@ import psycopg2  # type: ignore[import-untyped]
 import redis
 from sqlalchemy import event
 
-from shared import database, doorbell
+from shared import database
+from shared.payments import doorbell
 
 ACTIONS: Final = ("kill", "raise", "lose", "stall")
 STALL_SECONDS: Final = 0.6

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from local import cli, up
+from local import main as command_line
+from local.commands import up
+from local.stack import servers
 
 SITE = Path(__file__).parent / "site"
 
 
 def main() -> int:
-    up._start_postgres = _through("FAULTS_POSTGRES_PORT", "sslmode=disable&gssencmode=disable", up._start_postgres)
-    up._start_broker = _through("FAULTS_BROKER_PORT", "", up._start_broker)
+    servers._start_postgres = _through(
+        "FAULTS_POSTGRES_PORT", "sslmode=disable&gssencmode=disable", servers._start_postgres
+    )
+    servers.start_broker = _through("FAULTS_BROKER_PORT", "", servers.start_broker)
     plain = up._environment
 
     def hooked(*arguments: Any) -> dict[str, str]:
@@ -25,7 +29,7 @@ def main() -> int:
         return {**environment, "PYTHONPATH": f"{environment['PYTHONPATH']}{os.pathsep}{SITE}"}
 
     vars(up)["_environment"] = hooked
-    return cli.main(sys.argv[1:])
+    return command_line.main(sys.argv[1:])
 
 
 def _through(variable: str, query: str, start: Callable[..., str]) -> Callable[..., str]:

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from shared import accepting, database, doorbell, settle
+from shared import database
 from shared.database import array
-from shared.queries import lanes, ledger, transactions, users
+from shared.payments import accept, doorbell, settle
+from shared.payments.queries import lanes, ledger, transactions, users
 
 LATE_COMMIT_SECONDS: Final = 0.3
 WIDER_SECONDS: Final = 0.02  # what a race's window is widened by
@@ -63,7 +64,7 @@ def answer_before_commit() -> None:
 
         threading.Thread(target=commit, daemon=True).start()
 
-    replace(accepting, "autocommit", hasty)
+    replace(accept, "autocommit", hasty)
 
 
 def no_unique_uid() -> None:

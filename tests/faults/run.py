@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from tests.faults.catalogue import FAULTS
 from tests.faults.checker import RECOVERY_SECONDS, check
-from tests.faults.ending import gather
+from tests.faults.final_snapshot import gather
 from tests.faults.history import Recovery
 from tests.faults.load import Load
 from tests.faults.stack import Stack

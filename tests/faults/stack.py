@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import psycopg2  # type: ignore[import-untyped]
 import redis
 
-from local.state import Process, running_processes
+from local.stack.run_state import Process, running_processes
 from tests.faults.proxy import Address, Proxy
 from tests.kit.processes import ROOT, family, start_python
 from tests.kit.service import Service

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from shared import database
-from shared.accepting import Accepted, accept
 from shared.database import is_infrastructure_error
-from shared.model import TransactionRequest, lane_of
-from shared.parked import retry_due
-from shared.settle import settle_lanes, work_lanes
+from shared.payments.accept import Accepted, accept
+from shared.payments.model import TransactionRequest, lane_of
+from shared.payments.parked import retry_due
+from shared.payments.settle import settle_lanes, work_lanes
 from tests.faults.failpoints import ACTIONS
 from tests.faults.victim import Order, Report, as_environment, run
-from tests.integration.books import assert_books_balance
 from tests.integration.conftest import empty_database, forget_settings, migrate
-from tests.integration.given import ago, deposit, new_user, settled, states, stored, withdrawal
+from tests.integration.factories import ago, deposit, new_user, settled, states, stored, withdrawal
+from tests.integration.invariants import assert_books_balance
 from tests.kit.servers import embedded_postgres, running_broker
 
 pytestmark = pytest.mark.system

@@ -6,12 +6,12 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from shared import database, settings
-from shared.accepting import Accepted
-from shared.model import TransactionRequest
-from shared.settle import work_lanes
+from shared.payments.accept import Accepted
+from shared.payments.model import TransactionRequest
+from shared.payments.settle import work_lanes
 from tests.faults.failpoints import IDLE_LIMIT, Failpoint
-from web.backlog import reader
-from web.intake import GroupCommit
+from web.commit.group_commit import GroupCommit
+from web.limits.backlog import reader
 
 RING_SECONDS = 3
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import doorbell
+from shared.payments import doorbell
 from shared.settings import settings
 from tests.kit.servers import running_broker
 

@@ -18,15 +18,17 @@ from sqlalchemy import Connection, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from shared import database, doorbell, webhooks
-from shared.model import LANES
-from shared.queries.lanes import find_overdue_lanes
+from shared import database
+from shared.payments import doorbell
+from shared.payments.model import LANES
+from shared.payments.queries.lanes import find_overdue_lanes
+from shared.payments.settle import settle_lanes
 from shared.settings import settings
-from shared.settle import settle_lanes
+from shared.webhooks import manage
 from tests.integration.bells import broker_url  # noqa: F401 - a fixture
-from tests.integration.books import assert_books_balance, newest_user
-from tests.integration.bug import bug  # noqa: F401 - a fixture
-from tests.integration.given import prune, run_sql
+from tests.integration.factories import prune, run_sql
+from tests.integration.invariants import assert_books_balance, newest_user
+from tests.integration.planted_bug import bug  # noqa: F401 - a fixture
 from tests.kit.processes import ROOT
 from tests.kit.servers import embedded_postgres
 
@@ -83,8 +85,8 @@ def receivers_on_loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", "1")
     settings.cache_clear()
     yield
-    for webhook in webhooks.list_all():
-        webhooks.delete(webhook.id)
+    for webhook in manage.list_all():
+        manage.delete(webhook.id)
     while prune():
         pass
     settings.cache_clear()

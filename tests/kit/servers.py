@@ -8,13 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from local.addresses import free_port
+from local.stack.ports import free_port
 from shared.processes import die_with_parent
 from tests.kit.waiting import wait_until
 
 if TYPE_CHECKING:
-    from local.child import Program
-    from local.postgres import Cluster
+    from local.stack.postgres import Cluster
+    from local.stack.process import Program
 
 
 class Broker(NamedTuple):
@@ -25,9 +25,9 @@ class Broker(NamedTuple):
 @contextmanager
 def running_broker(folder: Path) -> Iterator[Broker]:
     """Runs a broker in a folder of its own while the block runs, also if the block leaves it stopped by a signal."""
-    from local import broker  # here: not needed, nor perhaps installed, where other tests run
+    from local.stack import valkey  # here: not needed, nor perhaps installed, where other tests run
 
-    program = broker.server(folder, free_port(), os.environ)
+    program = valkey.server(folder, free_port(), os.environ)
     process = start_program(program)
     try:
         wait_until(program.is_ready, "the broker listens")
@@ -41,7 +41,7 @@ def running_broker(folder: Path) -> Iterator[Broker]:
 @contextmanager
 def embedded_postgres(folder: Path) -> Iterator[str]:
     """Runs the Postgres that `./payments up` runs, in a folder of its own, and gives its URL."""
-    from local import postgres  # here: not needed, nor perhaps installed, where DATABASE_URL is given
+    from local.stack import postgres  # here: not needed, nor perhaps installed, where DATABASE_URL is given
 
     cluster = postgres.prepare(folder, free_port())
     initdb = start_program(postgres.initdb(cluster, os.environ))
@@ -78,7 +78,7 @@ def start_program(program: "Program") -> subprocess.Popen[bytes]:
 def _await_roles(cluster: "Cluster", server: subprocess.Popen[bytes]) -> None:
     """Waits until the server answers, and has its roles made."""
     from local.command import CommandError
-    from local.postgres import ensure_roles
+    from local.stack.postgres import ensure_roles
 
     def has_roles() -> bool:
         assert server.poll() is None, f"Postgres ended with {server.returncode}"

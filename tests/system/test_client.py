@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 import urllib3
 
-from client import (
+from payments_client import (
     InvalidRequest,
     NotFound,
     Payment,

@@ -8,7 +8,7 @@ from uuid import RFC_4122
 
 import pytest
 
-from client import Payment, Payments, make_uid
+from payments_client import Payment, Payments, make_uid
 
 pytestmark = pytest.mark.unit
 

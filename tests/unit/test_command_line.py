@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
-from local.cli import COMMANDS, main
 from local.command import setting_options
+from local.main import COMMANDS, main
 from shared.settings import Settings, settings
 
 pytestmark = pytest.mark.unit

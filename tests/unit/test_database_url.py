@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, make_url
 
 from local.command import CommandError
-from local.psql import find_psql
-from local.state import plain_url
+from local.commands.psql import find_psql
+from local.stack.run_state import plain_url
 from shared.settings import Settings
 
 pytestmark = pytest.mark.unit

@@ -3,7 +3,7 @@
 import pytest
 
 from shared import errors
-from shared.model import LANES, EventType, Reason, Status, Type, lane_of
+from shared.payments.model import LANES, EventType, Reason, Status, Type, lane_of
 
 pytestmark = pytest.mark.unit
 

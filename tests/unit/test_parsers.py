@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import pytest
 
-from shared.instants import format_instant, parse_instant
 from shared.money import format_amount, parse_amount, parse_threshold
+from shared.timestamps import format_instant, parse_instant
 
 pytestmark = pytest.mark.unit
 

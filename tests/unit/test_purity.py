@@ -8,8 +8,8 @@ import pytest
 pytestmark = pytest.mark.unit
 
 PURE = [
-    *("shared.money", "shared.instants", "shared.ledger", "shared.model", "shared.errors"),
-    *("shared.receivers", "shared.telling", "shared.webhook_model", "shared.scopes", "shared.actions"),
+    *("shared.money", "shared.timestamps", "shared.payments.rules", "shared.payments.model", "shared.errors"),
+    *("shared.webhooks.target_url", "shared.webhooks.policy", "shared.webhooks.model", "shared.auth.scopes"),
 ]
 
 

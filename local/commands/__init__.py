@@ -1,0 +1,1 @@
+"""The commands of `./payments`, one per file."""

@@ -1,0 +1,1 @@
+"""The processes that `./payments up` runs, and what keeps them alive."""

@@ -1,0 +1,1 @@
+"""Payments: accept them, settle them, read them, verify the books."""

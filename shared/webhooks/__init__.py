@@ -1,0 +1,1 @@
+"""Webhooks: their owners' requests, what they are sent, and how it is delivered."""

@@ -1,0 +1,1 @@
+"""All SQL of webhooks, one file per noun, each statement named. Queries never commit."""

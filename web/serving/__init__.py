@@ -1,0 +1,1 @@
+"""What Flask runs on: the event loop, pipes for long bodies, routing."""

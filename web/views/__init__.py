@@ -1,0 +1,1 @@
+"""The views: one function per operation of the API."""

@@ -1,0 +1,1 @@
+"""The worker's connection to the broker, which outlives every failure of it."""
