@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from running_service import ROOT, Service, environment
+
+from tests.kit.processes import ROOT, environment
+from tests.kit.service import Service
 
 pytestmark = pytest.mark.system
 
