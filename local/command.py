@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # For commands that pass all arguments except our settings, even --help, to another program.
 PASSES_ON: Final[dict[str, Any]] = {"add_help_option": False, "context_settings": {"ignore_unknown_options": True}}
+# The same, with a help of their own: the other program's needs a database, or is not to the point.
+PASSES_ON_BUT_HELP: Final[dict[str, Any]] = {"context_settings": {"ignore_unknown_options": True}}
 
 
 class CommandError(click.ClickException):

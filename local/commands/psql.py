@@ -6,7 +6,7 @@ import shutil
 import click
 from psycopg2.extensions import parse_dsn  # type: ignore[import-untyped]
 
-from local.command import PASSES_ON, CommandError, setting_options
+from local.command import PASSES_ON_BUT_HELP, CommandError, setting_options
 from local.stack.postgres import binary, check_answers
 from local.stack.run_state import connect_to
 from shared.settings import Settings
@@ -18,10 +18,11 @@ _IRREGULAR = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "target_s
 _WITH_TLS = ("require", "verify-ca", "verify-full")
 
 
-@click.command("psql", short_help=SUMMARY, **PASSES_ON)
+@click.command("psql", short_help=SUMMARY, **PASSES_ON_BUT_HELP)
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
 @setting_options()
 def command(options: Settings, rest: tuple[str, ...]) -> int:
+    """Opens the service's database in psql, as its owner. All other arguments go to psql; its own help: psql -- --help."""
     url = connect_to(options.data).database_url
     check_answers(url)
     parameters = parse_dsn(url)

@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from local.command import PASSES_ON, ROOT, setting_options
+from local.command import PASSES_ON, PASSES_ON_BUT_HELP, ROOT, setting_options
 from shared.settings import Settings
 
 SUMMARY = "run all tests; all arguments go to pytest (`test faults --help`: inject faults)"
@@ -28,11 +28,14 @@ def command(_options: Settings, rest: tuple[str, ...]) -> int:
 
 
 @click.command(
-    "check", short_help="run what CI runs, the house rules first, and stop at the first failure", **PASSES_ON
+    "check",
+    short_help="run what CI runs, the house rules first, and stop at the first failure",
+    **PASSES_ON_BUT_HELP,
 )
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
 @setting_options()
 def check(_options: Settings, rest: tuple[str, ...]) -> int:
+    """Runs what CI runs, the house rules first, and stops at the first failure. All other arguments go to pytest."""
     house = subprocess.run(_pytest("-q", "-m", "house"), env=_environment(), check=False).returncode
     return (
         house
