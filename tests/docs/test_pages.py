@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.payments.model import Reason
 from tests.docs.configuration import PAGE, render_page
 from web.http.problems import STATUS_OF_CODE
 
@@ -105,6 +106,12 @@ def test_the_api_page_lists_every_error_code_with_its_status() -> None:
     rows = re.findall(r"^\| (\d{3}) \| (`.*?) \|", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
     assert {code: listed.get(code) for code in STATUS_OF_CODE} == STATUS_OF_CODE
+
+
+def test_the_api_page_lists_every_reason_of_a_rejection() -> None:
+    _, _, rest = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("| reason | meaning |\n")
+    table, _, _ = rest.partition("\n\n")
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == {*Reason}
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "operations").glob("*.md")), ids=name)
