@@ -140,7 +140,7 @@ def test_a_taken_port_is_refused_and_nothing_is_made(tmp_path: Path, option: str
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--host", "0.0.0.0"], "no key"),
+        (["--host", "0.0.0.0"], "no API key"),
         (["--host", "nowhere"], "not an address"),
         (["--port", "99999"], "port"),
         (["--port", "http"], "port"),
