@@ -38,7 +38,7 @@ def drain(run: Run, name: str) -> Values:
     with stopped(run.stack.pids_of("worker")):
         fill(url, users, rows)
         with in_process.use(url, run.stack.broker_url, run.log("in_process")):
-            doorbell.ring({lane: doorbell.Bell(f"bench-{lane}") for lane in range(LANES)})
+            doorbell.ring({lane: doorbell.RingSource(f"bench-{lane}") for lane in range(LANES)})
     began = time.perf_counter()
     await_settled(url)
     return {f"{name}_per_s": rows / (time.perf_counter() - began)}

@@ -54,7 +54,7 @@ def _drain(run: Run, payer: threading.Thread | None = None) -> float:
     with backlog.stopped(run.stack.pids_of("worker")):
         backlog.fill(url, users, run.plan.list_rows, bulk=True)
         with in_process.use(url, run.stack.broker_url, run.log("in_process")):
-            doorbell.ring({lane: doorbell.Bell(f"bench-{lane}") for lane in range(LANES)})
+            doorbell.ring({lane: doorbell.RingSource(f"bench-{lane}") for lane in range(LANES)})
     began = time.perf_counter()
     if payer:
         payer.start()

@@ -11,7 +11,7 @@ from local.commands import audit, bench, demo, example, key, migrate, parked, ps
 from shared.settings import InvalidSettings, describe_error
 
 DESCRIPTION = """\
-The payment service on one machine: Postgres, broker, web, worker and Flower, from wheels.
+The payment service on one machine: Postgres, broker, worker, notify, web and Flower, from wheels.
 
   ./payments up            start the whole service, in the foreground; Ctrl-C stops it
   ./payments ps            list the running processes and their urls

@@ -40,6 +40,8 @@ class NotFound(PaymentsError):
 class Conflict(PaymentsError):
     """The request contradicts the content already stored under its key."""
 
+    # Not always a 409: `uid_reused` is a 422, because a 409 of a PUT means that the transaction is REJECTED.
+
 
 class Refused(PaymentsError):
     """The caller has no valid key, no sufficient scope, or sends too many requests."""

@@ -1,6 +1,6 @@
 """Counters and histograms of events in this process. Processes share them through a folder.
 
-Gauges of the state in the database are elsewhere: web reads them at each scrape (web/views/health).
+Gauges of the state in the database are elsewhere: web reads them at each scrape (web/gauges).
 """
 
 from pathlib import Path

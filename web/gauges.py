@@ -20,7 +20,7 @@ from shared.payments.verify import list_last_verification
 from shared.settings import settings
 from shared.webhooks.manage import get_webhook_backlog
 from shared.webhooks.model import WebhookBacklog
-from web.limits.backlog import BACKLOG_MAX_AGE_SECONDS, reader
+from web.limits.backlog import BACKLOG_MAX_AGE_SECONDS, backlog_reader
 from web.limits.cached_read import READ_TIMEOUT_SECONDS, CachedRead
 
 queues: Final = CachedRead("how many rings wait", doorbell.queue_lengths, BACKLOG_MAX_AGE_SECONDS, "read_queues")
@@ -39,7 +39,7 @@ class BacklogCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Returns the gauges; none while the database does not answer."""
         try:
-            backlog = reader.read()
+            backlog = backlog_reader.read()
         except Unavailable:
             return
         yield _gauge("payments_pending_transactions", "Accepted, not final, not parked", backlog.pending)
@@ -98,9 +98,9 @@ def _of_snapshot(age_seconds: float) -> Iterator[GaugeMetricFamily]:
 
 
 def _of_verification(last: list[Verification]) -> Iterator[GaugeMetricFamily]:
-    for one in last:
-        yield _gauge("payments_verify_differences", "Found by the last verify --record", one.differences)
-        yield _gauge("payments_verify_age_seconds", "Since it ended", one.age_seconds)
+    for verification in last:
+        yield _gauge("payments_verify_differences", "Found by the last verify --record", verification.differences)
+        yield _gauge("payments_verify_age_seconds", "Since it ended", verification.age_seconds)
 
 
 class QueuesCollector(Collector):

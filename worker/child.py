@@ -22,7 +22,7 @@ def prepare() -> None:
     app.Worker  # noqa: B018 - likewise
 
 
-def settle(number: int, parent: int, pulse: Pulse) -> None:
+def run_settling_process(number: int, parent: int, pulse: Pulse) -> None:
     """Settles until a signal comes, then ends the process: a forked child must not return to the code of the parent."""
     code = 1
     try:

@@ -14,7 +14,8 @@ from typing import Any, Final
 from shared import logs
 from shared.processes import describe_exit
 from shared.settings import settings
-from worker import child, guard
+from worker import guard
+from worker.child import prepare, run_settling_process
 from worker.metrics_exporter import Exporter
 from worker.pulse import Heartbeat, Pulse
 
@@ -22,32 +23,32 @@ MIN_RESTART_DELAY_SECONDS: Final = 0.5
 MAX_RESTART_DELAY_SECONDS: Final = 5.0
 HEALTHY_CHILD_SECONDS: Final = 60.0  # after this time the restart delay is short again
 PARENT_INTERVAL_SECONDS: Final = 1.0
-KILL_GRACE_SECONDS: Final = 3.0  # after the time in which its guard ends it
+KILL_GRACE_SECONDS: Final = 3.0  # extra seconds after the guard's own limit
 MIN_FROZEN_SECONDS: Final = 10.0
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 HANDLED_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGCHLD)
 
 
 class Parent:
-    """The settling processes, numbered from 1. A restarted process keeps its number."""
+    """Starts and watches the settling processes, which are numbered from 1. A restarted process keeps its number."""
 
     def __init__(self) -> None:
         self._children = [_Child(number) for number in range(1, settings().workers + 1)]
-        self._heartbeat = Heartbeat([one.pulse for one in self._children])
+        self._heartbeat = Heartbeat([child.pulse for child in self._children])
         self._exporter = Exporter()
         self._wake, self._waker = os.pipe()
         self._stop_requested = False
 
     def run(self) -> int:
         """Keeps the processes running until a signal comes. Returns the exit code: 0 if all stopped normally."""
-        child.prepare()
+        prepare()
         self._heartbeat.remove()
         self._listen_to_signals()
         gc.collect()
         gc.freeze()  # the collector would write to memory pages that the children share
         while not self._stop_requested:
-            for one in self._children:
-                one.maintain()
+            for child in self._children:
+                child.maintain()
             self._maintain_files()
             self._sleep()
         return self._stop()
@@ -59,15 +60,15 @@ class Parent:
 
     def _stop(self) -> int:
         """Stops all processes. Kills one that its own guard has not ended in time. Returns the exit code."""
-        for one in self._children:
-            one.send(signal.SIGTERM)
+        for child in self._children:
+            child.send(signal.SIGTERM)
         deadline = time.monotonic() + guard.STOP_TIMEOUT_SECONDS + KILL_GRACE_SECONDS
-        while any(one.is_running() for one in self._children) and time.monotonic() < deadline:
+        while any(child.is_running() for child in self._children) and time.monotonic() < deadline:
             self._maintain_files()
             self._sleep()
-        for one in self._children:
-            one.kill()
-        return int(any(one.has_failed for one in self._children))
+        for child in self._children:
+            child.kill()
+        return int(any(child.has_failed for child in self._children))
 
     def _sleep(self) -> None:
         """Waits for a signal (the end of a child is one), at most PARENT_INTERVAL_SECONDS."""
@@ -96,16 +97,16 @@ class _Child:
         self._pid: int | None = None
         self._started_at = self._starts_at = 0.0
         self._failures = 0
-        self._silence = _Silence(self.pulse)
+        self._silence = _SilenceTimer(self.pulse)
 
     def maintain(self) -> None:
         """Starts the process if it does not run, or kills it if it is frozen."""
         pid = self._pid
         if self.is_running():
-            if self._silence.last_seconds() > max(settings().deaf_seconds, MIN_FROZEN_SECONDS):
+            if self._silence.silent_seconds() > max(settings().deaf_seconds, MIN_FROZEN_SECONDS):
                 logs.write_line("frozen settling process killed", "error", pid=pid)
                 self.send(signal.SIGKILL)
-                self._silence = _Silence(self.pulse)
+                self._silence = _SilenceTimer(self.pulse)
             return
         if pid:
             self._plan_restart(pid)
@@ -146,7 +147,7 @@ class _Child:
 
     def _start(self) -> None:
         self.pulse.clear()
-        self._silence = _Silence(self.pulse)
+        self._silence = _SilenceTimer(self.pulse)
         self._started_at, parent = time.monotonic(), os.getpid()
         try:
             pid = _fork()
@@ -155,18 +156,18 @@ class _Child:
             self._starts_at = time.monotonic() + MAX_RESTART_DELAY_SECONDS
             return
         if not pid:
-            child.settle(self._number, parent, self.pulse)
+            run_settling_process(self._number, parent, self.pulse)
         self._pid = pid
 
 
-class _Silence:
-    """The time that a child has not run. It counts only while this process runs, which can be suspended itself."""
+class _SilenceTimer:
+    """Counts how long a child shows no sign of life. Time while the parent itself is suspended does not count."""
 
     def __init__(self, pulse: Pulse) -> None:
         self._pulse, self._alive_at = pulse, pulse.alive_at
         self._seconds, self._looked_at = 0.0, time.monotonic()
 
-    def last_seconds(self) -> float:
+    def silent_seconds(self) -> float:
         """Returns the seconds without a sign of life. Must be called about once a second."""
         now, alive_at = time.monotonic(), self._pulse.alive_at
         if alive_at != self._alive_at:

@@ -30,7 +30,8 @@ class NotDone(Exception):
 def settle(self: Any, lanes: list[int]) -> str:
     """Settles these lanes and all lanes with a flag, whose rings sent no message because this one was waiting.
 
-    Without lanes the message is an invitation to drain all lanes. The id of the task is the uid of the payment that rang.
+    Without lanes the message is an invitation to drain all lanes. The id of the task is usually the uid of the payment
+    that rang. For a lane that was handed back, it also has the number of the lane; for an invitation it is random.
     Returns the result as text for Flower. Raises NotDone if the database fails.
     """
     if not lanes:

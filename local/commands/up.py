@@ -1,4 +1,5 @@
-"""`up`: runs the whole service in the foreground. This module starts it in order; local.stack.supervisor keeps it alive.
+"""`up`: runs the whole service in the foreground. This module starts the processes one after another;
+local.stack.supervisor keeps them running.
 
 All checks come first, so that a refused start changes nothing.
 """
@@ -23,9 +24,10 @@ from shared.settings import Settings, is_loopback, settings
 STANDARD_OUTPUT = 1
 VALID_KEYS = "SELECT FROM api_keys WHERE revoked_at IS NULL LIMIT 1"
 DESCRIPTION = """\
-Starts Postgres, the broker, the migrations, the worker, web and Flower. Prints a line when each is ready, and then
-`ready URL`. After that, standard output has JSON lines, each with the field `process`. A process that ends is
-restarted. Ctrl-C or SIGTERM stops all in order, within 30 s; a second one stops all at once. The data stays.
+Starts Postgres, applies the migrations, then starts the broker, worker, notify, web and Flower. Prints a line when each
+is ready, and then `ready URL`. After that, standard output has JSON lines, each with the field `process`. A process
+that ends is restarted. Ctrl-C or SIGTERM stops all in order, within 30 s; a second one stops all at once. The data
+stays.
 
 If DATABASE_URL or BROKER_URL is set, `up` uses that server and does not start its own."""
 
@@ -37,7 +39,7 @@ def command(options: Settings) -> int:
     if not settings().database_url:
         clear_libpq_environment()
     if _needs_keys(options.host) and not settings().database_url and not postgres.exists(options.data):
-        raise _no_key(options.host)
+        raise _no_key_error(options.host)
     refuse_second_up(options.data)
     wait_for_orphans(options.data)
     port = claim_port(options.host, options.port, "--port")
@@ -45,7 +47,7 @@ def command(options: Settings) -> int:
     options = options.model_copy(update={"port": port, "flower_port": flower_port})
     _open_standard_descriptors()
     with lock_folder(options.data) as lock:
-        supervisor = Supervisor(STANDARD_OUTPUT, lock, partial(_record, options.data))
+        supervisor = Supervisor(STANDARD_OUTPUT, lock, partial(_write_process_list, options.data))
         try:
             _start(options, supervisor)
             supervisor.write(f"ready {url_of(options.host, options.port)}")
@@ -60,11 +62,11 @@ def _start(options: Settings, supervisor: Supervisor) -> None:
     environment = _environment(options)
     url = servers.start_database(options.data, environment, supervisor)
     if _needs_keys(options.host) and not has_rows(url, VALID_KEYS):
-        raise _no_key(options.host)
+        raise _no_key_error(options.host)
     environment["DATABASE_URL"] = url if settings().database_url else postgres.url_of_app(options.data, url)
     _report_access(options.host)
     environment["BROKER_URL"] = servers.start_broker(options.data, environment, supervisor)
-    servers.report_progress("starting the workers, web and Flower")
+    servers.report_progress("starting the worker, notify, web and Flower")
     # They are stopped in reverse order.
     programs = (
         servers.worker_program(environment),
@@ -76,11 +78,11 @@ def _start(options: Settings, supervisor: Supervisor) -> None:
 
 
 def _needs_keys(host: str) -> bool:
-    """Returns whether web needs an API key to be usable: it listens beyond loopback, and keys are not off."""
+    """Returns whether web needs an API key: it is reachable from other machines and PAYMENTS_AUTH is not off."""
     return not is_loopback(host) and settings().auth != "off"
 
 
-def _no_key(host: str) -> CommandError:
+def _no_key_error(host: str) -> CommandError:
     return CommandError(
         f"--host {host} is reachable from other machines, and there is no API key yet: "
         "./payments key create --name NAME --scope write (or use 127.0.0.1)"
@@ -110,7 +112,7 @@ def _environment(options: Settings) -> dict[str, str]:
     }
 
 
-def _record(data: Path, children: Sequence[Child]) -> None:
+def _write_process_list(data: Path, children: Sequence[Child]) -> None:
     """Writes the list for `ps`. An error, such as a full disk, does not stop the service."""
     external_urls = {"postgres": plain_url(settings().database_url), "broker": settings().broker_url}
     processes = [Process("up", os.getpid(), None)]

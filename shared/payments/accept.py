@@ -27,7 +27,7 @@ class Accepted(NamedTuple):
 
 Reply = Accepted | PaymentsError
 
-log = get_logger("accepting")
+log = get_logger("accept")
 
 
 def accept(requests: Sequence[TransactionRequest], *, bulk: bool = False) -> list[Reply]:
@@ -40,7 +40,7 @@ def accept(requests: Sequence[TransactionRequest], *, bulk: bool = False) -> lis
     """
     with autocommit() as connection:
         new, ahead = transactions.insert_pending(connection, requests, bulk=bulk)
-        # A second statement has a new snapshot. The snapshot of the first one misses a repeat whose original was
+        # A second statement has a new snapshot (MVCC). That of the first one misses a repeat whose original was
         # uncommitted at its start.
         stored_by_uid = {**new, **_find(connection, [request for request in requests if request.uid not in new])}
     metrics.ACCEPTED.inc(len(new))

@@ -1,9 +1,9 @@
 """Settles a batch: the next PENDING rows of some lanes in acceptance order, in one commit, with the lanes locked.
 
 A lane lock is tried, never waited for: otherwise all processes end up waiting for one busy lane. Lock, read and clock
-are separate statements, because the snapshot of a statement is fixed when it begins. A batch costs nearly the same for
-one row and for thirty, so one commit settles all rung lanes together. If rows pile up, each lane is settled
-separately, so that many processes share the work.
+are separate statements, because a statement's snapshot (MVCC) is fixed when it begins. A batch costs nearly the same
+for one row and for thirty, so one commit settles all flagged lanes together. If rows pile up, the worker keeps one lane
+and hands the others back (`settle`), so that many processes share the work.
 
 Rows of lists yield to single requests without starving. A batch takes the single requests of each lane first; lists get
 the rest, and at least a quarter. No row overtakes an earlier row of its user: a row that follows its user's list is
@@ -33,7 +33,7 @@ SETTLE_BATCH_ROWS: Final = 500
 BULK_SHARE: Final = 4  # a quarter of a batch is for lists, however many single requests wait
 MAX_SCANNED_ENTRIES: Final = 20_000  # for all users of one commit, unless a single user has more
 
-log = get_logger("settling")
+log = get_logger("batch")
 
 
 class BooksDisagree(Exception):
@@ -65,7 +65,7 @@ class Counts:
 class Batch:
     """The result of one commit. `lanes` were free; `unfinished_lanes` may have more rows to settle.
 
-    `lists_wait`: some of those rows are of lists. `flagged_lanes` were rung for in the meantime. `moment` is the
+    `lists_wait`: some of those rows are of lists. `flagged_lanes` were flagged in the meantime. `moment` is the
     database clock (UTC) of the batch, None if it settled nothing.
     """
 
@@ -94,7 +94,7 @@ def settle_batch(
 ) -> Batch | None:
     """Settles the next rows of lanes, or of one user in a lane, in one transaction. Returns None if all lanes are busy.
 
-    A drain leaves the doorbell's keys unchanged, because it reads all lanes anyway.
+    A drain leaves the lane flags unchanged, because it reads all lanes anyway.
     Raises BooksDisagree or HistoryTooLong, and the errors of SQLAlchemy.
     """
     with transaction() as connection:
@@ -105,15 +105,15 @@ def settle_batch(
             # Other users wait for this one, so a user locked by another transaction is skipped.
             lane_queries.set_lock_timeout(connection)
         if not draining:
-            # The only network call inside a transaction. It comes after the lock and before the read, so a commit that
-            # is too late for this read finds no key and rings.
+            # The only Redis call inside the transaction. It comes after the lock and before the read, so a commit that
+            # is too late for this read finds no flag and rings.
             doorbell.clear_flags(free)
         batch = Batch(free)
         _settle_next(connection, batch, user_id, limit)
-    # After the commit, which releases the locks: a worker that found them busy has given up, and its ring is still set.
-    # Before the report, because a client may wait for the outcome.
+    # Look at the flags again after the commit, because a worker that found the lanes busy left its flag set. Do this
+    # before logging, because clients wait.
     if not draining:
-        batch.flagged_lanes = doorbell.flagged_lanes(batch.lanes, batch.settled_lanes)
+        batch.flagged_lanes = doorbell.publish_settled_and_find_flags(batch.lanes, batch.settled_lanes)
     elif batch.outcomes:
         doorbell.publish_settled(batch.settled_lanes)
     _report(batch)
@@ -128,7 +128,7 @@ def _settle_next(connection: Connection, batch: Batch, user_id: int | None, limi
         batch.parked = parked.park(connection, behind, "waits behind a parked one", failed=False)
     pending = [row.pending for row in rows if not row.behind_parked]
     if pending:
-        _settle(connection, pending, batch)
+        _settle_rows(connection, pending, batch)
 
 
 def _read_batch(connection: Connection, batch: Batch, limit: int) -> list[PendingRow]:
@@ -152,8 +152,9 @@ def _read_batch(connection: Connection, batch: Batch, limit: int) -> list[Pendin
 def pick_rows(waiting: Sequence[PendingRow], limit: int) -> list[PendingRow]:
     """Returns the rows of a lane to settle now: all single requests that were read, and rows of lists in the room left.
 
-    `waiting` are the lane's first `limit` single requests and its first `limit` rows of lists. If there may be more
-    single requests, a row of a list accepted after the last one read waits: its user may have an unread single request.
+    `waiting` are the lane's first `limit` single requests and its first `limit` rows of lists. If more single requests
+    may exist than were read, only list rows accepted before the last single request read are taken. A later one may
+    follow an unread single request of its user.
     """
     single = [row for row in waiting if not row.bulk]
     bulk = [row for row in waiting if row.bulk]
@@ -169,8 +170,8 @@ def _read_user(connection: Connection, batch: Batch, user_id: int, limit: int) -
     return rows
 
 
-def _settle(connection: Connection, pending: Sequence[Pending], batch: Batch) -> None:
-    """Locks the accounts, folds and writes the rows, and stores the outcomes in the batch."""
+def _settle_rows(connection: Connection, pending: Sequence[Pending], batch: Batch) -> None:
+    """Locks the accounts, processes the rows one by one, writes the outcomes, and stores the outcomes in the batch."""
     accounts, moment = users.lock_accounts(connection, {row.user_id for row in pending})
     pending, scans, cut = _cut_to_scannable(pending, accounts, at_least_one=len(batch.lanes) == 1)
     batch.unfinished_lanes |= cut
@@ -195,8 +196,8 @@ def _cut_to_scannable(
 ) -> tuple[Sequence[Pending], dict[int, list[datetime]], set[int]]:
     """Returns the rows to settle, the instants to scan by user id, and the lanes that were cut.
 
-    A lane is cut at the first row of a user with too many entries to scan in this commit; later batches settle the
-    rest. With `at_least_one` the first user is scanned, however many entries there are.
+    From the first row of a user with too many entries to scan in this commit, the lane's rows wait for the next batch.
+    With `at_least_one` the first user is scanned, however many entries there are.
     """
     scans: dict[int, list[datetime]] = {}
     cuts: dict[int, int] = {}

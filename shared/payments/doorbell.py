@@ -1,9 +1,10 @@
 """The doorbell: tells a worker that lanes have work. No payment depends on it: a ring may be lost or repeated.
 
-`SET lane NX EX 2` lets hundreds of payments share one Celery message, and one message covers all lanes with work: a
-message costs more than settling a payment. While a message is in the queue, no other is sent: its worker settles all
-lanes whose keys are set, in one commit. A failure here is only counted, because the sweep settles. After a failure the
-circuit is open for a second, so that an outage does not add a time-out to every payment. The queue length is bounded.
+Each lane has a flag in Redis. `SET flag NX EX 2` lets hundreds of payments share one Celery message, and one message
+covers all lanes with work: a message costs more than settling a payment. For MAX_JOIN_SECONDS after its own message a
+process sends no second one while any message waits: the worker that takes it settles all flagged lanes, in one commit.
+A failure here is only counted, because the sweep settles. After a failure the circuit is open for a second, so that an
+outage does not add a time-out to every payment. The queue length is bounded.
 """
 
 import time
@@ -32,8 +33,8 @@ CIRCUIT_BACKOFF_FACTOR: Final = 5  # a DNS look-up has no time-out: a slow failu
 FLAG_EXPIRY_SECONDS: Final = 2
 MAX_JOIN_SECONDS: Final = 0.05
 INVITATION_EXPIRY_SECONDS: Final = 10
-HELD_FLAG: Final = b"held"  # value of the key of a lane that a draining worker reads anyway
-OWN_MESSAGE_FLAG: Final = b"apart"  # value of the key of a lane that has its own message
+HELD_FLAG: Final = b"held"  # value of a lane flag: the drain reads all lanes, so no ring is needed
+OWN_MESSAGE_FLAG: Final = b"apart"  # value of a lane flag: the lane has its own message
 SETTLED_CHANNEL: Final = "payments:settled"
 HEALTH_CHECK_INTERVAL_SECONDS: Final = 5
 DOORBELL_TIMEOUT_SECONDS: Final = 0.5
@@ -74,35 +75,36 @@ def _key(lane: int) -> str:
     return f"payments:lane:{lane}"
 
 
-class Bell(NamedTuple):
+class RingSource(NamedTuple):
     """The origin of a ring. The uid becomes the id of the task."""
 
     uid: str
     request_id: str | None = None
 
 
-def ring(bells: Mapping[int, Bell], *, apart: bool = False) -> bool:
-    """Rings for lanes with PENDING rows, except lanes whose keys are set. Returns whether the broker answered.
+def ring(sources: Mapping[int, RingSource], *, own_message: bool = False) -> bool:
+    """Rings for lanes with PENDING rows, except lanes whose flags are set. Returns whether the broker answered.
 
     Sends one message for all these lanes. It sends none while messages wait and this process has sent one less than
-    MAX_JOIN_SECONDS ago: the next worker settles all rung lanes. With `apart` it does not rely on other messages, and
-    the lanes are for the worker of this one. A failure of the broker raises nothing and takes no longer than the
-    time-outs.
+    MAX_JOIN_SECONDS ago: the next worker settles all flagged lanes. With `own_message` it sends its own, and only
+    the worker that takes that message settles these lanes. A failure of the broker raises nothing and takes no longer than
+    the time-outs.
     """
 
     def send(redis: Redis) -> bool:
         global _sent_at
         with redis.pipeline(transaction=False) as pipeline:
-            for lane, bell in bells.items():
-                pipeline.set(_key(lane), OWN_MESSAGE_FLAG if apart else bell.uid, nx=True, ex=FLAG_EXPIRY_SECONDS)
-            pipeline.llen(SETTLE_QUEUE)  # after the keys: the worker that takes a message counted here sees them
-            *are_first, waiting = pipeline.execute()
-        lanes = [lane for lane, is_first in zip(bells, are_first, strict=True) if is_first]
+            for lane, source in sources.items():
+                flag = OWN_MESSAGE_FLAG if own_message else source.uid
+                pipeline.set(_key(lane), flag, nx=True, ex=FLAG_EXPIRY_SECONDS)
+            pipeline.llen(SETTLE_QUEUE)  # after the flags: the worker that takes a message counted here sees them
+            *were_absent, waiting = pipeline.execute()
+        lanes = [lane for lane, was_absent in zip(sources, were_absent, strict=True) if was_absent]
         now = time.monotonic()
-        if not lanes or (waiting and not apart and now - _sent_at < MAX_JOIN_SECONDS) or _is_full(waiting):
+        if not lanes or (waiting and not own_message and now - _sent_at < MAX_JOIN_SECONDS) or _is_full(waiting):
             return True
         _sent_at = now
-        uid, request_id = bells[lanes[0]]
+        uid, request_id = sources[lanes[0]]
         try:
             _sender().send_task(
                 SETTLE_TASK,
@@ -126,10 +128,10 @@ def _set_if_absent(redis: Redis, key: str, seconds: int, queue: str) -> bool:
         pipeline.set(key, 1, nx=True, ex=seconds)
         pipeline.ttl(key)
         pipeline.llen(queue)
-        is_first, ttl, waiting = pipeline.execute()
+        was_absent, ttl, waiting = pipeline.execute()
     if ttl == NO_EXPIRY:  # another program set it, and it would stay for ever
         redis.delete(key)
-    return bool(is_first) and not _is_full(waiting)
+    return bool(was_absent) and not _is_full(waiting)
 
 
 def _is_full(waiting: int) -> bool:
@@ -141,20 +143,20 @@ def _is_full(waiting: int) -> bool:
 
 
 def clear_flags(lanes: Iterable[int]) -> None:
-    """Deletes the keys of lanes. Callers do it before they read the lanes, so that a later commit rings again."""
+    """Deletes the flags of lanes. Callers do it before they read the lanes, so that a later commit rings again."""
     _call_broker(lambda redis: redis.delete(*map(_key, lanes)))
 
 
 def find_flagged_lanes() -> set[int]:
-    """Returns the lanes whose keys are set by a ring, except lanes that another worker handles."""
+    """Returns the lanes whose flags are set by a ring, except lanes that another worker handles."""
     values = _call_broker(lambda redis: redis.mget(list(map(_key, range(LANES)))))
     return {lane for lane, value in enumerate(values or ()) if value and value not in (HELD_FLAG, OWN_MESSAGE_FLAG)}
 
 
-def flagged_lanes(lanes: Sequence[int], settled: Collection[int] = ()) -> set[int]:
-    """Returns the lanes whose keys were set since they were cleared.
+def publish_settled_and_find_flags(lanes: Sequence[int], settled: Collection[int] = ()) -> set[int]:
+    """Publishes the settled lanes, and returns those of `lanes` whose flags were set since they were cleared.
 
-    In the same round trip it publishes the settled lanes to web processes that wait for a transaction.
+    It does both in one round trip. The hint is for web processes that wait for a transaction (`publish_settled`).
     """
 
     def act(redis: Redis) -> list[bytes | None]:
@@ -169,7 +171,7 @@ def flagged_lanes(lanes: Sequence[int], settled: Collection[int] = ()) -> set[in
         return list(flags)
 
     flags = _call_broker(act)
-    return {lane for lane, uid in zip(lanes, flags or (), strict=False) if uid}
+    return {lane for lane, flag in zip(lanes, flags or (), strict=False) if flag}
 
 
 def publish_settled(lanes: Collection[int]) -> None:
@@ -203,9 +205,9 @@ def _read_lanes(text: bytes) -> set[int]:
 
 
 def set_flags(lanes: Iterable[int]) -> None:
-    """Sets the keys of lanes, so that no process rings: a draining worker reads all lanes anyway.
+    """Sets the flags of lanes, so that no process rings: a draining worker reads all lanes anyway.
 
-    The keys expire as after a ring, in case the worker is killed.
+    The flags expire as after a ring, in case the worker is killed.
     """
 
     def act(redis: Redis) -> None:
@@ -247,7 +249,7 @@ def ring_to_notify(webhook_id: int, slots: int) -> None:
 
 
 def clear_notify_flag(webhook_id: int, slot: int) -> None:
-    """Deletes the key of a slot, so that its task can be requested again."""
+    """Deletes the flag of a slot, so that its task can be requested again."""
     _call_broker(lambda redis: redis.delete(_notify_key(webhook_id, slot)))
 
 

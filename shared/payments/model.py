@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """The business reason of a rejection, read under the lock. An infrastructure error never rejects a transaction."""
+    """The business reason of a rejection, decided under the lock. Infrastructure errors never reject a transaction."""
 
     INSUFFICIENT_FUNDS = "insufficient_funds"
     BALANCE_LIMIT = "balance_limit"

@@ -31,7 +31,7 @@ RELEASE_PAGE_SIZE: Final = 5000  # users of one statement
 FIND_USERS_TIMEOUT_SECONDS: Final = 60
 MAX_BIGINT: Final = 2**63 - 1  # above every acceptance number
 
-log = get_logger("parking")
+log = get_logger("parked")
 
 
 def park(row: PendingRow, error: str) -> int:

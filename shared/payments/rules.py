@@ -1,7 +1,15 @@
 """The rules of money: turns pending transactions and accounts into outcomes, without IO or clock.
 
-`judge` alone decides whether money moves, from values read under the lane lock. A batch is folded in acceptance order,
-so each row sees the effect of its user's earlier rows.
+`judge` alone decides whether money moves, from values read under the lane lock. A batch is processed row by row in
+acceptance order, so each row sees the effect of its user's earlier rows.
+
+| instant | meaning |
+|---|---|
+| `requested_at` | the client's timestamp, or None |
+| `moment` | the database clock of the batch, read after the locks |
+| `effective_at`, `at` | when the entry counts: an old `requested_at`, otherwise about `moment` (`effective_instant`) |
+| `history_at` | the latest `effective_at` of the user's entries so far; `last_history_at` is that of the last entry |
+| `instant` | any instant at which a balance is asked for |
 """
 
 from bisect import bisect_left
@@ -21,7 +29,7 @@ BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(slots=True)
 class Account:
-    """A user's row, which the fold updates. `balance` in minor units; `last_history_at` UTC or None."""
+    """A user's row, which `fold` updates. `balance` in minor units; `last_history_at` UTC or None."""
 
     user_id: int
     balance: int
@@ -81,8 +89,8 @@ class Entry:
 class Outcome:
     """The result of settling a transaction, with its event. Amounts in minor units. `entry` is None if rejected.
 
-    `lowest_balance` is set only if a late withdrawal would have completed without its timestamp. It is the lowest
-    balance from its instant on.
+    `lowest_balance` is set only if a late withdrawal is rejected although today's balance covers it, because a past
+    balance does not. It is the lowest balance from its instant on.
     """
 
     pending: Pending
@@ -101,8 +109,11 @@ class LowestBalances:
 
     A late withdrawal must not make the balance negative at any instant from its own on. Entries of one instant count
     together, so partial sums within an instant do not matter. `starts` must hold, in order, each instant before the
-    account's last history at which the batch can write an entry (see `instants_to_scan`). From the last history on the
-    balance is constant, so new starts may be added there.
+    account's `last_history_at` at which the batch can write an entry (see `instants_to_scan`). From `last_history_at`
+    on the balance is constant, so new starts may be added there.
+
+    Example: `starts` of 1 May and 10 May with `lowest` of 20 and 50 mean a balance of at least 20 from 1 May until
+    10 May, and of 50 from then on. A withdrawal of 30 dated 1 May is rejected, one dated 10 May is not.
     """
 
     def __init__(self, starts: Sequence[datetime], lowest: Sequence[int]) -> None:
@@ -110,7 +121,7 @@ class LowestBalances:
         self._lowest = list(lowest)
 
     @classmethod
-    def flat(cls, account: Account) -> "LowestBalances":
+    def constant(cls, account: Account) -> "LowestBalances":
         """Returns one constant balance, for an account whose older instants are not needed."""
         return cls([account.last_history_at or BEGINNING], [account.balance])
 
@@ -135,7 +146,8 @@ class LowestBalances:
 def instants_to_scan(account: Account, batch: Sequence[Pending]) -> list[datetime]:
     """Returns, in order, the instants at which settling these rows of one user needs `LowestBalances` from the ledger.
 
-    The list is empty if no scan is needed: no withdrawal is late, or each late one exceeds any balance of this batch.
+    The list is empty if no scan is needed: no withdrawal is late, or the amount of each late one is larger than any
+    balance the user can reach in this batch, so it is rejected anyway.
     """
     if account.last_history_at is None:
         return []
@@ -156,10 +168,11 @@ def instants_to_scan(account: Account, batch: Sequence[Pending]) -> list[datetim
 
 
 def effective_instant(row: Pending, account: Account, moment: datetime) -> datetime:
-    """Returns the instant (UTC) of the entry: an old client timestamp, otherwise now, but not before the last history.
+    """Returns the instant (UTC) of the entry: an old client timestamp, otherwise now.
 
-    `moment` is the database clock, read after the locks, so no entry is in the future. A client clock within 60 s or
-    a slow queue does not make an entry late.
+    "Now" is never before the user's latest effective instant (`last_history_at`). `moment` is the database clock, read
+    after the locks, so no entry is in the future. A client clock within 60 s or a slow queue does not make an entry
+    late.
     """
     if row.keeps_timestamp and row.requested_at is not None:
         return row.requested_at
@@ -183,7 +196,7 @@ def judge(row: Pending, account: Account, lowest: LowestBalances | None, at: dat
     return Reason.INSUFFICIENT_FUNDS if lowest.lowest_from(at) < row.amount else None
 
 
-def settle(row: Pending, account: Account, lowest: LowestBalances | None, moment: datetime) -> Outcome:
+def settle_row(row: Pending, account: Account, lowest: LowestBalances | None, moment: datetime) -> Outcome:
     """Settles one row: updates the account and its lowest balances, and returns the outcome."""
     at = effective_instant(row, account, moment)
     before = account.balance
@@ -226,13 +239,13 @@ def fold(
     """Settles a batch in its order. Returns one outcome for each row, and the updated accounts by user id.
 
     `accounts` holds every user of the batch and is not changed. `scanned` holds the lowest balances of scanned users.
-    A user with an old withdrawal that needs no scan gets a constant balance, because an earlier row of the batch may
-    make that withdrawal late.
+    A user with a backdated withdrawal that needs no scan starts with a constant balance; earlier rows of the batch may
+    still make it late.
     """
     after = {user_id: replace(account) for user_id, account in accounts.items()}
     tracked = dict(scanned)
     for row in batch:
         if row.type == Type.WITHDRAW and row.keeps_timestamp:
-            tracked.setdefault(row.user_id, LowestBalances.flat(accounts[row.user_id]))
-    outcomes = [settle(row, after[row.user_id], tracked.get(row.user_id), moment) for row in batch]
+            tracked.setdefault(row.user_id, LowestBalances.constant(accounts[row.user_id]))
+    outcomes = [settle_row(row, after[row.user_id], tracked.get(row.user_id), moment) for row in batch]
     return outcomes, after

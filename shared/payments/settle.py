@@ -1,4 +1,6 @@
-"""The entry point of the worker. A slice of work settles one batch after another, each in one commit (shared/payments/batch).
+"""Settles lanes, one batch after another, each in one commit (shared/payments/batch).
+
+Called by the task and by the sweep.
 
 Only a failed batch leaves this path. If a row or a user may be the reason, each lane is settled by itself, and a lane
 that fails again is settled user by user (shared/payments/isolate).
@@ -26,14 +28,15 @@ from shared.payments.queries import lanes as lane_queries
 SETTLE_SLICE_SECONDS: Final = 2.0
 DRAIN_BATCH_LANES: Final = 4  # of one commit, so that other workers find free lanes
 HOLD_INTERVAL_SECONDS: Final = 1.0
-BUSY_PAUSE_SECONDS: Final = 0.01  # while other workers hold the lanes: a batch takes several times as long
+# While other workers hold the lanes: a batch takes several times as long as this pause.
+BUSY_PAUSE_SECONDS: Final = 0.01
 
-log = get_logger("settling")
+log = get_logger("settle")
 _drains = threading.Lock()  # held by the thread of this process that drains
 
 
 @dataclass
-class Slice:
+class SliceResult:
     """The result of a slice of work on lanes. Flower shows its text.
 
     `busy`: other processes held all the lanes. `lists_wait`: rows of lists pile up, and no ring announced them.
@@ -52,14 +55,14 @@ class Slice:
         return f"{result or ('busy elsewhere' if self.busy else 'nothing to do')}; {lanes}"
 
 
-def work_lanes(lanes: Sequence[int]) -> Slice:
-    """Settles lanes. Returns the numbers of rows settled. If a batch fails because of a row or a user, isolates it.
+def work_lanes(lanes: Sequence[int]) -> SliceResult:
+    """Settles lanes. Returns the result. If a batch fails because of a row or a user, isolates it.
 
     Raises LaneFailed, or the infrastructure error. Then all unsettled rows are still PENDING, and the sweep retries
     them.
     """
     failures: dict[int, Exception] = {}
-    result = _settle(lanes, settle_lanes, failures)
+    result = _settle_or_split(lanes, settle_lanes, failures)
     # One drain for each process is enough: two threads would only compete for the interpreter.
     if result.lists_wait and _drains.acquire(blocking=False):
         try:
@@ -77,18 +80,21 @@ def is_draining() -> bool:
 
 
 def find_overdue(seconds: float) -> list[int]:
-    """Returns the lanes whose oldest unparked PENDING row was accepted more than `seconds` ago."""
+    """Returns the lanes whose oldest unparked PENDING row was accepted more than `seconds` ago, or in the future.
+
+    A time in the future means that the clock has stepped back.
+    """
     with transaction() as connection:
         return lane_queries.find_overdue_lanes(connection, LANES, seconds)
 
 
-def settle_lanes(lanes: Sequence[int]) -> Slice:
+def settle_lanes(lanes: Sequence[int]) -> SliceResult:
     """Settles lanes until they are empty or the slice of time is over. Returns the result; rings for the lanes left.
 
     Returns early if rows of lists pile up, because `_drain` settles those in all lanes.
     Raises the first error of a batch. Earlier batches stay committed; the other rows stay PENDING.
     """
-    result = Slice(list(lanes))
+    result = SliceResult(list(lanes))
     deadline = time.monotonic() + SETTLE_SLICE_SECONDS
     while True:
         batch = settle_batch(lanes)
@@ -119,10 +125,12 @@ def _hand_back(lanes: Sequence[int], batch: Batch) -> None:
     uid = str(batch.outcomes[-1].pending.uid) if batch.outcomes else "nothing"
     for lane in lanes:
         doorbell.clear_flags([lane])
-        doorbell.ring({lane: doorbell.Bell(f"{uid}-{lane}")}, apart=True)
+        doorbell.ring({lane: doorbell.RingSource(f"{uid}-{lane}")}, own_message=True)
 
 
-def _settle(lanes: Sequence[int], settle: Callable[[Sequence[int]], Slice], failures: dict[int, Exception]) -> Slice:
+def _settle_or_split(
+    lanes: Sequence[int], settle: Callable[[Sequence[int]], SliceResult], failures: dict[int, Exception]
+) -> SliceResult:
     """Settles lanes together; if that fails, one by one. Puts the error of a lane into `failures`, and continues."""
     try:
         return settle(lanes)
@@ -132,15 +140,15 @@ def _settle(lanes: Sequence[int], settle: Callable[[Sequence[int]], Slice], fail
         if is_infrastructure and not may_be_single_user(error):
             raise
         log.exception("batch failed, settling in parts", lanes=list(lanes))
-    return _settle_apart(lanes, failures)
+    return _settle_separately(lanes, failures)
 
 
-def _settle_apart(lanes: Sequence[int], failures: dict[int, Exception]) -> Slice:
+def _settle_separately(lanes: Sequence[int], failures: dict[int, Exception]) -> SliceResult:
     """Settles each of several lanes by itself, and a single lane user by user."""
-    result = Slice(list(lanes))
+    result = SliceResult(list(lanes))
     for lane in lanes:
         try:
-            part = _settle([lane], settle_lanes, failures) if len(lanes) > 1 else _settle_in_parts(lane)
+            part = _settle_or_split([lane], settle_lanes, failures) if len(lanes) > 1 else _settle_in_parts(lane)
         except Exception as error:
             failures[lane] = error
         else:
@@ -150,15 +158,16 @@ def _settle_apart(lanes: Sequence[int], failures: dict[int, Exception]) -> Slice
     return result
 
 
-def _settle_in_parts(lane: int) -> Slice:
+def _settle_in_parts(lane: int) -> SliceResult:
     parts = settle_in_parts(lane)
-    return Slice([lane], parts.counts, parts.busy)
+    return SliceResult([lane], parts.counts, parts.busy)
 
 
-def _drain(result: Slice, failures: dict[int, Exception]) -> None:
+def _drain(result: SliceResult, failures: dict[int, Exception]) -> None:
     """Settles all lanes until they are empty or a slice of time is over. Adds the counts to `result`.
 
-    No process needs to ring meanwhile. The error of a lane goes into `failures`, and the lane is not tried again.
+    Other processes do not ring during a drain. The error of a lane goes into `failures`, and the lane is not tried
+    again.
     """
     deadline, next_hold_at = time.monotonic() + SETTLE_SLICE_SECONDS, 0.0
     doorbell.invite()
@@ -172,7 +181,7 @@ def _drain(result: Slice, failures: dict[int, Exception]) -> None:
             next_hold_at = 0.0
             if not (lanes := _choose_lanes(failures)):
                 return
-        part = _settle(lanes, _settle_once, failures)
+        part = _settle_or_split(lanes, _settle_once, failures)
         result.counts += part.counts
         result.lanes = sorted({*result.lanes, *part.lanes})
         if part.busy:
@@ -195,6 +204,6 @@ def _shuffled(lanes: set[int]) -> list[int]:
     return random.sample(sorted(lanes), len(lanes))
 
 
-def _settle_once(lanes: Sequence[int]) -> Slice:
+def _settle_once(lanes: Sequence[int]) -> SliceResult:
     batch = settle_batch(lanes, draining=True)
-    return Slice(list(lanes), batch.counts) if batch else Slice(list(lanes), busy=True)
+    return SliceResult(list(lanes), batch.counts) if batch else SliceResult(list(lanes), busy=True)

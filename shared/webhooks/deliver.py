@@ -2,7 +2,8 @@
 
 Expanding, claiming and recording are three short transactions; none is open while a message is sent. A claim is a lease
 that is longer than any attempt. After a crash between sending and recording, the delivery is sent again under the same
-id: at least once. For the same reason no commit waits for the disk: work lost in a crash of Postgres is repeated.
+id: at least once. For the same reason expand, claim and record do not wait for the disk: work lost in a crash of
+Postgres is repeated.
 """
 
 import random
@@ -50,7 +51,7 @@ DELIVER_SLICE_SECONDS: Final = 2.0
 PRUNE_BATCH_ROWS: Final = 500
 PRUNE_BATCH_ROWS_PER_LANE: Final = 200
 
-log = get_logger("delivering")
+log = get_logger("deliver")
 
 
 class DeliveryCounts(NamedTuple):
@@ -77,17 +78,17 @@ def expand(failing: Backoff[int] | None = None) -> bool:
     failing = failing or Backoff(MAX_EXPAND_BACKOFF_SECONDS)
     with transaction() as connection:
         lagging = outbox.find_lagging_cursors(connection, failing.paused(), MAX_EXPANDED_CURSORS)
-    suspects = {one.webhook_id for one in lagging if failing.has_failed(one.webhook_id)}
-    healthy = [one for one in lagging if one.webhook_id not in suspects]
+    suspects = {cursor.webhook_id for cursor in lagging if failing.has_failed(cursor.webhook_id)}
+    healthy = [cursor for cursor in lagging if cursor.webhook_id not in suspects]
     has_more = False
     try:
         has_more = _expand(healthy, EXPAND_PAGE_SIZE)
     except Exception as error:
         if not _may_be_single_webhook(error):
             raise
-        suspects |= {one.webhook_id for one in healthy}
+        suspects |= {cursor.webhook_id for cursor in healthy}
     for webhook in sorted(suspects):
-        has_more |= _expand_suspect(webhook, [one for one in lagging if one.webhook_id == webhook], failing)
+        has_more |= _expand_suspect(webhook, [cursor for cursor in lagging if cursor.webhook_id == webhook], failing)
     return has_more
 
 
@@ -116,7 +117,7 @@ def _expand(lagging: Sequence[LaggingCursor], page: int, seconds: int | None = N
     """
     if not lagging:
         return False
-    webhook_by_id = {one.webhook_id: one for one in lagging}
+    webhook_by_id = {cursor.webhook_id: cursor for cursor in lagging}
     with transaction() as connection:
         disable_sync_commit(connection)
         if seconds:
@@ -148,23 +149,24 @@ def _expand(lagging: Sequence[LaggingCursor], page: int, seconds: int | None = N
 
 
 def find_due() -> list[Due]:
-    """Returns the webhooks with due deliveries: first each one with one slot, then each one with all of its slots.
+    """Returns the webhooks with due deliveries.
 
-    So every webhook gets one slot before any gets a second one. Healthy webhooks come first, ordered by their attempts
-    under way in this process. Webhooks whose receivers fail or hang are left out while no slot for failing ones is free.
+    The list has each webhook once with one slot, then again with all its slots if it has several. So every webhook gets
+    one slot before any gets a second one. Healthy webhooks come first, ordered by their attempts under way in this
+    process. Webhooks whose receivers fail or hang are left out while no slot for failing ones is free.
     """
     with transaction() as connection:
         candidates = attempts.find_due(connection, MAX_CONCURRENT_DELIVERIES)
-    candidates.sort(key=lambda one: (one.fails, slots().count(one.webhook_id)))
+    candidates.sort(key=lambda candidate: (candidate.is_failing, slots().count(candidate.webhook_id)))
     free = slots().free_for_failing()
     due = []
-    for one in candidates:
-        in_trouble = one.fails or slots().is_hanging(one.webhook_id)
-        granted = min(one.slots, free) if in_trouble else one.slots
+    for candidate in candidates:
+        in_trouble = candidate.is_failing or slots().is_hanging(candidate.webhook_id)
+        granted = min(candidate.slots, free) if in_trouble else candidate.slots
         free -= granted if in_trouble else 0
         if granted:
-            due.append(one._replace(slots=granted))
-    return [one._replace(slots=1) for one in due] + [one for one in due if one.slots > 1]
+            due.append(candidate._replace(slots=granted))
+    return [webhook._replace(slots=1) for webhook in due] + [webhook for webhook in due if webhook.slots > 1]
 
 
 @cache
@@ -182,7 +184,7 @@ class Claim(NamedTuple):
     """A claimed delivery, its transaction (None for account events), and the attempt that holds the slot."""
 
     delivery: Delivery
-    subject: Transaction | None
+    transaction: Transaction | None
     attempt: Attempt
 
 
@@ -196,7 +198,7 @@ def deliver_webhook(webhook: int, seconds: float = DELIVER_SLICE_SECONDS) -> Del
     while time.monotonic() < deadline and (claim := _claim(webhook)):
         future = _senders().submit(_deliver, claim)
         if not wait([future], MAX_SLOT_SECONDS).done:
-            future.add_done_callback(lambda late: _log_late(webhook, late))
+            future.add_done_callback(lambda unfinished: _log_unfinished(webhook, unfinished))
             tally = tally._replace(under_way=1)
             break
         tally = _count(tally, future.result())
@@ -211,10 +213,10 @@ def _count(tally: DeliveryCounts, receipt: Receipt) -> DeliveryCounts:
     return tally._replace(failed=tally.failed + 1)
 
 
-def _log_late(webhook: int, late: Future[Receipt]) -> None:
-    """Logs the result of a delivery that no caller waits for any more."""
-    if (error := late.exception()) is None:
-        log.info("notified", **_count(DeliveryCounts(webhook), late.result())._asdict())
+def _log_unfinished(webhook: int, delivery: Future[Receipt]) -> None:
+    """Logs the result of a delivery that was unfinished when its caller stopped waiting."""
+    if (error := delivery.exception()) is None:
+        log.info("notified", **_count(DeliveryCounts(webhook), delivery.result())._asdict())
     elif is_infrastructure_error(error):
         log.warning("delivery not recorded, repeated", webhook=webhook, error=repr(error))
     else:
@@ -223,35 +225,35 @@ def _log_late(webhook: int, late: Future[Receipt]) -> None:
 
 def _claim(webhook: int) -> Claim | None:
     """Claims the delivery that has been due longest. Returns None if there is none, or no slot for it."""
-    with ExitStack() as undo:
+    with ExitStack() as cleanup:
         with transaction() as connection:
             disable_sync_commit(connection)
-            fails = attempts.lock_webhook(connection, webhook)
-            attempt = None if fails is None else slots().begin(webhook, fails=fails)
+            is_failing = attempts.lock_webhook(connection, webhook)
+            attempt = None if is_failing is None else slots().begin(webhook, is_failing=is_failing)
             if attempt is None:
                 return None
-            undo.callback(slots().end, attempt)
+            cleanup.callback(slots().end, attempt)
             delivery = attempts.claim(connection, webhook, MAX_CONCURRENT_DELIVERIES, LEASE_SECONDS)
             if delivery is None:
                 return None
-            subject = None
+            settled = None
             if delivery.type in (WebhookEventType.COMPLETED, WebhookEventType.REJECTED):
-                subject = find_transactions(connection, [delivery.uid])[delivery.uid]
-        undo.pop_all()
-        return Claim(delivery, subject, attempt)
+                settled = find_transactions(connection, [delivery.uid])[delivery.uid]
+        cleanup.pop_all()
+        return Claim(delivery, settled, attempt)
 
 
 def _deliver(claim: Claim) -> Receipt:
     try:
         delivery = claim.delivery
-        receipt = send(delivery.url, delivery.secrets, write_message(delivery, claim.subject))
+        receipt = send(delivery.url, delivery.secrets, write_message(delivery, claim.transaction))
         _record(delivery, receipt, time.monotonic() - claim.attempt.began)
         return receipt
     finally:
         slots().end(claim.attempt)
 
 
-def write_message(delivery: Delivery, subject: Transaction | None) -> Message:
+def write_message(delivery: Delivery, settled: Transaction | None) -> Message:
     """Returns the message of a delivery. It is the same at each attempt, because it holds final facts only."""
     data = {
         "event_id": delivery.event_id,
@@ -259,8 +261,8 @@ def write_message(delivery: Delivery, subject: Transaction | None) -> Message:
         "user_seq": delivery.user_seq,
         "balance": format_amount(delivery.balance),
     }
-    if subject:
-        data["transaction"] = transaction_to_json(subject)
+    if settled:
+        data["transaction"] = transaction_to_json(settled)
     else:
         data["threshold"] = format_amount(delivery.threshold)
     return Message(

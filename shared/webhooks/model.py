@@ -53,7 +53,7 @@ class Due(NamedTuple):
     webhook_id: int
     slots: int
     overdue_seconds: float
-    fails: bool
+    is_failing: bool
 
 
 class DeadLetterKey(NamedTuple):

@@ -46,7 +46,7 @@ def delay_seconds(attempts: int, chance: float) -> float | None:
 class Retry(NamedTuple):
     """The next attempt of a delivery, counted from the start of its last attempt.
 
-    `remaining_seconds`: time until the end of the schedule; None until a Retry-After header has moved an attempt.
+    `remaining_seconds`: time until the end of the schedule; None if no Retry-After has delayed an attempt yet.
     """
 
     delay_seconds: float

@@ -21,12 +21,12 @@ class Attempt:
     """A delivery under way. `began` is an instant of the monotonic clock."""
 
     webhook_id: int
-    fails: bool
+    is_failing: bool
     began: float
 
     def is_in_trouble(self, now: float) -> bool:
         """Returns whether the receiver fails or the attempt hangs."""
-        return self.fails or now - self.began > HANGING_AFTER_SECONDS
+        return self.is_failing or now - self.began > HANGING_AFTER_SECONDS
 
 
 class Slots:
@@ -38,21 +38,21 @@ class Slots:
         self._attempts: set[Attempt] = set()
         self._closed = False
 
-    def begin(self, webhook_id: int, *, fails: bool) -> Attempt | None:
+    def begin(self, webhook_id: int, *, is_failing: bool) -> Attempt | None:
         """Returns an attempt that holds a slot, or None if no slot is free for this webhook, or after close().
 
         The caller must pass the attempt to end().
         """
         with self._changed:
             now = time.monotonic()
-            if fails or self._is_hanging(webhook_id, now):
+            if is_failing or self._is_hanging(webhook_id, now):
                 free = self._free_for_failing(now)
             else:
                 within = sum(now - attempt.began <= MAX_SLOT_SECONDS for attempt in self._attempts)
                 free = min(self._count - within, self.limit - len(self._attempts))
             if free <= 0 or self._closed:
                 return None
-            attempt = Attempt(webhook_id, fails, now)
+            attempt = Attempt(webhook_id, is_failing, now)
             self._attempts.add(attempt)
             return attempt
 

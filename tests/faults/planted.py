@@ -121,9 +121,9 @@ def _when_the_line_is_lost(change: str) -> None:
     plain = settle.settle_lanes
     blame = text(f"UPDATE transactions SET {change} WHERE lane = ANY(:lanes) AND status = 'PENDING'")
 
-    def hasty(of: list[int]) -> settle.Slice:
+    def hasty(of: list[int]) -> settle.SliceResult:
         try:
-            done: settle.Slice = plain(of)
+            done: settle.SliceResult = plain(of)
             return done
         except Exception:
             with database.transaction() as connection:

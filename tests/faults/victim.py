@@ -11,7 +11,7 @@ from shared.payments.model import TransactionRequest
 from shared.payments.settle import work_lanes
 from tests.faults.failpoints import IDLE_LIMIT, Failpoint
 from web.commit.group_commit import GroupCommit
-from web.limits.backlog import reader
+from web.limits.backlog import backlog_reader
 
 RING_SECONDS = 3
 
@@ -43,7 +43,7 @@ def run(order: Order, told: Connection) -> None:
     settings.settings.cache_clear()
     if order.action == "stall":
         database.SESSION_SETTINGS["idle_in_transaction_session_timeout"] = IDLE_LIMIT
-    reader.read()  # connects, and leaves the backlog alone for a while: only the use case's own steps are seen
+    backlog_reader.read()  # connects, and leaves the backlog alone for a while: only the use case's own steps are seen
     accepted, error = False, None
 
     def report() -> None:

@@ -12,7 +12,7 @@ from shared.payments.accept import Reply, accept, isolate_failing
 from shared.payments.model import TransactionRequest
 from shared.settings import settings
 from web.commit.group_commit import COMMIT_TIMEOUT_SECONDS, group_commit
-from web.limits.backlog import reader
+from web.limits.backlog import backlog_reader
 
 MAX_LIST_COMMITS: Final = 2  # at once: each uses a core of Postgres for a while
 MAX_FAILING_ROWS: Final = 16  # if more rows fail one by one, the cause is not the rows
@@ -39,11 +39,11 @@ def submit(requests: Sequence[TransactionRequest]) -> list[Reply]:
 
 def _accept_unless_full(requests: Sequence[TransactionRequest], deadline: float) -> list[Reply]:
     # Not `is_full`: its value may be old if no request came for a while, and a list adds many transactions at once.
-    if reader.read().pending >= settings().backlog_limit:
+    if backlog_reader.read().pending >= settings().backlog_limit:
         raise Unavailable(
             "backlog_full",
             "Too many transactions wait to be settled. Nothing was accepted: send the list again later.",
-            retry_seconds=reader.retry_seconds(),
+            retry_seconds=backlog_reader.retry_seconds(),
         )
     replies = isolate_failing(partial(accept, bulk=True), requests, deadline=deadline, max_failing=MAX_FAILING_ROWS)
     group_commit.ring(requests, replies)

@@ -12,24 +12,21 @@ from functools import partial
 from typing import Final
 
 from shared.errors import Unavailable
-from shared.logs import get_logger
 from shared.payments import doorbell
 from shared.payments.accept import Accepted, Reply, accept, isolate_failing, recognise
-from shared.payments.doorbell import Bell
+from shared.payments.doorbell import RingSource
 from shared.payments.model import Status, TransactionRequest
-from web.limits.backlog import reader
+from web.limits.backlog import backlog_reader
 from web.serving.loop import Wakeup, wake
 
 MAX_COMMIT_ROWS: Final = 1000
 MAX_WAITING_REQUESTS: Final = 5000
 COMMIT_TIMEOUT_SECONDS: Final = 4.5
 MAX_RING_PAUSE_SECONDS: Final = 0.02
-RING_PAUSE_FACTOR: Final = 4  # the pause relative to the time of the ring; one message covers the rings of a pause
-
-log = get_logger("intake")
+RING_PAUSE_FACTOR: Final = 4  # pause = 4 x ring duration; rings that arrive in the pause share one message
 
 
-class _WaitingRequest:
+class _Submission:
     """The requests that one client has submitted together. The client waits for the replies."""
 
     __slots__ = ("_error", "_replies", "answered", "is_abandoned", "requests")
@@ -59,13 +56,13 @@ class _WaitingRequest:
 
 
 class GroupCommit:
-    """The group commit of a process. Its threads start with the first request, because the server forks before it."""
+    """The group commit of a process. Its threads start with the first request, as threads do not survive the fork."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_WaitingRequest] = deque()
+        self._waiting: deque[_Submission] = deque()
         self._arrival = threading.Condition()
-        self._bells: dict[int, Bell] = {}
-        self._bell_arrival = threading.Condition()
+        self._ring_sources: dict[int, RingSource] = {}
+        self._ring_arrival = threading.Condition()
         self._threads: dict[str, threading.Thread] = {}
 
     def submit(self, requests: Sequence[TransactionRequest]) -> list[Reply]:
@@ -73,14 +70,14 @@ class GroupCommit:
 
         Raises Unavailable if the result is not known in time (send the request again). Passes on SQLAlchemy's errors.
         """
-        waiting = _WaitingRequest(requests)
+        submission = _Submission(requests)
         with self._arrival:
             if len(self._waiting) >= MAX_WAITING_REQUESTS:
                 raise Unavailable("overloaded", "Too many requests wait to be accepted. Nothing was accepted.")
             self._keep_alive("commit", self._commit_for_ever)
-            self._waiting.append(waiting)
+            self._waiting.append(submission)
             self._arrival.notify()
-        return waiting.wait()
+        return submission.wait()
 
     def _keep_alive(self, name: str, work: Callable[[], None]) -> None:
         thread = self._threads.get(name)
@@ -96,55 +93,59 @@ class GroupCommit:
                 batch = self._take()
             self._commit(batch)
 
-    def _take(self) -> list[_WaitingRequest]:
-        """Returns the requests that wait, in order of arrival, until there are at least MAX_COMMIT_ROWS rows."""
-        batch: list[_WaitingRequest] = []
+    def _take(self) -> list[_Submission]:
+        """Returns the submissions that wait, in order of arrival, until there are at least MAX_COMMIT_ROWS rows."""
+        batch: list[_Submission] = []
         rows = 0
         while self._waiting and rows < MAX_COMMIT_ROWS:
-            waiting = self._waiting.popleft()
-            if not waiting.is_abandoned:
-                batch.append(waiting)
-                rows += len(waiting.requests)
+            submission = self._waiting.popleft()
+            if not submission.is_abandoned:
+                batch.append(submission)
+                rows += len(submission.requests)
         return batch
 
-    def _commit(self, batch: Sequence[_WaitingRequest]) -> None:
-        requests = [request for waiting in batch for request in waiting.requests]
+    def _commit(self, batch: Sequence[_Submission]) -> None:
+        requests = [request for submission in batch for request in submission.requests]
         if not requests:
             return
         try:
-            take = partial(recognise, retry_seconds=reader.retry_seconds()) if reader.is_full() else accept
+            take = (
+                partial(recognise, retry_seconds=backlog_reader.retry_seconds()) if backlog_reader.is_full() else accept
+            )
             deadline = time.monotonic() + COMMIT_TIMEOUT_SECONDS
             replies = isolate_failing(take, requests, deadline=deadline, max_failing=len(requests))
         except Exception as error:
-            for waiting in batch:
-                waiting.answer([], error)
-            wake(waiting.answered for waiting in batch)
+            for submission in batch:
+                submission.answer([], error)
+            wake(submission.answered for submission in batch)
             return
         start = 0
-        for waiting in batch:
-            waiting.answer(replies[start : start + len(waiting.requests)])
-            start += len(waiting.requests)
-        wake(waiting.answered for waiting in batch)
+        for submission in batch:
+            submission.answer(replies[start : start + len(submission.requests)])
+            start += len(submission.requests)
+        wake(submission.answered for submission in batch)
         self.ring(requests, replies)
 
     def ring(self, requests: Sequence[TransactionRequest], replies: Sequence[Reply]) -> None:
         """Rings the lanes of PENDING transactions. Repeats ring, too, because the first ring may have been lost."""
-        with self._bell_arrival:
+        with self._ring_arrival:
             for request, reply in zip(requests, replies, strict=True):
                 if isinstance(reply, Accepted) and reply.transaction.status == Status.PENDING:
-                    self._bells.setdefault(reply.transaction.lane, Bell(str(request.uid), request.request_id))
-            if self._bells:
+                    self._ring_sources.setdefault(
+                        reply.transaction.lane, RingSource(str(request.uid), request.request_id)
+                    )
+            if self._ring_sources:
                 self._keep_alive("ring", self._ring_for_ever)
-                self._bell_arrival.notify()
+                self._ring_arrival.notify()
 
     def _ring_for_ever(self) -> None:
         while True:
-            with self._bell_arrival:
-                while not self._bells:
-                    self._bell_arrival.wait()
-                bells, self._bells = self._bells, {}
+            with self._ring_arrival:
+                while not self._ring_sources:
+                    self._ring_arrival.wait()
+                sources, self._ring_sources = self._ring_sources, {}
             began = time.monotonic()
-            doorbell.ring(bells)
+            doorbell.ring(sources)
             time.sleep(min(MAX_RING_PAUSE_SECONDS, RING_PAUSE_FACTOR * (time.monotonic() - began)))
 
 

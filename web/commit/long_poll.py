@@ -15,7 +15,7 @@ from shared.payments.model import Transaction
 from shared.payments.reads import find_final
 from web.serving.loop import Wakeup, wake
 
-MAX_WAITERS: Final = 4000  # of the requests that the process handles (web/limits/concurrency); the contract requires 64
+MAX_WAITERS: Final = 4000  # of the requests that the process handles (web/limits/concurrency)
 MIN_POLL_INTERVAL_SECONDS: Final = 0.001
 MAX_POLL_INTERVAL_SECONDS: Final = 0.25
 # The interval while hints come: there is no second hint for a transaction that was settled before its waiter came.
@@ -23,7 +23,7 @@ HINTED_POLL_INTERVAL_SECONDS: Final = 0.02
 MAX_POLL_PAUSE_SECONDS: Final = 0.015
 CROWD_WAITERS: Final = 16  # with this many waiters the pause after a query is as long as the query
 RESUBSCRIBE_DELAY_SECONDS: Final = 1.0
-log = get_logger("waiting")
+log = get_logger("long_poll")
 
 
 class _Waiter:
@@ -38,12 +38,12 @@ class _Waiter:
 
 
 class LongPoll:
-    """The poller of a process. Its threads start with the first waiter, because the server forks before it."""
+    """The poller of a process. Its threads start with the first waiter, because threads do not survive the fork."""
 
     def __init__(self) -> None:
         self._waiters: set[_Waiter] = set()
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # the first waiter or a hint has come
+        self._changed = threading.Condition(self._lock)  # notified when the first waiter or a hint comes
         self._hinted: set[int] = set()  # lanes of waiters for which a hint has come since the last query
         self._is_subscribed = False
         self._started = False
@@ -113,9 +113,9 @@ class LongPoll:
 
     def _pause(self) -> float:
         """Returns the seconds until the next query. The interval grows with the wait of the newest waiter."""
-        youngest = time.monotonic() - max(waiter.since for waiter in self._waiters)
+        newest_wait_seconds = time.monotonic() - max(waiter.since for waiter in self._waiters)
         min_interval = HINTED_POLL_INTERVAL_SECONDS if self._is_subscribed else MIN_POLL_INTERVAL_SECONDS
-        return min(MAX_POLL_INTERVAL_SECONDS, max(min_interval, youngest / 8))
+        return min(MAX_POLL_INTERVAL_SECONDS, max(min_interval, newest_wait_seconds / 8))
 
     def _release(self, waiters: list[_Waiter]) -> None:
         try:

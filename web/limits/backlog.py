@@ -87,4 +87,4 @@ def backlog_max_age_seconds(pending: int, counted_seconds: float) -> float:
     return max(BACKLOG_MAX_AGE_SECONDS, min(COUNTING_SHARE * counted_seconds, room_seconds))
 
 
-reader = BacklogReader()
+backlog_reader = BacklogReader()

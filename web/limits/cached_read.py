@@ -20,7 +20,7 @@ MAX_READ_BACKOFF_SECONDS: Final = 1.0  # after a failure; callers get a 503 mean
 
 Value = TypeVar("Value")
 
-log = get_logger("readings")
+log = get_logger("cached_read")
 
 
 class CachedRead(Generic[Value]):

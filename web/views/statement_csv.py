@@ -29,7 +29,7 @@ MAX_PAGE_READS: Final = 2  # at once: streams must leave connections to other re
 # The server ends a failed body as if it were complete. An unclosed quote is an error for every strict CSV reader.
 INCOMPLETE_MARK: Final = '"incomplete: the service failed while it sent this statement, ask again'
 
-log = get_logger("statement")
+log = get_logger("statement_csv")
 
 _page_reads = threading.BoundedSemaphore(MAX_PAGE_READS)
 

@@ -1,4 +1,7 @@
-"""The views of a transaction: submit it with PUT, read it with GET or POST. PUT's status code tells its state."""
+"""The views of a transaction: submit it with PUT, read it with GET or POST.
+
+The status code of a PUT shows the transaction's state.
+"""
 
 import uuid
 from typing import Final
@@ -23,7 +26,7 @@ from web.serving.loop import in_thread, on_loop
 blueprint = Blueprint("transactions", __name__)
 
 PENDING_RETRY_AFTER_SECONDS: Final = 1
-_OF_A_PUT: Final = ("Preference-Applied", "Idempotency-Replayed")
+_PUT_HEADERS: Final = ("Preference-Applied", "Idempotency-Replayed")
 _FOUND: Final = ApiResponse(TransactionOut, "The transaction, in any state.", ("ETag",), ("Preference-Applied",))
 _NOT_MODIFIED: Final = ApiResponse(
     None, "The transaction still has the ETag of If-None-Match.", ("ETag",), ("Preference-Applied",)
@@ -34,9 +37,9 @@ _NOT_MODIFIED: Final = ApiResponse(
 @on_loop
 @documented(
     {
-        200: ApiResponse(TransactionOut, "The transaction is COMPLETED.", ("Location",), _OF_A_PUT),
-        202: ApiResponse(TransactionOut, "The transaction is PENDING.", ("Location", "Retry-After"), _OF_A_PUT),
-        409: ApiResponse(Rejection, "The transaction is REJECTED.", (), _OF_A_PUT),
+        200: ApiResponse(TransactionOut, "The transaction is COMPLETED.", ("Location",), _PUT_HEADERS),
+        202: ApiResponse(TransactionOut, "The transaction is PENDING.", ("Location", "Retry-After"), _PUT_HEADERS),
+        409: ApiResponse(Rejection, "The transaction is REJECTED.", (), _PUT_HEADERS),
     },
     body=NewTransaction,
     headers=("Prefer",),
@@ -44,7 +47,7 @@ _NOT_MODIFIED: Final = ApiResponse(
 )
 def put_transaction() -> Response:
     """Accepts a transaction and returns it. The status code tells its state, also for a repeated request."""
-    http: HttpRequest = request._get_current_object()  # type: ignore[attr-defined] # each use of a proxy costs time
+    http: HttpRequest = request._get_current_object()  # type: ignore[attr-defined] # Flask's `request` proxy is slow
     content = read_json(http, NewTransaction)
     (reply,) = group_commit.submit(
         [

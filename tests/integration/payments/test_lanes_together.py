@@ -22,7 +22,7 @@ ONE, TWO, THREE = 1, 2, 3
 def rung_lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
     """The lanes of each ring, in the place of a broker."""
     rings: list[list[int]] = []
-    monkeypatch.setattr(doorbell, "ring", lambda bells, *, apart: rings.append(list(bells)))
+    monkeypatch.setattr(doorbell, "ring", lambda sources, *, own_message: rings.append(list(sources)))
     return rings
 
 
@@ -79,7 +79,7 @@ def test_only_a_lane_that_was_rung_meanwhile_is_settled_again(
         accepted(late)
         return {TWO}
 
-    monkeypatch.setattr(doorbell, "flagged_lanes", is_rung)
+    monkeypatch.setattr(doorbell, "publish_settled_and_find_flags", is_rung)
     accepted(deposit(one, 1), deposit(two, 1))
     assert settle_lanes([ONE, TWO]).counts.settled == 3
     assert asked == [[ONE, TWO], [TWO]]

@@ -15,7 +15,7 @@ from shared.payments.isolate import LaneFailed
 from shared.payments.model import TransactionRequest
 from shared.payments.parked import release
 from shared.payments.queries.lanes import find_work
-from shared.payments.settle import Slice, settle_lanes, work_lanes
+from shared.payments.settle import SliceResult, settle_lanes, work_lanes
 from tests.integration.factories import accepted, deposit, new_user, new_users, outsider, run_sql, states
 from tests.integration.planted_bug import UNLUCKY, are_parked
 from worker.sweep import Sweep
@@ -182,7 +182,7 @@ def test_a_process_that_drains_does_not_sweep(doorbell_calls: list[str], monkeyp
     settle_once = settle._settle_once
     seen: list[tuple[int, bool]] = []
 
-    def look(lanes: list[int]) -> Slice:
+    def look(lanes: list[int]) -> SliceResult:
         seen.append((Sweep().run_once(), work_lanes([LANE]).lists_wait))
         return settle_once(lanes)
 

@@ -80,7 +80,7 @@ def test_a_slice_ends_and_rings_for_the_rest(monkeypatch: pytest.MonkeyPatch) ->
     rang: list[int] = []
     monkeypatch.setattr(settle_batch, "__defaults__", (None, 3))
     monkeypatch.setattr("shared.payments.settle.SETTLE_SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(doorbell, "ring", lambda bells, **_: rang.extend(bells))
+    monkeypatch.setattr(doorbell, "ring", lambda sources, **_: rang.extend(sources))
     accepted(*[deposit(user, 1) for _ in range(10)])
     assert settle_lanes([lane_of(user)]).counts.settled == 3
     assert rang == [lane_of(user)]
@@ -309,7 +309,7 @@ def fails_after(function: object) -> object:
 
 
 def test_rows_accepted_during_settling_are_settled_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at the key after the commit: who rang before the lock was let go, and found it busy, has left."""
+    """The look at the flag after the commit: who rang before the lock was let go, and found it busy, has left."""
     user = new_user()
     late: list[TransactionRequest] = []
 
@@ -320,6 +320,6 @@ def test_rows_accepted_during_settling_are_settled_too(monkeypatch: pytest.Monke
         accepted(*late)
         return set(lanes)
 
-    monkeypatch.setattr(doorbell, "flagged_lanes", rung)
+    monkeypatch.setattr(doorbell, "publish_settled_and_find_flags", rung)
     settled(deposit(user, 1))
     assert states(*late) == ["COMPLETED"]

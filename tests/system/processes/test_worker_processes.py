@@ -25,13 +25,13 @@ PLANTED = """
 import sys, time
 from kombu.transport.virtual import QoS
 import worker.guard, worker.tasks, worker.sweep
-from shared.payments.settle import Slice
+from shared.payments.settle import SliceResult
 from worker.__main__ import main
 
 def a_long_task(lanes):
     print("a long task", flush=True)
     time.sleep({seconds})
-    return Slice(lanes)
+    return SliceResult(lanes)
 
 def fail():
     sys.exit(7)
