@@ -3,8 +3,9 @@
 Each lane has a flag in Redis. `SET flag NX EX 2` lets hundreds of payments share one Celery message, and one message
 covers all lanes with work: a message costs more than settling a payment. For MAX_JOIN_SECONDS after its own message a
 process sends no second one while any message waits: the worker that takes it settles all flagged lanes, in one commit.
-A failure here is only counted, because the sweep settles. After a failure the circuit is open for a second, so that an
-outage does not add a time-out to every payment. The queue length is bounded.
+A failure here is only counted, because the sweep settles. After a failure the circuit is open for a second, or five times
+as long as the failure took if that is longer, so that an outage does not add a time-out to every payment. The queue
+length is bounded.
 """
 
 import time

@@ -7,6 +7,10 @@ that fails again is settled user by user (shared/payments/isolate).
 
 If rows of lists pile up, a worker drains: for a slice of time it settles all lanes, single requests first, and invites
 other workers. It holds no lane for long, so a single request waits for one or two batches instead of the whole list.
+
+    work_lanes -> settle_lanes -> settle_batch          the usual path
+        if a batch fails: each lane alone, then isolate.settle_in_parts
+        if lists wait: _drain -> _settle_once -> settle_batch
 """
 
 import random
@@ -39,7 +43,8 @@ _drains = threading.Lock()  # held by the thread of this process that drains
 class SliceResult:
     """The result of a slice of work on lanes. Flower shows its text.
 
-    `busy`: other processes held all the lanes. `lists_wait`: rows of lists pile up, and no ring announced them.
+    `busy`: other processes held all the lanes. `lists_wait`: rows of lists are left and nobody was rung for them: the caller
+    drains.
     """
 
     lanes: list[int]

@@ -11,7 +11,7 @@ INTRODUCTION: Final = """\
 # Configuration
 
 For whoever runs the service. Each setting is an environment variable. There is no configuration file. This page is generated
-from [shared/settings.py](../shared/settings.py); after a change there run `python -m tests.docs.configuration`.
+from [shared/settings.py](../shared/settings.py); after a change there run `.venv/bin/python -m tests.docs.configuration`.
 
 A value that is not valid ends the process at its start, with one line that names the variable and does not show the value.
 Durations are in seconds unless the name says days.

@@ -1,5 +1,6 @@
 """The command line before any command runs: help needs nothing, bad usage is one line and exit code 1."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,20 @@ from local.main import COMMANDS, main
 from shared.settings import Settings, settings
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """No settings of other tests of this process; and none of ours remain, because a command sets some for itself."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("DATABASE_URL", "BROKER_URL", "PAYMENTS_")):
+            del os.environ[name]
+    settings.cache_clear()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    settings.cache_clear()
 
 
 def paths_of(*commands: click.Command) -> Iterator[tuple[str, ...]]:
