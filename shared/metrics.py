@@ -5,9 +5,10 @@ Gauges of the state in the database are elsewhere: web reads them at each scrape
 
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.registry import Collector
 
+from shared.metrics_folder import FolderCollector
 from shared.settings import settings
 
 if settings().metrics_dir:
@@ -87,7 +88,7 @@ def registry(*extra: Collector) -> CollectorRegistry:
     """
     gathered = CollectorRegistry()
     if settings().metrics_dir and Path(settings().metrics_dir).is_dir():
-        multiprocess.MultiProcessCollector(gathered)
+        FolderCollector(gathered)
     else:
         extra = (*_COUNTED_HERE, *extra)
     for collector in extra:

@@ -11,9 +11,9 @@ import time
 from typing import Final
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from shared import logs
+from shared.metrics_folder import FolderCollector
 from shared.processes import die_with_parent, has_ended
 from shared.settings import settings
 
@@ -51,7 +51,7 @@ def serve() -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, whose last values must stay readable
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, settings().metrics_dir)
+    FolderCollector(registry, settings().metrics_dir)
     try:
         _, thread = start_http_server(settings().metrics_port, "0.0.0.0", registry)
     except OSError as error:
