@@ -43,8 +43,8 @@ _drains = threading.Lock()  # held by the thread of this process that drains
 class SliceResult:
     """The result of a slice of work on lanes. Flower shows its text.
 
-    `busy`: other processes held all the lanes. `lists_wait`: rows of lists are left and nobody was rung for them: the caller
-    drains.
+    `busy`: other processes held all the lanes. `lists_wait`: rows of lists are left, and no ring announces them to other workers: the
+    caller drains.
     """
 
     lanes: list[int]

@@ -74,16 +74,16 @@ def test_every_file_of_ours_that_a_page_names_exists(page: Path) -> None:
 @cache
 def commands() -> frozenset[str]:
     """The commands of `./payments`, as its help lists them."""
-    shown = subprocess.run(
+    help_text = subprocess.run(
         [sys.executable, "-m", "local", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return frozenset(re.findall(r"^ {2,4}([a-z][a-z-]*) {2,}\w", shown.stdout, re.MULTILINE))
+    return frozenset(re.findall(r"^ {2,4}([a-z][a-z-]*) {2,}\w", help_text.stdout, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_that_a_page_shows_exists(page: Path) -> None:
-    shown = re.findall(r"(?<![\w/])\./payments ([a-z][a-z-]*)", page.read_text(encoding="utf-8"))
-    assert set(shown) <= commands()
+    named = re.findall(r"(?<![\w/])\./payments ([a-z][a-z-]*)", page.read_text(encoding="utf-8"))
+    assert set(named) <= commands()
 
 
 def test_every_command_is_on_the_page_of_commands() -> None:

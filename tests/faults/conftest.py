@@ -7,7 +7,6 @@ import pytest
 
 from tests.faults.stack import Stack
 from tests.kit.http import Http
-from tests.kit.service import payments
 
 IN_PLAIN_RUNS = ("test_checker.py", "test_short_run.py")
 
@@ -32,11 +31,7 @@ def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def stack(whole_stack: Stack) -> Iterator[Stack]:
     yield whole_stack
-    whole_stack.postgres.heal()
-    whole_stack.broker.heal()
-    whole_stack.await_ready()
-    verified = payments("verify", "--data", whole_stack.service.data)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    whole_stack.heal_and_verify()
 
 
 @pytest.fixture

@@ -161,12 +161,12 @@ def two_transactions() -> None:
 def key_deleted_after_the_read() -> None:
     """Who commits and rings between the read and the deletion is forgotten. The sweep, which would find it, is off."""
     no_sweep()
-    hush, read = doorbell.clear_flags, lanes.read_pending
+    clear_flags, read = doorbell.clear_flags, lanes.read_pending
 
     def read_then_hush(connection: Connection, of: list[int], *arguments: Any) -> Any:
         rows = read(connection, of, *arguments)
         time.sleep(5 * WIDER_SECONDS)
-        hush(of)
+        clear_flags(of)
         return rows
 
     replace(doorbell, "clear_flags", lambda _lanes: None)

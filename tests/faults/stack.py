@@ -17,7 +17,7 @@ import redis
 from local.stack.run_state import Process, running_processes
 from tests.faults.proxy import Address, Proxy
 from tests.kit.processes import ROOT, family, start_python
-from tests.kit.service import Service
+from tests.kit.service import Service, payments
 from tests.kit.waiting import wait_until
 
 RESTART_SECONDS = 30
@@ -118,10 +118,21 @@ class Stack:
             raise
         return process
 
-    def stop(self) -> None:
-        """Heal and stop, in order."""
+    def heal(self) -> None:
+        """Ends all faults of the lines."""
         for proxy in (self.postgres, self.broker):
             proxy.heal()
+
+    def heal_and_verify(self) -> None:
+        """The service recovers from the faults of a test, and its books balance."""
+        self.heal()
+        self.await_ready()
+        verified = payments("verify", "--data", self.service.data)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+
+    def stop(self) -> None:
+        """Heal and stop, in order."""
+        self.heal()
         try:
             self.service.stop()
         finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.database import query
+from tests.kit.http import Api
 from tests.kit.service import Service, payments
 from tests.kit.waiting import wait_until
 
@@ -33,6 +34,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     verified = payments("verify", "--data", started.data)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     started.stop()
+
+
+@pytest.fixture(scope="module")
+def api(service: Service) -> Api:
+    """A client of the running service."""
+    return Api(service.url)
+
+
+@pytest.fixture
+def user_id(api: Api) -> int:
+    """A new user for each test."""
+    return api.add_user()
 
 
 @pytest.fixture(autouse=True)

@@ -45,9 +45,9 @@ def test_help_needs_no_database_and_no_valid_setting(
     settings.cache_clear()
     monkeypatch.setenv("DATABASE_URL", "nonsense")
     assert main([*path, option]) == 0
-    shown = capsys.readouterr()
-    assert shown.out.startswith(" ".join(("Usage: payments", *path, "")))
-    assert shown.err == ""
+    printed = capsys.readouterr()
+    assert printed.out.startswith(" ".join(("Usage: payments", *path, "")))
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_bad_usage_is_one_line_and_exit_code_1(
     arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 1
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("payments: ")
-    assert shown.err.count("\n") == 1
-    assert word in shown.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("payments: ")
+    assert printed.err.count("\n") == 1
+    assert word in printed.err
 
 
 @pytest.mark.parametrize(

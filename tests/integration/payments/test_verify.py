@@ -306,8 +306,9 @@ def test_a_range_is_one_read_only_snapshot(books: None) -> None:
     assert found == {"transaction_isolation": "repeatable read", "transaction_read_only": "on"}
 
 
-def test_it_is_exact_while_payments_are_being_settled(books: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "RANGE_USERS", 2)
+@contextmanager
+def settling_meanwhile() -> Iterator[None]:
+    """Late and ordinary payments of the four users are accepted and settled without a pause while the block runs."""
     stop = threading.Event()
 
     def settle() -> None:
@@ -319,9 +320,15 @@ def test_it_is_exact_while_payments_are_being_settled(books: None, monkeypatch: 
     worker = threading.Thread(target=settle)
     worker.start()
     try:
-        seen = [verified() for _ in range(60)]
+        yield
     finally:
         stop.set()
         worker.join()
+
+
+def test_it_is_exact_while_payments_are_being_settled(books: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "RANGE_USERS", 2)
+    with settling_meanwhile():
+        seen = [verified() for _ in range(60)]
     assert {findings.differences for findings in seen} == {0}, seen[-1]
     assert seen[-1].counts.entries - seen[0].counts.entries > 100

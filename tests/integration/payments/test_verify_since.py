@@ -2,7 +2,6 @@
 
 import json
 import random
-import threading
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -35,6 +34,7 @@ from tests.integration.payments.test_verify import (
     Harm,
     corrupt,
     delete,
+    settling_meanwhile,
     update,
     update_user,
     using,
@@ -234,21 +234,8 @@ def test_proofs_of_the_new_part_agree_with_the_whole(books: None, seed: int) -> 
 
 def test_it_is_exact_while_payments_are_being_settled(books: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification_since, "CHANGED_RANGE_USERS", 2)
-    stop = threading.Event()
-
-    def settle() -> None:
-        while not stop.is_set():
-            for user_id in (ANN, BEN, CAT, DAN):
-                accepted(*(deposit(user_id, 2, ago(days=n)) for n in range(3)), withdrawal(user_id, 1, ago(days=1)))
-                settle_lanes([lane_of(user_id)])
-
-    worker = threading.Thread(target=settle)
-    worker.start()
-    try:
+    with settling_meanwhile():
         seen = [new(keep=True) for _ in range(40)]
-    finally:
-        stop.set()
-        worker.join()
     assert {findings.differences for findings in seen} == {0}
     assert sum(findings.counts.entries for findings in seen) + new().counts.entries == whole().counts.entries - 8
 

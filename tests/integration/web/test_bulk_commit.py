@@ -20,7 +20,7 @@ from web.commit.bulk_commit import MAX_FAILING_ROWS, MAX_LIST_COMMITS, submit
 pytestmark = pytest.mark.integration
 
 
-def spoilt() -> TransactionRequest:
+def failing_request() -> TransactionRequest:
     """What no valid request is: Postgres has no integer for this user."""
     return TransactionRequest(uuid4(), 2**70, Type.DEPOSIT, 1, None)
 
@@ -51,7 +51,7 @@ def test_two_lists_in_opposite_orders_do_not_deadlock() -> None:
 def test_a_row_that_spoils_the_statement_is_told_alone() -> None:
     user = new_user()
     good = [deposit(user, 1) for _ in range(20)]
-    replies = submit([*good[:7], spoilt(), *good[7:19], spoilt(), good[19]])
+    replies = submit([*good[:7], failing_request(), *good[7:19], failing_request(), good[19]])
     failed = [reply for reply in replies if isinstance(reply, PaymentsError)]
     assert [replies.index(reply) for reply in failed] == [7, 20]
     assert {reply.code for reply in failed} == {"internal_error"}
@@ -62,7 +62,7 @@ def test_a_row_that_spoils_the_statement_is_told_alone() -> None:
 
 def test_where_every_row_fails_it_is_no_fault_of_the_rows() -> None:
     with recorded_statements() as sent, pytest.raises(DataError):
-        submit([spoilt() for _ in range(1000)])
+        submit([failing_request() for _ in range(1000)])
     assert len(sent) < 10 * MAX_FAILING_ROWS
 
 

@@ -22,7 +22,7 @@ from web.commit.group_commit import GroupCommit
 pytestmark = pytest.mark.integration
 
 
-def spoilt() -> TransactionRequest:
+def failing_request() -> TransactionRequest:
     """What no valid request is: Postgres has no integer for this user."""
     return TransactionRequest(uuid4(), 2**70, Type.DEPOSIT, 1, None)
 
@@ -69,7 +69,7 @@ def test_a_request_that_spoils_the_statement_hears_of_it_alone() -> None:
     with ThreadPoolExecutor(40) as threads, recorded_statements() as sent:
         with outsider() as other:
             kept = Kept(threads, other, deposit(user, 100))
-            *fine, bad = kept.gather([*good, spoilt()])
+            *fine, bad = kept.gather([*good, failing_request()])
         assert all(isinstance(future.result(5)[0], Accepted) for future in fine)
         (reply,) = bad.result(5)
     assert isinstance(reply, PaymentsError)

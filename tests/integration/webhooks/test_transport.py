@@ -18,7 +18,7 @@ from shared.webhooks import transport
 from shared.webhooks.manage import register
 from shared.webhooks.model import NewWebhook
 from shared.webhooks.transport import Message, send
-from tests.kit.receiver import Receiver, receiving, speaking
+from tests.kit.receiver import Receiver, speaking
 
 pytestmark = pytest.mark.integration
 
@@ -36,12 +36,6 @@ def private_addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def allow(monkeypatch: pytest.MonkeyPatch, private: str) -> None:
     monkeypatch.setenv("WEBHOOK_ALLOW_PRIVATE", private)
     settings.cache_clear()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
 
 
 def port_of(receiver: Receiver) -> str:

@@ -1,7 +1,6 @@
 """Webhooks: secrets that are rotated, a receiver's Retry-After, a repeated registration."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -19,18 +18,12 @@ from shared.webhooks.model import NewWebhook
 from shared.webhooks.policy import DELAYS_SECONDS, MAX_RETRY_AFTER_SECONDS
 from tests.integration.factories import clock, deposit, new_user, prune, run_sql, settled
 from tests.integration.webhooks.test_webhooks import DONE, FUNDED, Hook
-from tests.kit.receiver import Got, Receiver, receiving
+from tests.kit.receiver import Got, Receiver
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
 
 HOUR, DAY = 3600, 86_400
 WHOLE_SCHEDULE = sum(DELAYS_SECONDS)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import text
@@ -32,7 +33,7 @@ from tests.integration.factories import (
     settled,
     withdrawal,
 )
-from tests.kit.receiver import DROP, HANG, Got, Receiver, receiving
+from tests.kit.receiver import DROP, HANG, Got, Receiver
 from tests.kit.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("receivers_on_loopback")]
@@ -76,14 +77,23 @@ class Hook:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
-
-
-@pytest.fixture
 def hook(receiver: Receiver) -> Hook:
     return Hook(receiver, ALL)
+
+
+@contextmanager
+def paused_expansion(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Yields two events: an expansion has made its deliveries and waits with its commit; it may go on."""
+    made, go_on = threading.Event(), threading.Event()
+
+    def give_and_wait(*arguments: object) -> None:
+        outbox.give_turns(*arguments)  # type: ignore[arg-type]
+        made.set()
+        assert go_on.wait(4)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deliver, "give_turns", give_and_wait)
+        yield made, go_on
 
 
 def test_each_outcome_is_told_once_and_signed(hook: Hook) -> None:
@@ -185,15 +195,7 @@ def test_two_expanding_processes_make_each_delivery_once(hook: Hook) -> None:
 def test_expanding_processes_do_not_wait_for_each_other(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     user = new_user()
     settled(deposit(user, 1))
-    made, go_on = threading.Event(), threading.Event()
-
-    def give_and_wait(*arguments: object) -> None:
-        outbox.give_turns(*arguments)  # type: ignore[arg-type]
-        made.set()
-        assert go_on.wait(4)
-
-    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as threads:
-        patch.setattr(deliver, "give_turns", give_and_wait)
+    with paused_expansion(monkeypatch) as (made, go_on), ThreadPoolExecutor(1) as threads:
         expanding = threads.submit(expand)
         assert made.wait(30)
         try:
@@ -293,15 +295,11 @@ def test_a_delivery_that_ends_passes_its_turn_on(hook: Hook, monkeypatch: pytest
     expand()
     deliver_webhook(hook.id, 0.001)
     settled(deposit(user, 1))
-    made, go_on = threading.Event(), threading.Event()
-
-    def give_and_wait(*arguments: object) -> None:
-        outbox.give_turns(*arguments)  # type: ignore[arg-type]
-        made.set()
-        assert go_on.wait(4)
-
-    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as threads, plain_engine().connect() as watch:
-        patch.setattr(deliver, "give_turns", give_and_wait)
+    with (
+        paused_expansion(monkeypatch) as (made, go_on),
+        ThreadPoolExecutor(2) as threads,
+        plain_engine().connect() as watch,
+    ):
         expanding = threads.submit(expand)
         assert made.wait(30)
         working = threads.submit(deliver_webhook, hook.id, 0.001)
@@ -398,9 +396,9 @@ def test_410_disables_a_webhook_and_a_replay_enables_it(hook: Hook) -> None:
     hook.receiver.answer = lambda _: 410
     settled(deposit(user, 1), deposit(user, 1))
     hook.deliver()
-    stands = manage.get(hook.id)
-    assert stands.disabled_at
-    assert stands.disabled_reason == "the receiver answered 410"
+    webhook = manage.get(hook.id)
+    assert webhook.disabled_at
+    assert webhook.disabled_reason == "the receiver answered 410"
     settled(deposit(user, 1))
     hook.hurry()
     hook.deliver()
@@ -631,9 +629,9 @@ def test_without_webhooks_old_events_go() -> None:
 
 
 def test_no_secret_is_in_what_is_told_of_a_webhook(hook: Hook) -> None:
-    told = repr(manage.get(hook.id)) + repr(manage.list_all())
-    assert hook.secret not in told
-    assert hook.secret.removeprefix("whsec_")[:10] not in told
+    texts = repr(manage.get(hook.id)) + repr(manage.list_all())
+    assert hook.secret not in texts
+    assert hook.secret.removeprefix("whsec_")[:10] not in texts
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,6 @@ def api(open_service: Service) -> Api:
     return Api(open_service.url)
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
-
-
 def add(api: Api, receiver: Receiver, *events: str, **members: str) -> dict[str, str]:
     answer = api.ask("POST", "/api/webhook/", {"url": receiver.url, "events": events or [DONE], **members})
     assert answer.status == 201, answer

@@ -10,7 +10,6 @@ from tests.faults.refusals import JUNK, QUEUES, REFUSALS, await_junk_taken, put_
 from tests.faults.stack import Stack
 from tests.kit.http import Http, get
 from tests.kit.receiver import receiving
-from tests.kit.service import payments
 from tests.kit.waiting import wait_until
 
 pytestmark = pytest.mark.system
@@ -34,9 +33,7 @@ def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def stack(whole_stack: Stack) -> Iterator[Stack]:
     yield whole_stack
-    whole_stack.broker.heal()
-    verified = payments("verify", "--data", whole_stack.service.data)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    whole_stack.heal_and_verify()
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ pytestmark = pytest.mark.system
 SETTLED_SECONDS = 60
 
 
-@pytest.fixture
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
 def accept_deposits(api: Api, user_id: int, count: int) -> list[str]:
     """Accepted deposits of 1.00 each, by uid."""
     contents = [transaction(user_id, amount="1.00") for _ in range(count)]

@@ -17,11 +17,6 @@ LARGEST_BODY = 64 * 1024
 
 
 @pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
-@pytest.fixture(scope="module")
 def user_id(api: Api) -> int:
     return api.add_user()
 

@@ -34,11 +34,6 @@ NO_USER = 2**62
 
 
 @pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
-@pytest.fixture(scope="module")
 def user_id(api: Api) -> int:
     return api.add_user()
 

@@ -27,11 +27,6 @@ NAME = b'{"name": "Raw"}'
 AT_ONCE_SECONDS = 10.0  # on a machine that is busy; who waits here, waits for 30
 
 
-@pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
 @contextmanager
 def connected(url: str) -> Iterator[socket.socket]:
     parts = urlsplit(url)

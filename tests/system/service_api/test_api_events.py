@@ -17,11 +17,6 @@ pytestmark = pytest.mark.system
 ITEM = ["id", "type", "user_id", "user_seq", "balance", "occurred_at", "transaction"]
 
 
-@pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
 def page(api: Api, after: str, rest: str = "") -> dict[str, Any]:
     answer = api.ask("GET", f"/api/events/?after={after}{rest}")
     assert answer.status == 200, answer

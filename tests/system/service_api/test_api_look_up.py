@@ -11,16 +11,6 @@ pytestmark = pytest.mark.system
 UNKNOWN = "01a217ba-1bdd-7b8b-8eb6-0ec9a24e7416"  # fixed: two processes that collect tests must name them alike
 
 
-@pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
-@pytest.fixture
-def user_id(api: Api) -> int:
-    return api.add_user()
-
-
 def test_look_up_by_get_and_post_with_and_without_a_slash(api: Api, user_id: int) -> None:
     uid = api.deposit(user_id).json["uid"]
     expected = api.look_up(uid)

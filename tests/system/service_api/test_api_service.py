@@ -44,11 +44,6 @@ METRICS = {
 }
 
 
-@pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
 @pytest.mark.parametrize(
     ("path", "media"),
     [

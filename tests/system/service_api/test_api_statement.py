@@ -19,11 +19,6 @@ from tests.kit.waiting import wait_until
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
 @pytest.fixture
 def one(api: Api) -> int:
     """A user with one transaction."""

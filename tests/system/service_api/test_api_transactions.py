@@ -18,16 +18,6 @@ pytestmark = pytest.mark.system
 NOWHERE = 2**63 - 1  # a user id that nobody has
 
 
-@pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
-@pytest.fixture
-def user_id(api: Api) -> int:
-    return api.add_user()
-
-
 def assert_answers(answer: Response, status: int, *, replayed: bool) -> None:
     assert answer.status == status, answer
     assert answer.headers.get("Idempotency-Replayed") == ("true" if replayed else None)

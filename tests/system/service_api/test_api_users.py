@@ -34,11 +34,6 @@ FORMS = [
 
 
 @pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
-@pytest.fixture(scope="module")
 def dated(api: Api) -> int:
     """A user with 100.00 from 2023-01-30 noon on."""
     user_id = api.add_user()

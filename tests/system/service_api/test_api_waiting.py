@@ -25,19 +25,9 @@ OTHERS_SECONDS = 2.0  # on a machine that is busy; who waits here, waits for 30
 
 
 @pytest.fixture(scope="module")
-def api(service: Service) -> Api:
-    return Api(service.url)
-
-
-@pytest.fixture(scope="module")
 def done(api: Api) -> str:
     """The uid of a completed deposit."""
     return str(api.deposit(api.add_user()).json["uid"])
-
-
-@pytest.fixture
-def user_id(api: Api) -> int:
-    return api.add_user()
 
 
 def applied(answer: Response) -> str | None:
